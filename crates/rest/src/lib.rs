@@ -1,1 +1,4 @@
-//! ptarmigan-rest
+//! The REST API (contract surface A): the server, and the client that asks peers.
+
+pub mod request;
+pub mod snapshot;

@@ -1,0 +1,114 @@
+//! What REST asks of the agent, and how it answers.
+
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, oneshot};
+
+/// A request that the agent carries out. Syntax is checked by REST; everything that needs the DCS, PostgreSQL or a
+/// peer is checked by the agent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// Ask PostgreSQL again; answered (200) as soon as the published figures are newer than this request, or
+    /// PostgreSQL failed to answer.
+    RefreshFigures,
+    /// `GET /cluster`: a fresh view; the body is the topology document.
+    Cluster,
+    /// `PATCH /config`: merge, compare-and-set, wake the loop.
+    PatchConfig(Map<String, Value>),
+    /// `PUT /config`: replace.
+    PutConfig(Map<String, Value>),
+    /// `POST /switchover` or `POST /failover`.
+    Failover(FailoverRequest),
+    /// `DELETE /switchover`.
+    CancelSwitchover,
+    /// `POST /restart`, immediate or scheduled; answered when done.
+    Restart(RestartRequest),
+    /// `DELETE /restart`.
+    CancelRestart,
+    /// `POST /reload`.
+    Reload,
+    /// `POST /reinitialize`.
+    Reinitialize {
+        /// Cancel the action in flight first.
+        force: bool,
+        /// Clone from the leader with `pg_basebackup`.
+        from_leader: bool,
+    },
+}
+
+/// The body of `POST /switchover` and `POST /failover`, checked for form (checks 1 to 7 of surface A.7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailoverRequest {
+    /// The path word, `switchover` or `failover`, for messages; a failover that names a leader is a switchover.
+    pub action: &'static str,
+    /// Must be the lock owner.
+    pub leader: Option<String>,
+    /// Who shall take over.
+    pub candidate: Option<String>,
+    /// When; with a zone and in the future.
+    pub scheduled_at: Option<jiff::Timestamp>,
+    /// The schedule as it was written, stored in the DCS.
+    pub scheduled_at_text: Option<String>,
+}
+
+/// The body of `POST /restart`, checked for form.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RestartRequest {
+    /// When; `None` is now.
+    pub schedule: Option<jiff::Timestamp>,
+    /// Only if this is the role: `primary`, `standby_leader` or `replica`.
+    pub role: Option<String>,
+    /// Only if the server's version is lower; the text as given.
+    pub postgres_version: Option<String>,
+    /// Seconds to wait for the start; `None` is `primary_start_timeout`.
+    pub timeout_s: Option<u64>,
+    /// Only if a restart is pending.
+    pub restart_pending: bool,
+    /// The body as it came, for the member key.
+    pub body: Map<String, Value>,
+}
+
+/// The agent's answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Text or JSON.
+    pub body: Body,
+}
+
+/// The body of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Body {
+    /// `text/html`, as Patroni's plain messages are.
+    Text(String),
+    /// `application/json`, printed as Python does.
+    Json(Value),
+}
+
+impl Reply {
+    /// A plain message.
+    pub fn text(status: u16, text: impl Into<String>) -> Self {
+        Self { status, body: Body::Text(text.into()) }
+    }
+
+    /// A JSON document.
+    pub const fn json(status: u16, value: Value) -> Self {
+        Self { status, body: Body::Json(value) }
+    }
+}
+
+/// The channel's items: a request and where its answer goes.
+pub type Envelope = (Request, oneshot::Sender<Reply>);
+
+/// REST's end of the channel.
+#[derive(Debug, Clone)]
+pub struct Requests(pub mpsc::Sender<Envelope>);
+
+impl Requests {
+    /// Sends a request and waits for its answer; `None` where the agent is gone.
+    pub async fn ask(&self, request: Request) -> Option<Reply> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send((request, reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
