@@ -208,9 +208,5 @@ fn read_config(raw: &RawValue) -> DynamicConfig {
 
 fn read_failsafe(text: &str) -> Option<BTreeMap<String, String>> {
     let Ok(Value::Object(map)) = serde_json::from_str(text) else { return None };
-    Some(
-        map.into_iter()
-            .filter_map(|(name, url)| url.as_str().map(|url| (name, url.to_owned())))
-            .collect(),
-    )
+    Some(map.into_iter().filter_map(|(name, url)| url.as_str().map(|url| (name, url.to_owned()))).collect())
 }

@@ -1,8 +1,11 @@
 //! `/history` (contract A.3.9) and PostgreSQL's own `.history` files.
 
-use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 
-use crate::{Lsn, Revision, Timeline};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Lsn, Revision, Timeline, pyjson, scalar};
 
 /// One finished timeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,4 +29,143 @@ pub struct History {
     pub entries: Option<Vec<HistoryEntry>>,
     /// For conditional writes.
     pub revision: Revision,
+}
+
+/// A line of a `.history` file has three fields, but the first two are not a timeline and a position.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} of the timeline history is not a timeline and a log position: {text:?}")]
+pub struct Error {
+    /// Counted from 1.
+    pub line: usize,
+    /// The line.
+    pub text: String,
+}
+
+impl History {
+    /// Reads `/history`. Entries that make no sense are left out; where the newest one makes none, nobody can tell
+    /// the timeline, and the whole value is garbage.
+    pub fn read(text: &str, revision: Revision) -> Self {
+        Self { entries: read_entries(text), revision }
+    }
+
+    /// The value of `/history`; garbage is written as an empty history.
+    pub fn to_json(&self) -> String {
+        pyjson::compact(&self.entries.iter().flatten().map(write_entry).collect())
+    }
+
+    /// The timeline after the newest entry; 1 for an empty history, 0 for garbage.
+    pub fn timeline(&self) -> Timeline {
+        match &self.entries {
+            None => 0,
+            Some(entries) => entries.last().map_or(1, |last| last.timeline.saturating_add(1)),
+        }
+    }
+}
+
+fn read_entries(text: &str) -> Option<Vec<HistoryEntry>> {
+    if text == "[]" {
+        return Some(Vec::new());
+    }
+    let Ok(Value::Array(lines)) = serde_json::from_str(text) else { return None };
+    read_entry(lines.last()?)?;
+    Some(lines.iter().filter_map(read_entry).collect())
+}
+
+fn read_entry(line: &Value) -> Option<HistoryEntry> {
+    let fields = line.as_array()?;
+    let timeline = Timeline::try_from(scalar::python_int(fields.first()?)?).ok()?;
+    let lsn = fields.get(1).and_then(|lsn| {
+        lsn.as_u64().or_else(|| scalar::python_int(lsn).and_then(|lsn| u64::try_from(lsn).ok()))
+    });
+    let text = |index: usize| fields.get(index).and_then(Value::as_str).map(str::to_owned);
+    Some(HistoryEntry {
+        timeline,
+        lsn: Lsn(lsn.unwrap_or_default()),
+        reason: text(2).unwrap_or_default(),
+        timestamp: text(3),
+        new_leader: text(4),
+    })
+}
+
+fn write_entry(entry: &HistoryEntry) -> Value {
+    let mut fields = vec![entry.timeline.into(), entry.lsn.0.into(), entry.reason.as_str().into()];
+    if let Some(timestamp) = &entry.timestamp {
+        fields.push(timestamp.as_str().into());
+        // The place of the name is behind the time: without one it cannot be told.
+        fields.extend(entry.new_leader.as_deref().map(Value::from));
+    }
+    Value::Array(fields)
+}
+
+/// Reads a `.history` file of PostgreSQL: `timeline<TAB>position<TAB>reason`, oldest first. Comments, blank lines and
+/// lines with fewer fields are skipped.
+///
+/// # Errors
+/// A line with three fields that do not begin with a timeline and a position.
+pub fn parse_history_file(text: &str) -> Result<Vec<HistoryEntry>, Error> {
+    let mut entries = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let mut fields = line.splitn(3, '\t');
+        let (Some(timeline), Some(lsn), Some(reason)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let (Ok(timeline), Ok(lsn)) = (timeline.trim().parse(), lsn.trim().parse()) else {
+            return Err(Error { line: index + 1, text: line.to_owned() });
+        };
+        let reason = reason.to_owned();
+        entries.push(HistoryEntry { timeline, lsn, reason, timestamp: None, new_leader: None });
+    }
+    Ok(entries)
+}
+
+/// Where `timeline` was left on the way that `entries` describe; `None` where that way never passed through it.
+pub fn switchpoint(entries: &[HistoryEntry], timeline: Timeline) -> Option<Lsn> {
+    entries
+        .iter()
+        .find(|entry| entry.timeline >= timeline)
+        .filter(|entry| entry.timeline == timeline)
+        .map(|entry| entry.lsn)
+}
+
+/// What the timelines and positions say of a rewind (contract RW-7, RW-8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Divergence {
+    /// The local server has left the upstream's way: it must be rewound, or cloned again.
+    Needed,
+    /// It can follow.
+    NotNeeded,
+    /// The upstream's `.history` file must be asked: [`divergence_from_history`].
+    AskHistory,
+    /// Not in recovery and below this switchpoint: it can follow only where its last checkpoint record ends exactly here.
+    CheckpointMustEndAt(Lsn),
+}
+
+/// Compares the local timeline with the one that the upstream's `IDENTIFY_SYSTEM` reports (contract RW-7).
+pub fn divergence_from_timelines(local: Timeline, upstream: Timeline) -> Divergence {
+    match local.cmp(&upstream) {
+        Ordering::Greater => Divergence::Needed,
+        Ordering::Equal => Divergence::NotNeeded,
+        Ordering::Less => Divergence::AskHistory,
+    }
+}
+
+/// Compares the local position with the upstream's history (contract RW-8); `in_recovery` is the state in which the
+/// local server was stopped.
+pub fn divergence_from_history(
+    entries: &[HistoryEntry],
+    local: Timeline,
+    local_lsn: Lsn,
+    in_recovery: bool,
+) -> Divergence {
+    match switchpoint(entries, local) {
+        None => Divergence::Needed,
+        Some(left) if in_recovery && local_lsn > left => Divergence::Needed,
+        Some(_) if in_recovery => Divergence::NotNeeded,
+        Some(left) if local_lsn >= left => Divergence::Needed,
+        Some(left) => Divergence::CheckpointMustEndAt(left),
+    }
 }

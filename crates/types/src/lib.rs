@@ -2,13 +2,16 @@
 //! and the wire form of each. No I/O, no clock, no randomness: this crate builds for `wasm32-unknown-unknown`.
 
 pub mod cluster;
+pub mod conn_url;
 pub mod failover;
 pub mod history;
 pub mod keys;
 pub mod lsn;
 pub mod member;
+pub mod merge;
 pub mod pyjson;
 pub mod scalar;
+pub mod schedule;
 pub mod slot;
 pub mod status;
 pub mod sync;
@@ -17,11 +20,13 @@ pub mod time;
 pub mod version;
 
 pub use cluster::{Cluster, DynamicConfig, Initialize, Leader, LeaseId, Member, RawValue, Revision};
-pub use failover::Failover;
+pub use failover::{Failover, ScheduledAt};
 pub use history::{History, HistoryEntry};
 pub use keys::{ClusterPath, Key};
 pub use lsn::Lsn;
 pub use member::{MemberData, MemberName, MemberState, Role};
+pub use merge::merge;
+pub use schedule::{ScheduleError, parse_schedule};
 pub use status::Status;
 pub use sync::SyncState;
 pub use tags::Tags;

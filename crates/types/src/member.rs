@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Lsn, Tags, Timeline};
+use crate::{Lsn, Tags, Timeline, conn_url, pyjson, scalar};
 
 /// The `name` of a node: its member key, its `application_name` and, mapped, its slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -143,6 +143,28 @@ impl Role {
 pub struct MemberData(pub Map<String, Value>);
 
 impl MemberData {
+    /// Reads a member key: a JSON object, or the address that ancient releases wrote, with the REST address in its
+    /// `application_name`. Anything else is empty (contract A.3.3).
+    pub fn read(text: &str) -> Self {
+        if text.starts_with("postgres") {
+            return Self(read_ancient(text));
+        }
+        match serde_json::from_str(text) {
+            Ok(Value::Object(map)) => Self(map),
+            _ => Self::default(),
+        }
+    }
+
+    /// The value of the key, compact, in the order of the fields.
+    pub fn to_json(&self) -> String {
+        pyjson::compact_map(&self.0)
+    }
+
+    /// True where both say the same, scalars compared by their text: nothing needs to be written then.
+    pub fn equal_by_text(&self, other: &Self) -> bool {
+        scalar::same_map(&self.0, &other.0)
+    }
+
     fn text(&self, field: &str) -> Option<&str> {
         self.0.get(field).and_then(Value::as_str)
     }
@@ -228,11 +250,22 @@ impl MemberData {
 
     /// True while a restart is outstanding.
     pub fn pending_restart(&self) -> bool {
-        self.0.get("pending_restart").is_some_and(crate::scalar::is_truthy)
+        self.0.get("pending_restart").is_some_and(scalar::is_truthy)
     }
 
     /// The stored scheduled restart.
     pub fn scheduled_restart(&self) -> Option<&Map<String, Value>> {
         self.0.get("scheduled_restart").and_then(Value::as_object)
     }
+}
+
+fn read_ancient(text: &str) -> Map<String, Value> {
+    let (url, query) = text.split_once('?').unwrap_or((text, ""));
+    let mut map = Map::new();
+    map.insert("conn_url".into(), url.into());
+    let api_url = query.split('&').find_map(|pair| pair.strip_prefix("application_name="));
+    if let Some(api_url) = api_url {
+        map.insert("api_url".into(), conn_url::percent_decode(&api_url.replace('+', " ")).into());
+    }
+    map
 }

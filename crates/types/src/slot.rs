@@ -11,6 +11,6 @@ pub fn name_of_member(member: &str) -> String {
             other => slot.push_str(&format!("u{:04}", u32::from(other))),
         }
     }
-    slot.truncate(63);
+    slot.truncate(63); // ASCII by now, so bytes are characters
     slot
 }
