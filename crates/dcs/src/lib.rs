@@ -1,6 +1,7 @@
 //! The distributed configuration store (DCS) as the agent and `ptctl` use it: one trait, an in-memory store,
 //! and the conformance suite that every store must pass.
 
+mod changes;
 pub mod conformance;
 pub mod memory;
 
