@@ -1,0 +1,284 @@
+//! The handle: what is known about the local PostgreSQL between two calls.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ptarmigan_config::{Credentials, PostgresSettings};
+use ptarmigan_types::{MemberName, MemberState, Role};
+use tokio::sync::watch;
+
+use crate::{
+    binaries::{self, Tool},
+    command::Command,
+    controldata::{self, ControlData},
+    dsn::ConnInfo,
+    pgpass,
+    version::{self, ServerVersion},
+};
+
+/// What a [`Postgres`] is made from.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This node's name.
+    pub name: MemberName,
+    /// The cluster's name.
+    pub scope: String,
+    /// The `postgresql` section.
+    pub settings: Arc<PostgresSettings>,
+}
+
+/// The local PostgreSQL. Clones are the same one.
+#[derive(Clone)]
+pub struct Postgres(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    name: MemberName,
+    scope: String,
+    settings: watch::Sender<Arc<PostgresSettings>>,
+    state: watch::Sender<MemberState>,
+    role: watch::Sender<Role>,
+}
+
+/// As whom to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// `authentication.superuser`.
+    Superuser,
+    /// `authentication.replication`.
+    Replication,
+    /// `authentication.rewind`, the superuser where that is not given.
+    Rewind,
+}
+
+impl Postgres {
+    /// A handle for the data directory of the settings. Touches nothing yet: state `stopped`, role `uninitialized`.
+    pub fn new(options: Options) -> Self {
+        Self(Arc::new(Inner {
+            name: options.name,
+            scope: options.scope,
+            settings: watch::Sender::new(options.settings),
+            state: watch::Sender::new(MemberState::Stopped),
+            role: watch::Sender::new(Role::Uninitialized),
+        }))
+    }
+
+    /// This node's name.
+    pub fn name(&self) -> &MemberName {
+        &self.0.name
+    }
+
+    /// The cluster's name.
+    pub fn scope(&self) -> &str {
+        &self.0.scope
+    }
+
+    /// The `postgresql` section as it is now.
+    pub fn settings(&self) -> Arc<PostgresSettings> {
+        Arc::clone(&self.0.settings.borrow())
+    }
+
+    /// Takes another `postgresql` section; writes nothing.
+    pub fn set_settings(&self, settings: Arc<PostgresSettings>) {
+        self.0.settings.send_replace(settings);
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.settings().data_dir.clone()
+    }
+
+    /// The published state.
+    pub fn state(&self) -> MemberState {
+        *self.0.state.borrow()
+    }
+
+    /// Changes the published state.
+    pub fn set_state(&self, state: MemberState) {
+        self.0.state.send_if_modified(|old| std::mem::replace(old, state) != state);
+    }
+
+    /// Hears every change of the state.
+    pub fn watch_state(&self) -> watch::Receiver<MemberState> {
+        self.0.state.subscribe()
+    }
+
+    /// The published role.
+    pub fn role(&self) -> Role {
+        *self.0.role.borrow()
+    }
+
+    /// Changes the published role.
+    pub fn set_role(&self, role: Role) {
+        self.0.role.send_if_modified(|old| std::mem::replace(old, role) != role);
+    }
+
+    /// Hears every change of the role.
+    pub fn watch_role(&self) -> watch::Receiver<Role> {
+        self.0.role.subscribe()
+    }
+
+    /// Where one of PostgreSQL's programs is.
+    pub fn bin(&self, tool: Tool) -> Result<PathBuf, binaries::Error> {
+        let settings = self.settings();
+        let name = settings.bin_name.get(tool.name()).map(String::as_str);
+        binaries::find(tool, &settings.bin_dir, name, &std::env::var("PATH").unwrap_or_default())
+    }
+
+    /// One of PostgreSQL's programs, ready for arguments; its messages are in English.
+    pub fn command(&self, tool: Tool) -> Result<Command, binaries::Error> {
+        Ok(Command::new(self.bin(tool)?).env("LC_ALL", "C").env("LANG", "C"))
+    }
+
+    /// The major version of the data directory.
+    pub fn version(&self) -> Result<ServerVersion, version::Error> {
+        version::of_data_dir(&self.data_dir())
+    }
+
+    /// The control file of the data directory.
+    pub async fn control_data(&self) -> Result<ControlData, ControlDataError> {
+        Ok(ControlData::read(&self.bin(Tool::PgControldata)?, &self.data_dir()).await?)
+    }
+
+    /// The data directory's system identifier, as digits.
+    pub async fn system_identifier(&self) -> Result<String, ControlDataError> {
+        Ok(self.control_data().await?.system_identifier)
+    }
+
+    /// The password file that we own.
+    pub fn pgpass_path(&self) -> PathBuf {
+        pgpass::path_or_default(self.settings().pgpass.as_deref())
+    }
+
+    /// How to connect to the local server: the unix socket where the settings ask for it and there is one, else TCP.
+    /// A running server's `postmaster.pid` says where it listens, because an address of the settings may be in force
+    /// only after the next restart (contract PR-6).
+    pub fn local_conninfo(&self, login: Login) -> ConnInfo {
+        let settings = self.settings();
+        let unix = if login == Login::Replication {
+            settings.use_unix_socket_repl
+        } else {
+            settings.use_unix_socket
+        };
+        let (host, port) = Listening::of(&settings).address(unix);
+        let mut info =
+            ConnInfo::new().with("host", host).with("port", port).with("dbname", &*settings.database);
+        add_credentials(&mut info, self.credentials(&settings, login));
+        info
+    }
+
+    /// Adds a login's user, password and TLS parameters to a connection.
+    pub fn add_login(&self, info: &mut ConnInfo, login: Login) {
+        add_credentials(info, self.credentials(&self.settings(), login));
+    }
+
+    fn credentials<'a>(&self, settings: &'a PostgresSettings, login: Login) -> &'a Credentials {
+        match login {
+            Login::Superuser => &settings.superuser,
+            Login::Replication => &settings.replication,
+            Login::Rewind => &settings.rewind,
+        }
+    }
+}
+
+/// Why the control file is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlDataError {
+    /// `pg_controldata` is missing.
+    #[error(transparent)]
+    Missing(#[from] binaries::Error),
+    /// It failed.
+    #[error(transparent)]
+    Read(#[from] controldata::Error),
+}
+
+fn add_credentials(info: &mut ConnInfo, credentials: &Credentials) {
+    for (key, value) in &credentials.parameters {
+        info.set(key, value);
+    }
+    for (key, value) in [("password", &credentials.password), ("sslpassword", &credentials.sslpassword)] {
+        if let Some(secret) = value {
+            info.set(key, secret.expose());
+        }
+    }
+    if let Some(user) = &credentials.username {
+        info.set("user", user);
+    }
+}
+
+/// Where the local server listens.
+#[derive(Debug, PartialEq, Eq)]
+struct Listening {
+    /// The first TCP address; empty for none.
+    tcp_host: String,
+    /// The first folder of a unix socket; empty for none.
+    socket_dir: String,
+    port: String,
+}
+
+impl Listening {
+    fn of(settings: &PostgresSettings) -> Self {
+        let path = settings.data_dir.join("postmaster.pid");
+        let running = std::fs::read_to_string(&path).ok().and_then(|text| Self::of_pid_file(&text));
+        running.unwrap_or_else(|| Self {
+            tcp_host: settings.listen.hosts().next().unwrap_or_default().to_owned(),
+            socket_dir: first_socket_dir(settings),
+            port: settings.listen.port.to_string(),
+        })
+    }
+
+    /// Lines 4 to 6 of `postmaster.pid`: port, socket folder, first listen address.
+    fn of_pid_file(text: &str) -> Option<Self> {
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let port = lines.get(3).filter(|port| port.parse::<u16>().is_ok())?;
+        let (socket_dir, tcp_host) = (lines.get(4)?, lines.get(5)?);
+        Some(Self {
+            tcp_host: (*tcp_host).to_owned(),
+            socket_dir: (*socket_dir).to_owned(),
+            port: (*port).to_owned(),
+        })
+    }
+
+    fn address(self, unix: bool) -> (String, String) {
+        let tcp = match self.tcp_host.as_str() {
+            "*" | "0.0.0.0" | "::" => "localhost".to_owned(),
+            _ => self.tcp_host,
+        };
+        let socket = Some(self.socket_dir).filter(|folder| Path::new(folder).is_absolute());
+        let host = match socket {
+            Some(folder) if unix || tcp.is_empty() => folder,
+            _ if tcp.is_empty() => "localhost".to_owned(),
+            _ => tcp,
+        };
+        (host, self.port)
+    }
+}
+
+fn first_socket_dir(settings: &PostgresSettings) -> String {
+    let folders = settings.parameters.get("unix_socket_directories").and_then(serde_json::Value::as_str);
+    let first = folders.unwrap_or_default().split(',').map(str::trim).find(|folder| folder.starts_with('/'));
+    first.unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PID_FILE: &str = "4711\n/data\n1700000000\n5433\n/run/postgresql\n*\n  1234  5678\nready   \n";
+
+    #[test]
+    fn pr_6_running_server_says_where_it_listens() {
+        let at = |text: &str, unix| Listening::of_pid_file(text).unwrap().address(unix);
+        assert_eq!(at(PID_FILE, false), ("localhost".into(), "5433".into()));
+        assert_eq!(at(PID_FILE, true), ("/run/postgresql".into(), "5433".into()));
+        let one = PID_FILE.replace('*', "10.1.1.1");
+        assert_eq!(at(&one, false).0, "10.1.1.1");
+        let none = PID_FILE.replace('*', "");
+        assert_eq!(at(&none, false).0, "/run/postgresql");
+        let no_socket = PID_FILE.replace("/run/postgresql", "");
+        assert_eq!(at(&no_socket, true).0, "localhost");
+        // Right after its start the server has written only the first lines.
+        assert_eq!(Listening::of_pid_file("4711\n/data\n1700000000\n"), None);
+    }
+}
