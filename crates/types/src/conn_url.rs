@@ -27,6 +27,14 @@ pub fn uri(scheme: &str, host: &str, port: Option<u16>, path: &str) -> String {
     format!("{scheme}://{host}{port}{slash}{path}")
 }
 
+/// [`uri`] of an address that an operator wrote, `host:port` or only `host`.
+pub fn uri_of_address(scheme: &str, address: &str, path: &str) -> String {
+    match split_host_port(address, None) {
+        Some((host, port)) => uri(scheme, &host, Some(port), path),
+        None => uri(scheme, address, None, path),
+    }
+}
+
 fn bracketed(host: &str) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
 }
@@ -94,4 +102,56 @@ pub(crate) fn percent_decode(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(text: &str) -> Option<(String, u16, Option<String>)> {
+        parse(text).map(|url| (url.host, url.port, url.database))
+    }
+
+    #[test]
+    fn a_3_3_what_is_built_reads_back() {
+        for (host, text) in [
+            ("10.0.0.1", "postgres://10.0.0.1:5433/postgres"),
+            ("::1", "postgres://[::1]:5433/postgres"),
+            ("[fe80::1]", "postgres://[fe80::1]:5433/postgres"),
+        ] {
+            assert_eq!(build(host, 5433, "postgres"), text);
+            let host = host.trim_matches(['[', ']']).to_owned();
+            assert_eq!(parts(text), Some((host, 5433, Some("postgres".into()))));
+        }
+    }
+
+    #[test]
+    fn the_port_is_optional_and_credentials_are_dropped() {
+        let some = |host: &str, port, database: Option<&str>| {
+            Some((host.to_owned(), port, database.map(str::to_owned)))
+        };
+        assert_eq!(parts("postgres://h"), some("h", DEFAULT_PORT, None));
+        assert_eq!(parts("postgresql://h:/"), some("h", DEFAULT_PORT, None));
+        assert_eq!(parts("postgres://u:p@ss@h:1/d%20b?x=y"), some("h", 1, Some("d b")));
+        assert_eq!(parts("postgres://[::1]/db"), some("::1", DEFAULT_PORT, Some("db")));
+        assert_eq!(parts("postgres://a:1,b:2/db"), some("a", 1, Some("db")));
+    }
+
+    #[test]
+    fn garbage_is_no_address() {
+        for text in [
+            "",
+            "h:1",
+            "http://h",
+            "postgres://",
+            "postgres://:5432/db",
+            "postgres://h:x/",
+            "postgres://[::1",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        assert_eq!(percent_decode("a%2Fb%zz%4"), "a/b%zz%4");
+        assert_eq!(split_host_port("[::1]", Some(1)), Some(("::1".to_owned(), 1)));
+        assert_eq!(split_host_port("h:70000", None), None);
+    }
 }

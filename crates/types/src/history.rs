@@ -169,3 +169,56 @@ pub fn divergence_from_history(
         Some(left) => Divergence::CheckpointMustEndAt(left),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "# comment\n1\t0/5000000\tno recovery target specified\r\n\n\
+                        3\t0/7000000\tbefore\t2000-01-01 00:00:00+00\nbad line\n";
+
+    #[test]
+    fn a_history_file_keeps_its_reasons() {
+        let entries = parse_history_file(FILE).unwrap();
+        let lines: Vec<_> =
+            entries.iter().map(|entry| (entry.timeline, entry.lsn.0, entry.reason.as_str())).collect();
+        assert_eq!(
+            lines,
+            [
+                (1, 0x500_0000, "no recovery target specified"),
+                (3, 0x700_0000, "before\t2000-01-01 00:00:00+00")
+            ]
+        );
+        assert_eq!(parse_history_file(""), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_broken_line_is_named() {
+        for line in ["x\t0/1\tr", "1\t0-1\tr", "-1\t0/1\tr", "4294967296\t0/1\tr"] {
+            let error = parse_history_file(&format!("1\t0/1\tr\n{line}\n")).unwrap_err();
+            assert_eq!(error, Error { line: 2, text: line.into() });
+        }
+    }
+
+    #[test]
+    fn rw_7_timelines() {
+        assert_eq!(divergence_from_timelines(3, 2), Divergence::Needed);
+        assert_eq!(divergence_from_timelines(2, 2), Divergence::NotNeeded);
+        assert_eq!(divergence_from_timelines(1, 2), Divergence::AskHistory);
+    }
+
+    #[test]
+    fn rw_8_switchpoint() {
+        let entries = parse_history_file(FILE).unwrap();
+        let left = Lsn(0x500_0000);
+        let ask =
+            |timeline, lsn, in_recovery| divergence_from_history(&entries, timeline, Lsn(lsn), in_recovery);
+        assert_eq!(ask(1, left.0, true), Divergence::NotNeeded);
+        assert_eq!(ask(1, left.0 + 1, true), Divergence::Needed);
+        assert_eq!(ask(1, left.0, false), Divergence::Needed);
+        assert_eq!(ask(1, left.0 - 1, false), Divergence::CheckpointMustEndAt(left));
+        assert_eq!(ask(2, 0, true), Divergence::Needed, "the upstream never was on timeline 2");
+        assert_eq!(ask(4, 0, true), Divergence::Needed, "no entry");
+        assert_eq!(switchpoint(&entries, 3), Some(Lsn(0x700_0000)));
+    }
+}

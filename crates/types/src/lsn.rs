@@ -23,6 +23,11 @@ impl Lsn {
         self.0 == 0
     }
 
+    /// `0/0182E220`: the low half in eight digits, as file names and some tools want it.
+    pub fn to_padded(self) -> String {
+        format!("{:X}/{:08X}", self.0 >> 32, self.0 & 0xFFFF_FFFF)
+    }
+
     /// Bytes from `earlier` to `self`; 0 where `self` is not ahead.
     pub const fn bytes_ahead_of(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)

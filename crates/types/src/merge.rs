@@ -12,8 +12,8 @@ pub fn merge(current: &mut Map<String, Value>, patch: &Map<String, Value>) -> bo
     let mut changed = false;
     for (key, wish) in patch {
         changed |= match (current.get_mut(key), wish) {
-            // Order is kept: what others wrote stays where they wrote it.
-            (Some(_), Value::Null) => current.shift_remove(key).is_some(),
+            // Removing keeps the order of the rest. A `null` that goes was as good as absent: no change.
+            (Some(_), Value::Null) => current.shift_remove(key).is_some_and(|gone| !gone.is_null()),
             (None, Value::Null) => false,
             (Some(Value::Object(there)), Value::Object(wish)) => merge(there, wish),
             (Some(there), wish) => {

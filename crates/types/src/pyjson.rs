@@ -109,3 +109,46 @@ fn write_text(out: &mut String, text: &str) {
     }
     out.push('"');
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn both_layouts_escape_everything_outside_printable_ascii() {
+        let value =
+            json!({"a": "ü😀\u{7f}\u{1}\t\"\\/\u{8}\u{c}", "b": [1, 1.0, 1e20, true, null, {}], "é": {}});
+        let text = concat!(
+            r#"{"a":"\u00fc\ud83d\ude00\u007f\u0001\t\"\\/\b\f","#,
+            r#""b":[1,1.0,1e+20,true,null,{}],"\u00e9":{}}"#
+        );
+        assert_eq!(compact(&value), text);
+        let text = concat!(
+            r#"{"a": "\u00fc\ud83d\ude00\u007f\u0001\t\"\\/\b\f", "#,
+            r#""b": [1, 1.0, 1e+20, true, null, {}], "\u00e9": {}}"#
+        );
+        assert_eq!(spaced(&value), text);
+        assert_eq!(serde_json::from_str::<Value>(text).unwrap(), value);
+    }
+
+    #[test]
+    fn floats_print_as_python_prints_them() {
+        for (value, expected) in [
+            (1.0, "1.0"),
+            (-0.0, "-0.0"),
+            (0.1, "0.1"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (123_456_789_012_345_680.0, "1.2345678901234568e+17"),
+            (1e-4, "0.0001"),
+            (1e-5, "1e-05"),
+            (1.5e300, "1.5e+300"),
+            (5e-324, "5e-324"),
+            (f64::MAX, "1.7976931348623157e+308"),
+        ] {
+            assert_eq!(float(value), expected);
+        }
+    }
+}

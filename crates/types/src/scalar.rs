@@ -142,69 +142,90 @@ pub fn same_setting(vartype: &str, base_unit: Option<&str>, old: &Value, new: &V
 }
 
 /// Prints a value of `pg_settings` in the largest unit that needs no fraction (contract PR-4): `16384` of `8kB` is
-/// `128MB`, `0` stays `0`. Values without a unit, of another type or unreadable stay as they are.
+/// `128MB`, `0` stays `0`; a real number that never comes out whole is printed in the smallest unit, with six digits.
+/// Values without a unit, of another type or unreadable stay as they are.
 pub fn to_largest_unit(value: &str, vartype: &str, base_unit: Option<&str>) -> String {
-    let unchanged = || value.to_owned();
-    let Some(base) = base_unit else { return unchanged() };
-    let text = Value::from(value);
-    let number = match vartype {
-        "integer" => parse_int(&text, None).map(|number| number as f64),
-        "real" => parse_real(&text, None),
+    let converted = base_unit.and_then(|base| match vartype {
+        "integer" => whole_units(value.trim().parse().ok()?, base),
+        "real" => real_units(parse_real(&value.into(), None)?, base),
         _ => None,
-    };
-    let Some(number) = number else { return unchanged() };
-    if number == 0.0 {
-        return "0".into();
+    });
+    converted.unwrap_or_else(|| value.to_owned())
+}
+
+fn whole_units(value: i64, base: &str) -> Option<String> {
+    let total = i128::from(value) * i128::from(unit_size(base)?);
+    let family = family_of(base)?;
+    let (name, size) = family.iter().rev().find(|(_, size)| total % i128::from(*size) == 0)?;
+    Some(if total == 0 { "0".into() } else { format!("{}{name}", total / i128::from(*size)) })
+}
+
+fn real_units(value: f64, base: &str) -> Option<String> {
+    if value == 0.0 {
+        return Some("0".into());
     }
-    let Some(family) = family_of(base) else { return unchanged() };
-    let Some(base_size) = unit_size(base) else { return unchanged() };
-    for (name, size) in family.iter().rev() {
-        let scaled = number * base_size / size;
-        let whole = scaled.round();
-        if whole != 0.0 && (scaled - whole).abs() <= whole.abs() * 1e-12 {
-            return format!("{}{name}", whole as i64);
+    let total = value * unit_size(base)? as f64;
+    let family = family_of(base)?;
+    // The server prints negative values in the smallest unit too.
+    let is_whole = |scaled: f64| scaled > 0.0 && (scaled.round() / scaled - 1.0).abs() <= 1e-8;
+    let (name, size) =
+        family.iter().rev().find(|(_, size)| is_whole(total / *size as f64)).or_else(|| family.first())?;
+    Some(format!("{}{name}", six_digits(total / *size as f64)))
+}
+
+/// C's `%g`.
+fn six_digits(value: f64) -> String {
+    let strip = |digits: &str| match digits.contains('.') {
+        true => digits.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => digits.to_owned(),
+    };
+    let scientific = format!("{value:.5e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    match usize::try_from(5 - exponent) {
+        Ok(decimals) if exponent >= -4 => strip(&format!("{value:.decimals$}")),
+        _ => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{}e{sign}{:02}", strip(mantissa), exponent.unsigned_abs())
         }
     }
-    unchanged()
 }
 
-const MEMORY: [(&str, f64); 5] =
-    [("B", 1.0), ("kB", 1024.0), ("MB", 1_048_576.0), ("GB", 1_073_741_824.0), ("TB", 1_099_511_627_776.0)];
+/// Units and their sizes in the smallest of the family, smallest first.
+type Family = [(&'static str, u64)];
 
-const TIME: [(&str, f64); 6] = [
-    ("us", 1.0),
-    ("ms", 1_000.0),
-    ("s", 1_000_000.0),
-    ("min", 60_000_000.0),
-    ("h", 3_600_000_000.0),
-    ("d", 86_400_000_000.0),
+const MEMORY: &Family = &[("B", 1), ("kB", 1 << 10), ("MB", 1 << 20), ("GB", 1 << 30), ("TB", 1 << 40)];
+
+const TIME: &Family = &[
+    ("us", 1),
+    ("ms", 1_000),
+    ("s", 1_000_000),
+    ("min", 60_000_000),
+    ("h", 3_600_000_000),
+    ("d", 86_400_000_000),
 ];
 
-/// The units that PostgreSQL uses as base units; the others only occur in values.
+/// The units that settings are counted in; the others only occur in values.
 const BASE_UNITS: [&str; 6] = ["B", "kB", "MB", "ms", "s", "min"];
 
-fn split_base(base_unit: &str) -> (f64, &str) {
+/// `8kB` is eight of `kB`.
+fn split_base(base_unit: &str) -> (u64, &str) {
     let digits = base_unit.bytes().take_while(u8::is_ascii_digit).count();
     let (count, name) = base_unit.split_at(digits);
-    (count.parse().unwrap_or(1.0), name)
+    (count.parse().unwrap_or(1), name)
 }
 
-fn family_of(base_unit: &str) -> Option<&'static [(&'static str, f64)]> {
+fn family_of(base_unit: &str) -> Option<&'static Family> {
     let (_, name) = split_base(base_unit);
-    if !BASE_UNITS.contains(&name) {
-        return None;
-    }
-    let of = |family: &'static [(&'static str, f64)]| {
-        family.iter().any(|(unit, _)| *unit == name).then_some(family)
-    };
-    of(&MEMORY).or_else(|| of(&TIME))
+    let family = [MEMORY, TIME].into_iter().find(|family| family.iter().any(|(unit, _)| *unit == name))?;
+    BASE_UNITS.contains(&name).then_some(family)
 }
 
 /// The size of a base unit such as `8kB`, in the smallest unit of its family.
-fn unit_size(base_unit: &str) -> Option<f64> {
+fn unit_size(base_unit: &str) -> Option<u64> {
     let (count, name) = split_base(base_unit);
-    let size = family_of(base_unit)?.iter().find(|(unit, _)| *unit == name)?.1;
-    Some(count * size)
+    let (_, size) = family_of(base_unit)?.iter().find(|(unit, _)| *unit == name)?;
+    count.checked_mul(*size).filter(|size| *size > 0)
 }
 
 fn convert(number: f64, unit: &str, base_unit: Option<&str>) -> Option<f64> {
@@ -212,8 +233,8 @@ fn convert(number: f64, unit: &str, base_unit: Option<&str>) -> Option<f64> {
         return Some(number);
     }
     let base = base_unit?;
-    let size = family_of(base)?.iter().find(|(name, _)| *name == unit)?.1;
-    Some(number * size / unit_size(base)?)
+    let (_, size) = family_of(base)?.iter().find(|(name, _)| *name == unit)?;
+    Some(number * *size as f64 / unit_size(base)? as f64)
 }
 
 #[derive(Clone, Copy)]
@@ -262,9 +283,8 @@ fn split_real(text: &str) -> Option<(f64, &str)> {
     let mut fraction = 0;
     if bytes.get(end) == Some(&b'.') {
         fraction = digits_from(end + 1);
-        if whole + fraction > 0 {
-            end += 1 + fraction;
-        }
+        // `1.` is not a number here: the point goes to the unit, which then is none.
+        end += if fraction > 0 { 1 + fraction } else { 0 };
     }
     if whole + fraction == 0 {
         return None;
@@ -278,4 +298,114 @@ fn split_real(text: &str) -> Option<(f64, &str)> {
     }
     let number = start[..end].parse().ok()?;
     Some((number, start[end..].trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn c_3_integers_in_odd_notations() {
+        for (text, base_unit, expected) in [
+            ("08", None, None),
+            ("09.5", None, None),
+            ("0x", None, None),
+            ("0x1e3", None, Some(483)),
+            (".5", Some("s"), Some(0)),
+            ("1.", None, None),
+            ("1.5e", None, None),
+            ("1e3s", Some("s"), Some(1000)),
+            ("1e", Some("s"), None),
+            ("1500us", Some("ms"), Some(2)),
+            ("512B", Some("kB"), Some(0)),
+            ("12kB", Some("8kB"), Some(2)),
+            ("+5", None, Some(5)),
+            ("- 5", None, None),
+            ("-5 MB", Some("kB"), Some(-5120)),
+            ("0x10kB", Some("kB"), Some(16)),
+            ("5 5", None, None),
+            ("90s", Some("min"), Some(2)),
+            ("10", Some("GB"), Some(10)),
+            ("1GB", Some("GB"), None),
+            ("1MB", Some(""), None),
+            ("1MB", Some("0kB"), None),
+            ("9223372036854775807", None, Some(i64::MAX)),
+            ("99999999999999999999", None, None),
+            ("1e400", None, None),
+            ("nan", None, None),
+            ("010.5", None, Some(10)),
+            ("-0x10", None, Some(-16)),
+            ("-010", None, Some(-8)),
+            ("é", None, None),
+        ] {
+            assert_eq!(parse_int(&text.into(), base_unit), expected, "{text} in {base_unit:?}");
+        }
+        assert_eq!(parse_real(&"08".into(), None), Some(8.0));
+        assert_eq!(parse_real(&"0x10".into(), None), None);
+        assert_eq!(parse_real(&"1500us".into(), Some("ms")), Some(1.5));
+    }
+
+    #[test]
+    fn cf_30_only_the_known_words_are_booleans() {
+        for value in [json!(1.0), json!(0.0), json!(2), json!(" true "), json!([]), json!({}), json!(null)] {
+            assert_eq!(parse_bool(&value), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn pr_4_largest_unit() {
+        for (value, vartype, unit, expected) in [
+            ("1048576", "integer", "B", "1MB"),
+            ("4294967296", "integer", "kB", "4TB"),
+            ("90", "integer", "s", "90s"),
+            ("1440", "integer", "min", "1d"),
+            ("604800", "integer", "s", "7d"),
+            ("-60", "integer", "s", "-1min"),
+            ("3", "integer", "8kB", "24kB"),
+            ("16", "integer", "16MB", "256MB"),
+            ("100", "integer", "GB", "100"),
+            ("0.5", "integer", "kB", "0.5"),
+            ("x", "integer", "kB", "x"),
+            ("2048", "integer", "", "2048"),
+            ("0.5", "real", "ms", "500us"),
+            ("0.3", "real", "ms", "300us"),
+            ("1.1", "real", "s", "1100ms"),
+            ("0.0001", "real", "ms", "0.1us"),
+            ("1.23456789", "real", "ms", "1234.57us"),
+            ("1.0005", "real", "s", "1.0005e+06us"),
+            ("1e-10", "real", "ms", "1e-07us"),
+            ("-1", "real", "ms", "-1000us"),
+            ("1000000", "real", "ms", "1000s"),
+            ("100.5", "real", "kB", "102912B"),
+        ] {
+            assert_eq!(to_largest_unit(value, vartype, Some(unit)), expected, "{value} {vartype} {unit}");
+        }
+    }
+
+    #[test]
+    fn python_text_of_containers() {
+        let value = json!([1, 1.5, 1e20, true, null, "a'b", "a\"b", "a'\"b", "x\n\\\u{1}ü", {"k": [1]}]);
+        let expected =
+            concat!(r#"[1, 1.5, 1e+20, True, None, "a'b", 'a"b', 'a\'"b', "#, r#"'x\n\\\x01ü', {'k': [1]}]"#);
+        assert_eq!(python_str(&value), expected);
+        assert!(is_truthy(&json!("false")) && !is_truthy(&json!(0.0)) && !is_truthy(&json!("")));
+    }
+
+    #[test]
+    fn python_int_truncates_and_trims() {
+        for (value, expected) in [
+            (json!(5.7), Some(5)),
+            (json!(-5.7), Some(-5)),
+            (json!(true), Some(1)),
+            (json!(" 7 "), Some(7)),
+            (json!("5.7"), None),
+            (json!(null), None),
+            (json!(1e300), None),
+            (json!(u64::MAX), None),
+        ] {
+            assert_eq!(python_int(&value), expected, "{value}");
+        }
+    }
 }

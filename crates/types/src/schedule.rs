@@ -49,8 +49,7 @@ impl Moment {
 fn iso_offset(offset: Offset) -> String {
     let seconds = offset.seconds();
     let (sign, east) = if seconds < 0 { ('-', -seconds) } else { ('+', seconds) };
-    let tail = if east % 60 == 0 { String::new() } else { format!(":{:02}", east % 60) };
-    format!("{sign}{:02}:{:02}{tail}", east / 3600, east / 60 % 60)
+    format!("{sign}{:02}:{:02}", east / 3600, east / 60 % 60)
 }
 
 /// The instant in UTC, as [`Moment::to_iso`] prints it.
@@ -148,48 +147,31 @@ fn fraction(text: &str) -> Option<(i32, &str)> {
 }
 
 /// `Some(None)` where there is no zone, `None` where the text is not one. Other names than UTC are no zone: what `CST`
-/// means depends on who reads it.
+/// means depends on who reads it. Nor is `UTC+3`: POSIX and everybody else disagree about its sign.
 fn read_zone(text: &str) -> Option<Option<Offset>> {
-    if text.is_empty() {
-        return Some(None);
-    }
-    let name_len = text.bytes().take_while(u8::is_ascii_alphabetic).count();
-    let (name, rest) = text.split_at(name_len);
-    let universal = matches!(name.to_ascii_uppercase().as_str(), "Z" | "UTC" | "GMT");
-    if name.is_empty() || (universal && !rest.is_empty()) {
-        return read_offset(rest).map(Some);
-    }
-    if !rest.is_empty() {
-        return None;
-    }
-    if universal {
+    if matches!(text.to_ascii_uppercase().as_str(), "Z" | "UTC" | "GMT") {
         return Some(Some(Offset::UTC));
     }
-    ((3..=5).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_uppercase())).then_some(None)
+    let is_name = (3..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_uppercase());
+    if text.is_empty() || is_name { Some(None) } else { read_offset(text).map(Some) }
 }
 
-/// `+01`, `+0100`, `+01:00`, `+01:00:00`.
+/// `+01`, `+1`, `+0100`, `+01:00`.
 fn read_offset(text: &str) -> Option<Offset> {
-    let sign = match text.chars().next()? {
-        '+' => 1,
-        '-' => -1,
+    let sign = match text.bytes().next()? {
+        b'+' => 1,
+        b'-' => -1,
         _ => return None,
     };
     let (hours, rest) = digits(&text[1..], 1, 2)?;
-    let (minutes, rest) = offset_part(rest)?;
-    let (seconds, rest) = offset_part(rest)?;
-    if !rest.is_empty() || minutes > 59 || seconds > 59 {
-        return None;
-    }
-    let east = i32::try_from(hours * 3600 + minutes * 60 + seconds).ok()?;
+    let minutes = if rest.is_empty() {
+        0
+    } else {
+        let (minutes, rest) = digits(rest.strip_prefix(':').unwrap_or(rest), 2, 2)?;
+        rest.is_empty().then_some(minutes).filter(|minutes| *minutes < 60)?
+    };
+    let east = i32::try_from(hours * 3600 + minutes * 60).ok()?;
     Offset::from_seconds(sign * east).ok()
-}
-
-fn offset_part(text: &str) -> Option<(u32, &str)> {
-    if text.is_empty() {
-        return Some((0, text));
-    }
-    digits(text.strip_prefix(':').unwrap_or(text), 2, 2)
 }
 
 /// Between `min` and `max` digits, as many as there are.
@@ -199,4 +181,95 @@ fn digits(text: &str, min: usize, max: usize) -> Option<(u32, &str)> {
         return None;
     }
     Some((text[..count].parse().ok()?, &text[count..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn iso(text: &str) -> Option<String> {
+        parse_moment(text, None).ok().map(|moment| moment.to_iso())
+    }
+
+    #[test]
+    fn a_3_8_moments_as_operators_type_them() {
+        for (text, expected) in [
+            ("2026-11-20T10:00+00", "2026-11-20T10:00:00+00:00"),
+            ("2026-11-20 10:00:00+01:00", "2026-11-20T10:00:00+01:00"),
+            ("2026-11-20T10:00Z", "2026-11-20T10:00:00+00:00"),
+            ("2026-11-20t10:00z", "2026-11-20T10:00:00+00:00"),
+            ("2026-11-20T10:00:00 UTC", "2026-11-20T10:00:00+00:00"),
+            ("2026-11-20 10:00 GMT", "2026-11-20T10:00:00+00:00"),
+            ("2026-11-20T10:00:00.123456789+0100", "2026-11-20T10:00:00.123456+01:00"),
+            ("2026-11-20 10:00:00.5", "2026-11-20T10:00:00.500000"),
+            ("20261120T1000Z", "2026-11-20T10:00:00+00:00"),
+            ("20261120T100000+00", "2026-11-20T10:00:00+00:00"),
+            ("20261120 100000", "2026-11-20T10:00:00"),
+            ("2026/11/20 10:00+00", "2026-11-20T10:00:00+00:00"),
+            ("2026-1-2 3:04+00", "2026-01-02T03:04:00+00:00"),
+            ("2026-11-20 10:00 +01", "2026-11-20T10:00:00+01:00"),
+            ("2026-11-20T10+00", "2026-11-20T10:00:00+00:00"),
+            ("2026-11-20T10:00-03", "2026-11-20T10:00:00-03:00"),
+            ("2026-11-20T10:00+5:30", "2026-11-20T10:00:00+05:30"),
+            ("2026-11-20T10:00-0330", "2026-11-20T10:00:00-03:30"),
+            ("2026-11-20T10:00+1", "2026-11-20T10:00:00+01:00"),
+            ("2026-11-20 10:00 CET", "2026-11-20T10:00:00"),
+            ("2026-11-20 10:00", "2026-11-20T10:00:00"),
+            ("2026-11-20 10", "2026-11-20T10:00:00"),
+            (" 2026-11-20 ", "2026-11-20T00:00:00"),
+        ] {
+            assert_eq!(iso(text).as_deref(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_3_8_the_instant_counts_the_offset() {
+        let at = parse_schedule("2026-11-20 10:00:00.25+01:00").unwrap();
+        assert_eq!(to_iso(at), "2026-11-20T09:00:00.250000+00:00");
+        assert_eq!(parse_schedule(&to_iso(at)), Ok(at));
+    }
+
+    #[test]
+    fn a_3_8_garbage_and_missing_zones_differ() {
+        for text in ["2026-11-20T10:00", "2026-11-20", "2026-11-20 10:00 CET"] {
+            assert_eq!(parse_schedule(text), Err(ScheduleError::NoZone), "{text}");
+        }
+        for text in [
+            "",
+            "now",
+            "tomorrow",
+            "junk",
+            "10:00+00",
+            "2026-11-20T24:00+00",
+            "2026-11-20T10:00:60+00",
+            "2026-13-20 10:00+00",
+            "2026-02-30 10:00+00",
+            "2026-11-20T10:+00",
+            "2026-11-20T10:00:00.+00",
+            "2026-11-20T10:00,5+00",
+            "2026-11-20T10:00+00:00:30",
+            "2026-11-20T10:00+26",
+            "2026-11-20T10:00+01:60",
+            "2026-11-20 10:00 UTC+3",
+            "2026-11-20 10:00 America/New_York",
+            "2026-11-20 10:00 +",
+            "2026-11-20 10:00 é",
+            "20261120100",
+            "99999-01-01T00:00Z",
+            "1793700000",
+        ] {
+            assert_eq!(parse_schedule(text), Err(ScheduleError::Unparsable), "{text}");
+        }
+    }
+
+    #[test]
+    fn local_time_is_completed_with_today() {
+        let today = Date::constant(2026, 11, 20);
+        let expected = today.at(22, 15, 0, 0);
+        assert_eq!(parse_naive("22:15", Some(today)), Ok(expected));
+        assert_eq!(parse_naive("2026-11-20T22:15", None), Ok(expected));
+        assert_eq!(parse_naive("22:15", None), Err(ScheduleError::Unparsable));
+        assert_eq!(parse_naive("2026-11-20T22:15Z", None), Err(ScheduleError::Unparsable));
+        assert_eq!(parse_moment("22:15+01", Some(today)).unwrap().to_iso(), "2026-11-20T22:15:00+01:00");
+    }
 }

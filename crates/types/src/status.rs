@@ -27,8 +27,8 @@ impl Status {
                 slots: map.get("slots").and_then(read_slots),
                 retain_slots: map.get("retain_slots").and_then(read_names),
             },
-            Ok(value) => Self { last_lsn: position(&value).unwrap_or_default(), ..Self::default() },
-            Err(_) => Self::read_optime(text),
+            // Old releases wrote the bare position.
+            _ => Self::read_optime(text),
         }
     }
 

@@ -103,13 +103,66 @@ impl Tags {
 
     fn conflict(&self, (flag, priority): (&str, &str)) -> Option<String> {
         let set = self.get(flag)?;
-        let number = self.get(priority)?;
-        let (set_text, number_text) = (scalar::python_str(set), scalar::python_str(number));
-        (scalar::is_truthy(set) == (self.number(priority) > 0)).then(|| {
+        let number = scalar::parse_int(self.get(priority)?, None)?;
+        let set_text = scalar::python_str(set);
+        (scalar::is_truthy(set) == (number > 0)).then(|| {
             format!(
-                "Conflicting configuration between {flag}: {set_text} and {priority}: {number_text}. \
+                "Conflicting configuration between {flag}: {set_text} and {priority}: {number}. \
                  Defaulting to {flag}: {set_text}"
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tags(value: Value) -> Tags {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_3_3_2_null_counts_as_absent_and_numbers_are_lenient() {
+        let unset = tags(json!({"nofailover": null, "failover_priority": 0}));
+        assert!(unset.nofailover());
+        assert_eq!(unset.failover_priority(), 0);
+        assert_eq!(unset.published(), unset, "published with its priority, as it stands");
+        assert_eq!(tags(json!({"failover_priority": "0x10"})).failover_priority(), 16);
+        assert_eq!(tags(json!({"failover_priority": 2.5})).failover_priority(), 2);
+        assert!(!tags(json!({"nofailover": "", "failover_priority": 0})).nofailover());
+        assert_eq!(
+            tags(json!({"nofailover": "", "clonefrom": 0, "nostream": false})).published(),
+            Tags::default()
+        );
+        assert!(tags(json!({"nostream": 1})).nostream() && !tags(json!({"nostream": "off"})).nostream());
+        let custom = tags(json!({"y": false, "x": null}));
+        assert_eq!(custom.published(), custom, "custom tags are published whatever they say");
+    }
+
+    #[test]
+    fn surface_e_a_contradiction_is_named_with_python_booleans() {
+        let both =
+            tags(json!({"nofailover": true, "failover_priority": "5", "nosync": false, "sync_priority": 0}));
+        assert_eq!(
+            both.conflicts(),
+            [
+                "Conflicting configuration between nofailover: True and failover_priority: 5. \
+                 Defaulting to nofailover: True",
+                "Conflicting configuration between nosync: False and sync_priority: 0. Defaulting to nosync: False",
+            ]
+        );
+        for agreeing in [
+            json!({}),
+            json!({"nofailover": true}),
+            json!({"nofailover": true, "failover_priority": 0}),
+            json!({"nofailover": false, "failover_priority": 1}),
+            json!({"nofailover": true, "failover_priority": "x"}),
+            json!({"nofailover": null, "failover_priority": 0}),
+        ] {
+            assert!(tags(agreeing.clone()).conflicts().is_empty(), "{agreeing}");
+        }
     }
 }

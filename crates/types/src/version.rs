@@ -40,3 +40,36 @@ pub fn parse_server_version(text: &str) -> Option<u32> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_9_1_the_published_version_passes_every_gate() {
+        for gate in [&[1, 5, 7][..], &[2, 1, 0], &[4, 0, 0]] {
+            assert!(is_at_least(EMULATED, gate) && !is_below(EMULATED, gate));
+        }
+    }
+
+    #[test]
+    fn a_9_1_other_text_is_no_version_and_neither_old_nor_new() {
+        for text in ["", "4.", "4.1b", "v4", "4.-1", "4.+1", "4 1", "99999999999"] {
+            assert_eq!(parse(text), None, "{text:?}");
+            assert!(!is_at_least(text, &[1]) && !is_below(text, &[1]), "{text:?}");
+        }
+        assert_eq!(parse("2.0.10"), Some(vec![2, 0, 10]));
+        assert!(is_below("2.0.10", &[2, 1, 0]) && is_at_least("2.10", &[2, 9]));
+    }
+
+    #[test]
+    fn server_versions_print_and_read() {
+        for (number, text) in [(150_018, "15.18"), (90_624, "9.6.24"), (100_001, "10.1"), (190_000, "19.0")] {
+            assert_eq!(server_version(number), text);
+            assert_eq!(parse_server_version(text), Some(number));
+        }
+        for text in ["10", "9.6", "a.b", "15.1.2", "4294967295.0", ""] {
+            assert_eq!(parse_server_version(text), None, "{text}");
+        }
+    }
+}
