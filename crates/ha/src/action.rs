@@ -1,0 +1,241 @@
+//! What a decision asks for, and what came of it.
+
+use std::time::Duration;
+
+use ptarmigan_types::{Cluster, Leader, MemberName, MemberState, Monotonic, Revision, Role, Timeline};
+use serde::{Deserialize, Serialize};
+
+use crate::facts::PeerAnswer;
+
+/// One step. Every step is conditional, so that a stale one fails and harms nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Action {
+    /// Renew the lock that the view shows as ours.
+    RenewLock(Leader),
+    /// Race for the lock.
+    AcquireLock,
+    /// Delete our leader key. The lease counts as gone from the moment this is decided.
+    ReleaseLock(Leader),
+    /// Leadership ended without a release: no health check may call this node a leader any more (contract LV-4).
+    ForgetLease,
+    /// Write `/status` with what is known, if it changed (contract UL-3).
+    WriteStatus,
+    /// Write my member key, if it changed (contract HA-022).
+    WriteMember,
+    /// Write `/initialize`.
+    WriteInitialize {
+        /// Empty, or the system identifier.
+        value: String,
+        /// On what it depends.
+        when: When,
+    },
+    /// Delete `/initialize`.
+    DeleteInitialize,
+    /// Write this node's dynamic configuration to `/config` (contract HA-008, HA-064).
+    WriteConfig,
+    /// Clear `/failover`.
+    ClearFailover(When),
+    /// Bring `/history` up to date (contract B.24).
+    UpdateHistory(Timeline),
+    /// Read the cluster again; the same point of a cycle is never reloaded twice.
+    ReloadView(ReloadAfter),
+    /// Ask these members for their status, in parallel (contract HN-3).
+    AskPeers(Vec<PeerAddress>),
+    /// Note a role.
+    SetRole(Role),
+    /// Note a state.
+    SetState(MemberState),
+    /// Compare the recovery configuration with the one that following `upstream` wants (contract B.19.4).
+    CompareRecovery {
+        /// Whom to follow.
+        upstream: Option<MemberName>,
+    },
+    /// Rewrite the recovery configuration and reload.
+    ReloadRecovery {
+        /// Whom to follow.
+        upstream: Option<MemberName>,
+    },
+    /// Find out whether the local WAL left the upstream's history (contract RW-4 to RW-8).
+    CheckDivergence {
+        /// Compare with this member.
+        upstream: MemberName,
+    },
+    /// `pg_wal_replay_resume()` (contract HA-286).
+    ResumeReplay,
+    /// See to the checkpoint after a promotion (contract RW-30).
+    EnsureCheckpoint,
+    /// Create, advance and drop slots (contract B.23.3).
+    SyncSlots,
+    /// Begin the one long action.
+    StartJob(Job),
+    /// Cancel the long action in flight; harmless if it has ended.
+    CancelJob,
+    /// Drop the scheduled restart.
+    ClearScheduledRestart,
+    /// The stop with which an abandoned start or an unusable data directory ends: immediate, no release.
+    StopImmediate,
+    /// The failed bootstrap: stop, and rename the data directory to `.failed` (contract HA-060).
+    AbandonBootstrap,
+    /// Delete the data directory (contract RW-17).
+    RemoveDataDirectory,
+    /// End the process.
+    Exit {
+        /// Whether PostgreSQL is stopped first.
+        stop_postgres: bool,
+        /// For the log.
+        reason: String,
+    },
+}
+
+/// On what a write depends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum When {
+    /// Nothing.
+    Always,
+    /// The key is absent.
+    Absent,
+    /// The key's revision.
+    Revision(Revision),
+}
+
+/// The points of a cycle after which the view is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReloadAfter {
+    /// `/config` was written.
+    Config,
+    /// The lock was acquired.
+    Lock,
+    /// The cluster was initialised.
+    Bootstrap,
+    /// Before looking for somebody to follow after a crash (contract HA-107).
+    Crash,
+}
+
+/// Whom to ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerAddress {
+    /// The member.
+    pub name: MemberName,
+    /// Its REST address.
+    pub api_url: String,
+}
+
+/// A long action.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Job {
+    /// `initdb` and start.
+    Bootstrap,
+    /// Roles and script.
+    PostBootstrap,
+    /// Copy a data directory and start as a standby.
+    Clone {
+        /// From whom; `None`: by a method that needs no source.
+        source: Option<MemberName>,
+    },
+    /// Stop, remove, copy.
+    Reinitialize {
+        /// From whom.
+        source: Option<MemberName>,
+    },
+    /// Promote, if the lease still lives and the timeline is still this one.
+    Promote {
+        /// The timeline that was observed.
+        timeline: Option<Timeline>,
+    },
+    /// Stop and start as a standby.
+    Demote(DemoteMode),
+    /// Start a crashed primary in place.
+    StartPrimary {
+        /// How long it may take.
+        timeout: Duration,
+    },
+    /// (Re)start as a standby.
+    Follow {
+        /// Whom to follow; nobody: read-only without upstream.
+        upstream: Option<MemberName>,
+        /// The role to publish.
+        role: Role,
+        /// How long the start may take; `None`: `pg_ctl_timeout`, and then it is still starting.
+        timeout: Option<Duration>,
+    },
+    /// An operator's restart.
+    Restart {
+        /// How long the start may take.
+        timeout: Option<Duration>,
+    },
+    /// `pg_rewind`.
+    Rewind {
+        /// The source.
+        leader: MemberName,
+        /// Its version is unknown: see to its checkpoint first (contract RW-12).
+        checkpoint_first: bool,
+    },
+    /// Crash recovery in single-user mode.
+    CrashRecovery,
+}
+
+/// Contract B.16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DemoteMode {
+    /// DCS not reachable: fast stop, no release.
+    Offline,
+    /// Switchover: checkpoint, fast stop, release.
+    Graceful,
+    /// Immediate stop, release.
+    Immediate,
+    /// The lock is lost: immediate stop, nothing to release.
+    ImmediateNoLock,
+}
+
+/// What came of an action.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Carried out.
+    Done,
+    /// The lock is ours until then.
+    Held {
+        /// The earliest moment at which the store may give it away.
+        until: Monotonic,
+    },
+    /// The store said no: the lock is not ours, a condition did not hold.
+    Refused(String),
+    /// The store gave no answer; `maybe`: the request may have been carried out.
+    NoAnswer {
+        /// Indeterminate.
+        maybe: bool,
+        /// For the log.
+        reason: String,
+    },
+    /// It failed for another reason.
+    Failed(String),
+    /// The cluster, read again.
+    View(Box<Cluster>),
+    /// What the peers said; a member that is missing here was not reachable.
+    Peers(Vec<PeerAnswer>),
+    /// How the recovery configuration differs.
+    Recovery(RecoveryDifference),
+    /// Whether the WAL diverged.
+    Divergence(Divergence),
+}
+
+/// Contract B.19.4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecoveryDifference {
+    /// None.
+    None,
+    /// A reload is enough.
+    Reload,
+    /// The server must be restarted.
+    Restart,
+}
+
+/// Contract RW-7, RW-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Divergence {
+    /// Local WAL is not in the upstream's history.
+    Diverged,
+    /// It is.
+    SameHistory,
+    /// Not to be told now.
+    Unknown,
+}

@@ -1,0 +1,156 @@
+//! Who could take over (contract B.10.3, B.10.4).
+
+use ptarmigan_types::{Lsn, Member, MemberName};
+
+use crate::{
+    action::{Action, Outcome, PeerAddress},
+    facts::PeerAnswer,
+    round::{Round, Step},
+};
+
+/// HN-3: asks all of them in parallel.
+pub(crate) fn ask<'a>(r: &mut Round<'a>, members: &[&Member]) -> Step<&'a [PeerAnswer]> {
+    let addresses: Vec<PeerAddress> = members
+        .iter()
+        .filter_map(|member| {
+            member
+                .data
+                .api_url()
+                .map(|url| PeerAddress { name: member.name.clone(), api_url: url.to_owned() })
+        })
+        .collect();
+    if addresses.is_empty() {
+        return Ok(&[]);
+    }
+    match r.need(Action::AskPeers(addresses))? {
+        Outcome::Peers(answers) => Ok(answers),
+        _ => Ok(&[]),
+    }
+}
+
+/// Contract B.10.4: could another member take over if this one gave the lock up? `candidate`: only that one counts.
+pub(crate) fn failover_possible(r: &mut Round<'_>, candidate: Option<&MemberName>) -> Step<bool> {
+    failover_possible_excluding(r, candidate, None)
+}
+
+/// The same, with one member left out.
+pub(crate) fn failover_possible_excluding(
+    r: &mut Round<'_>,
+    candidate: Option<&MemberName>,
+    excluded: Option<&MemberName>,
+) -> Step<bool> {
+    let members: Vec<&Member> = r
+        .view
+        .members
+        .iter()
+        .filter(|member| member.name != r.obs.me && Some(&member.name) != excluded)
+        .filter(|member| candidate.is_none_or(|name| *name == member.name))
+        .filter(|member| !member.data.tags().nofailover())
+        .collect();
+    let answers = ask(r, &members)?;
+    let possible = answers.iter().any(|answer| can_take_over(r, answer, None));
+    r.fired("B.10.4", describe(answers, possible));
+    Ok(possible)
+}
+
+/// Whether one reachable member may take over: `cluster_lsn` given, it must have reached it; else its lag counts.
+pub fn can_take_over_with(
+    answer: &PeerAnswer,
+    cluster_lsn: Option<Lsn>,
+    last_lsn: Lsn,
+    maximum_lag_bytes: u64,
+    minimum_timeline: Option<u32>,
+) -> bool {
+    if answer.limitation().is_some() {
+        return false;
+    }
+    let near_enough = match cluster_lsn {
+        Some(lsn) => answer.lsn >= lsn,
+        None => last_lsn.bytes_ahead_of(answer.lsn) <= maximum_lag_bytes,
+    };
+    near_enough && minimum_timeline.is_none_or(|minimum| answer.timeline.is_some_and(|tli| tli >= minimum))
+}
+
+fn can_take_over(r: &Round<'_>, answer: &PeerAnswer, cluster_lsn: Option<Lsn>) -> bool {
+    let settings = &r.obs.settings;
+    can_take_over_with(
+        answer,
+        cluster_lsn,
+        r.view.status.last_lsn,
+        settings.maximum_lag_on_failover_bytes,
+        settings.check_timeline.then(|| r.view.timeline()),
+    )
+}
+
+fn describe(answers: &[PeerAnswer], possible: bool) -> String {
+    let names: Vec<String> =
+        answers.iter().map(|answer| format!("{} at {}", answer.name, answer.lsn)).collect();
+    format!("{}; reachable: {}", if possible { "possible" } else { "impossible" }, names.join(", "))
+}
+
+/// Contract B.10.3: am I the healthiest of these and me?
+pub(crate) fn am_healthiest_of(
+    r: &mut Round<'_>,
+    members: &[&Member],
+    check_lag: bool,
+    former_leader: Option<&MemberName>,
+) -> Step<bool> {
+    let Some(my_lsn) = r.obs.postgres.lsn() else {
+        r.fired("HN-1", "my position is unknown");
+        return Ok(false);
+    };
+    let behind = r.view.status.last_lsn.bytes_ahead_of(my_lsn);
+    let limit = r.obs.settings.maximum_lag_on_failover_bytes;
+    if check_lag && behind > limit {
+        r.fired("HN-1", format!("{behind} bytes behind, limit {limit}"));
+        return Ok(false);
+    }
+    if r.obs.settings.check_timeline {
+        let (mine, needed) = (r.obs.postgres.timeline(), r.view.timeline());
+        if mine.is_none_or(|tli| tli < needed) {
+            r.fired("HN-2", format!("my timeline {mine:?}, cluster's {needed}"));
+            return Ok(false);
+        }
+    }
+    let others: Vec<&Member> = members
+        .iter()
+        .copied()
+        .filter(|member| member.name != r.obs.me && !member.data.tags().nofailover())
+        .collect();
+    let answers = ask(r, &others)?;
+    Ok(answers.iter().all(|answer| no_veto(r, answer, my_lsn, former_leader)))
+}
+
+/// HN-5 to HN-8: does this peer leave the lock to me? Synchronous replication and quorum (HN-7's exception, HN-9) have
+/// their place here.
+fn no_veto(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, former_leader: Option<&MemberName>) -> bool {
+    if let Some(limitation) = peer.limitation() {
+        r.fired("HN-5", format!("{} does not count: {limitation}", peer.name));
+        return true;
+    }
+    if !peer.in_recovery {
+        r.fired("HN-6", format!("{} is still a primary", peer.name));
+        return false;
+    }
+    if peer.lsn > my_lsn {
+        r.fired(
+            "HN-7",
+            format!("Wal position of {} is ahead of my wal position: {} > {my_lsn}", peer.name, peer.lsn),
+        );
+        return false;
+    }
+    let mine = r.obs.settings.tags.failover_priority();
+    let theirs = peer.tags.failover_priority();
+    let equal = peer.lsn == my_lsn && !peer.lsn.is_zero();
+    if equal && mine < theirs && former_leader != Some(&peer.name) {
+        r.fired(
+            "HN-8",
+            format!(
+                "{} has equally tolerable WAL position and priority {theirs}, while this node has priority {mine}",
+                peer.name
+            ),
+        );
+        return false;
+    }
+    true
+}

@@ -1,0 +1,225 @@
+//! The cycle, in the order of contract B.1.
+
+use std::time::Duration;
+
+use ptarmigan_types::{Cluster, MemberState};
+
+use crate::{
+    action::{Action, DemoteMode, ReloadAfter, When},
+    bootstrap,
+    decision::Decision,
+    identity, job, leader,
+    memory::{Memory, RewindState},
+    observation::{JobEnd, JobKind, Observation},
+    recover,
+    round::{Round, Step, Stop},
+    schedule, startup, unlocked, unreachable,
+};
+
+/// One round: what to do now, given what this cycle has brought so far.
+pub fn decide(memory: &Memory, obs: &Observation) -> Decision {
+    let nothing = Cluster::default();
+    let view = obs.view.as_deref().unwrap_or(&nothing);
+    let mut round = Round::new(memory, obs, view);
+    let step = match &obs.view {
+        Ok(_) => cycle(&mut round),
+        Err(reason) => {
+            round.fired("HA-003", reason.clone());
+            Err(Stop::NoDcs(reason.clone()))
+        }
+    };
+    match step {
+        Ok(line) | Err(Stop::Finish(line)) => complete(round, line),
+        Err(Stop::NoDcs(reason)) => {
+            // The rules that ran before the store fell silent must not leave half of their work behind.
+            let mut round = Round { memory: memory.clone(), actions: Vec::new(), ..round };
+            account_for_jobs(&mut round);
+            note_position(&mut round);
+            let line = unreachable::dcs_not_accessible(&mut round, &reason);
+            into_decision(round, line, false)
+        }
+        Err(Stop::Pause) => Decision { memory: memory.clone(), ..into_decision(round, String::new(), true) },
+    }
+}
+
+/// HA-022: every complete cycle ends by telling the others about this node.
+fn complete(mut round: Round<'_>, line: String) -> Decision {
+    round.actions.retain(|action| *action != Action::WriteMember);
+    let exit = round.actions.iter().position(|action| matches!(action, Action::Exit { .. }));
+    let end = exit.unwrap_or(round.actions.len());
+    round.actions.insert(end, Action::WriteMember);
+    into_decision(round, line, false)
+}
+
+fn into_decision(round: Round<'_>, line: String, again: bool) -> Decision {
+    Decision {
+        actions: round.actions,
+        again,
+        memory: round.memory,
+        line,
+        report: round.report,
+        wake_at: round.wake_at,
+    }
+}
+
+fn cycle(r: &mut Round<'_>) -> Step<String> {
+    account_for_jobs(r);
+    note_position(r);
+    note_view(r);
+
+    // Renewal comes before everything else that a leader does, whatever the rules below make of it: it waits for no
+    // query, peer or job (DESIGN, "The lease").
+    let renewed = renew(r)?;
+
+    // Pause and maintenance mode (HA-004, HA-005) have their place here.
+    keep_keys(r)?;
+
+    if let Some(job) = &r.obs.job {
+        r.fired("HA-009", job.kind.words());
+        return job::in_flight(r, job, renewed);
+    }
+    if r.obs.postgres.is_starting() {
+        r.fired("HA-010", "");
+        startup::starting(r, renewed)?;
+    }
+    if r.memory.bootstrapping {
+        r.fired("HA-011", "");
+        return bootstrap::finish_bootstrap(r);
+    }
+    if r.memory.recovering {
+        r.fired("HA-012", "");
+        recover::verify(r)?;
+    }
+    identity::check(r)?;
+    if !r.obs.postgres.running {
+        r.fired("HA-014", "");
+        return recover::recover(r, renewed);
+    }
+    join(r);
+    let line = if r.view.is_unlocked() {
+        r.fired("HA-015", "");
+        unlocked::process(r)?
+    } else {
+        r.fired("HA-016", "");
+        locked(r, renewed)?
+    };
+    r.request(Action::SyncSlots);
+    Ok(line)
+}
+
+/// HA-016 and B.11, then the scheduled restart, whose message comes first.
+fn locked(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
+    let outcome = leader::process(r, renewed);
+    match outcome {
+        Err(Stop::Pause | Stop::NoDcs(_)) => outcome,
+        Ok(line) | Err(Stop::Finish(line)) => {
+            let busy =
+                r.actions.iter().any(|action| matches!(action, Action::StartJob(_) | Action::Exit { .. }));
+            if !busy {
+                schedule::scheduled_restart(r)?;
+            }
+            r.request(Action::SyncSlots);
+            Ok(line)
+        }
+    }
+}
+
+/// Renews where the view shows the lock as mine: `None` without it, else whether the store still agrees.
+fn renew(r: &mut Round<'_>) -> Step<Option<bool>> {
+    let Some(held) = r.held() else {
+        r.fired("LV-4", "");
+        r.request(Action::ForgetLease);
+        return Ok(None);
+    };
+    let renewed = r.lock(Action::RenewLock(held.clone()))?;
+    r.fired("UL-2", if renewed { "renewed" } else { "refused" });
+    r.wake_within(r.obs.settings.ttl / 3);
+    Ok(Some(renewed))
+}
+
+/// LV-1, LV-3, LV-5.
+fn note_view(r: &mut Round<'_>) {
+    let view = r.view;
+    if !view.is_unlocked() || r.memory.old_members.is_empty() {
+        r.memory.old_members.clone_from(&view.members);
+        r.memory.old_leader = view.leader_name().cloned();
+    }
+    if !view.is_unlocked() {
+        r.memory.race_backoff_since = None;
+        r.memory.yielding = None;
+    }
+    r.memory.leader_timeline = view.leader_member().and_then(|member| member.data.timeline());
+}
+
+/// HA-001.
+fn note_position(r: &mut Round<'_>) {
+    r.memory.previous_lsn = r.memory.last_lsn;
+    if let Some(lsn) = r.obs.postgres.lsn() {
+        r.memory.last_lsn = Some(lsn);
+    }
+}
+
+/// What the long actions that ended since the last cycle mean for the rules.
+fn account_for_jobs(r: &mut Round<'_>) {
+    for result in &r.obs.finished {
+        let done = result.end == JobEnd::Done;
+        match result.kind {
+            JobKind::PostBootstrap => r.memory.post_bootstrap = Some(done),
+            JobKind::Bootstrap if !done => r.memory.post_bootstrap = Some(false),
+            JobKind::Restart => r.memory.recovering = true,
+            JobKind::Rewind if done => r.memory.rewind = RewindState::Success,
+            JobKind::Rewind if matches!(result.end, JobEnd::RewindFailedForGood(_)) => {
+                r.memory.rewind = RewindState::Failed;
+            }
+            JobKind::Promote if result.end == JobEnd::PrePromoteFailed => {
+                r.memory.released_at = Some(r.obs.now);
+            }
+            JobKind::Clone | JobKind::Reinitialize if done => r.memory.rewind = RewindState::Initial,
+            // DM-1. An offline demotion ends with a start, every other one with a stopped server.
+            JobKind::Demote(mode) => {
+                crate::rewind::trigger(r, "demoted");
+                r.memory.recovering = mode == DemoteMode::Offline;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// HA-006 to HA-008.
+fn keep_keys(r: &mut Round<'_>) -> Step<()> {
+    if r.view.member(&r.obs.me).is_none() {
+        r.fired("HA-006", "");
+        r.request(Action::WriteMember);
+    }
+    if !r.has_lock() {
+        return Ok(());
+    }
+    if r.view.system_identifier().is_none()
+        && let Some(value) = r.obs.postgres.system_identifier.clone()
+    {
+        r.fired("HA-007", value.clone());
+        let when = if r.view.initialize.is_none() { When::Absent } else { When::Always };
+        r.request(Action::WriteInitialize { value, when });
+    }
+    let config = r.view.config.as_ref();
+    if !config.is_some_and(|config| config.is_valid() && !config.value.is_empty()) {
+        r.fired("HA-008", "");
+        r.request(Action::WriteConfig);
+        r.reload_view(ReloadAfter::Config)?;
+    }
+    Ok(())
+}
+
+/// RW-3: the first cycle on a running standby asks whether it can follow at all.
+fn join(r: &mut Round<'_>) {
+    if r.memory.joined || r.obs.postgres.state != MemberState::Running {
+        return;
+    }
+    r.memory.joined = true;
+    if !r.obs.postgres.is_primary() {
+        crate::rewind::trigger(r, "first cycle on a running standby");
+    }
+}
+
+/// The longest time that a standby gives the named candidate before it looks for somebody to follow (HA-133).
+pub(crate) const YIELD: Duration = Duration::from_secs(2);

@@ -1,0 +1,34 @@
+//! What peers say of themselves (contract A.10, HN-4).
+
+use ptarmigan_types::{Lsn, MemberName, Tags, Timeline};
+use serde::{Deserialize, Serialize};
+
+/// A reachable peer's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerAnswer {
+    /// Who.
+    pub name: MemberName,
+    /// Neither a position of its own nor the role of a primary.
+    pub in_recovery: bool,
+    /// In recovery: the greater of received and replayed; else zero.
+    pub lsn: Lsn,
+    /// Its timeline, where told.
+    pub timeline: Option<Timeline>,
+    /// Tags in effect.
+    pub tags: Tags,
+    /// It needs a watchdog and has none.
+    pub watchdog_failed: bool,
+}
+
+impl PeerAnswer {
+    /// Contract HN-5: why this peer cannot take over; `None` where it can.
+    pub fn limitation(&self) -> Option<&'static str> {
+        if self.tags.nofailover() {
+            Some("nofailover")
+        } else if self.watchdog_failed {
+            Some("watchdog failed")
+        } else {
+            None
+        }
+    }
+}

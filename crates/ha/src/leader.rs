@@ -1,0 +1,97 @@
+//! Somebody holds the lock: me (contract B.11, B.13), or another one.
+
+use ptarmigan_types::Role;
+
+use crate::{
+    action::{Action, DemoteMode, Job},
+    follow, manual,
+    round::{Round, Step, finish},
+};
+
+/// Contract B.11.
+pub(crate) fn process(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
+    let Some(renewed) = renewed else { return without_lock(r) };
+    if !renewed {
+        return renewal_refused(r);
+    }
+    r.fired("HA-163", "");
+    r.request(Action::WriteStatus);
+    if let Some(line) = manual::seen_by_leader(r)? {
+        return Ok(line);
+    }
+    r.fired("HA-164", "");
+    r.request(Action::EnsureCheckpoint);
+    r.fired("HA-166", "");
+    let line = format!("no action. I am ({}), the leader with the lock", r.obs.me);
+    enforce_primary_role(r, &line, "promoted self to leader because I had the session lock")
+}
+
+/// HA-172, HA-173. Maintenance mode (HA-171) has its place here.
+fn renewal_refused(r: &mut Round<'_>) -> Step<String> {
+    if r.obs.postgres.is_primary() {
+        r.fired("HA-172", "");
+        r.request(Action::ForgetLease);
+        return r.start(
+            Job::Demote(DemoteMode::ImmediateNoLock),
+            "demoted self because failed to update leader lock in DCS",
+        );
+    }
+    r.fired("HA-173", "");
+    r.request(Action::ForgetLease);
+    Ok("not promoting because failed to update leader lock in DCS".into())
+}
+
+/// HA-176.
+fn without_lock(r: &mut Round<'_>) -> Step<String> {
+    r.fired("HA-176", "");
+    let leader = r.view.leader_name().map_or_else(String::new, ToString::to_string);
+    let line = format!("no action. I am ({}), a secondary, and following a leader ({leader})", r.obs.me);
+    follow::follow(r, &line, "demoting self because I do not have the lock and I was a leader")
+}
+
+/// Contract HA-250 to HA-256, for the holder.
+pub(crate) fn enforce_primary_role(r: &mut Round<'_>, leads: &str, promoted: &str) -> Step<String> {
+    // HA-250, HA-251: the watchdog has its place here.
+    if r.memory.released_at == Some(r.obs.now) {
+        r.fired("HA-252", "");
+        r.release();
+        return finish("Promotion cancelled because the pre-promote script failed");
+    }
+    if r.obs.postgres.is_primary() {
+        r.fired("HA-253", "");
+        if r.obs.postgres.role != Role::Primary {
+            r.request(Action::SetRole(Role::Primary));
+        }
+        // Synchronous replication (B.21, B.22) has its place here.
+        update_history(r);
+        return Ok(leads.into());
+    }
+    if matches!(r.obs.postgres.role, Role::Primary | Role::Promoted) {
+        r.fired("HA-254", "");
+        r.wake_within(std::time::Duration::from_secs(1));
+        return Ok(leads.into());
+    }
+    r.fired("HA-256", format!("timeline {:?}", r.obs.postgres.timeline()));
+    r.start(Job::Promote { timeline: r.obs.postgres.timeline() }, promoted)
+}
+
+/// B.24: once for every timeline that this node leads, and again where the key does not fit.
+fn update_history(r: &mut Round<'_>) {
+    let Some(timeline) = r.obs.postgres.timeline() else { return };
+    let fits = r.view.history.as_ref().is_some_and(|history| {
+        history.entries.as_ref().is_some_and(|entries| match entries.last() {
+            None => timeline == 1,
+            Some(last) => timeline > 1 && last.timeline + 1 == timeline && last.new_leader.is_some(),
+        })
+    });
+    let absent_and_first = r.view.history.is_none() && timeline == 1;
+    if fits || absent_and_first {
+        r.memory.history_done = Some(timeline);
+        return;
+    }
+    // Where the local file cannot say more than the key does, asking again every cycle would change nothing.
+    if r.memory.history_done != Some(timeline) || r.view.timeline() != timeline {
+        r.memory.history_done = Some(timeline);
+        r.request(Action::UpdateHistory(timeline));
+    }
+}

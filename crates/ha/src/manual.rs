@@ -1,0 +1,50 @@
+//! A manual failover or switchover, seen by the leader (contract B.12).
+
+use crate::{
+    action::{Action, DemoteMode, Job, When},
+    candidates,
+    round::{Round, Step},
+    schedule::{self, Due},
+};
+
+/// Contract HA-230 to HA-236: the status line if the leader acts on it.
+pub(crate) fn seen_by_leader(r: &mut Round<'_>) -> Step<Option<String>> {
+    let Some(failover) = r.view.failover.clone() else {
+        r.fired("HA-230", "");
+        return Ok(None);
+    };
+    let clear = Action::ClearFailover(When::Revision(failover.revision));
+    if let Some(at) = &failover.scheduled_at {
+        match schedule::due(at, r.obs.wall, r.obs.settings.loop_wait) {
+            Due::Wait(left) => {
+                r.fired("HA-231", format!("{} s left", left.as_secs()));
+                r.wake_within(left);
+                return Ok(None);
+            }
+            Due::Now => {}
+            Due::Stale | Due::Unusable => {
+                r.fired("SA-2", "stale or unusable schedule");
+                r.request(clear);
+                return Ok(None);
+            }
+        }
+    }
+    if let Some(leader) = failover.leader.as_ref().filter(|leader| **leader != r.obs.me) {
+        r.fired("HA-232", format!("{leader} is not the leader"));
+        r.request(clear);
+        return Ok(None);
+    }
+    if failover.candidate.as_ref() == Some(&r.obs.me) {
+        r.fired("HA-233", "I am already the leader");
+        r.request(clear);
+        return Ok(None);
+    }
+    if candidates::failover_possible(r, failover.candidate.as_ref())? {
+        r.fired("HA-235", failover.candidate.map_or_else(String::new, |name| name.0));
+        r.request(Action::StartJob(Job::Demote(DemoteMode::Graceful)));
+        return Ok(Some("manual failover: demoting myself".into()));
+    }
+    r.fired("HA-236", "no good candidate");
+    r.request(clear);
+    Ok(None)
+}

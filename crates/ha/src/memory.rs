@@ -1,0 +1,78 @@
+//! What a node remembers from cycle to cycle (contract B.0).
+
+use ptarmigan_types::{Lsn, Member, MemberName, Monotonic, Revision, Timeline};
+use serde::{Deserialize, Serialize};
+
+/// The state of the question whether the local WAL must be rewound (contract B.20).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RewindState {
+    /// Nothing known.
+    #[default]
+    Initial,
+    /// To be checked.
+    Check,
+    /// Must be rewound.
+    Need,
+    /// Need not be rewound.
+    NotNeed,
+    /// `pg_rewind` succeeded.
+    Success,
+    /// `pg_rewind` failed for good.
+    Failed,
+}
+
+impl RewindState {
+    /// The question is open or its answer is yes.
+    pub const fn is_pending(self) -> bool {
+        matches!(self, Self::Check | Self::Need)
+    }
+
+    /// `pg_rewind` ran, or it is known that it need not.
+    pub const fn was_executed(self) -> bool {
+        matches!(self, Self::NotNeed | Self::Success | Self::Failed)
+    }
+}
+
+/// Everything that outlives a cycle. A fresh daemon starts with [`Memory::default`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Members of the last view that had a leader, or of the first view ever (contract LV-1).
+    pub old_members: Vec<Member>,
+    /// The leader of that view.
+    pub old_leader: Option<MemberName>,
+    /// The leader's published timeline (contract LV-5).
+    pub leader_timeline: Option<Timeline>,
+    /// My position in the latest cycle.
+    pub last_lsn: Option<Lsn>,
+    /// My position in the cycle before.
+    pub previous_lsn: Option<Lsn>,
+    /// When the countdown of `primary_race_backoff` began.
+    pub race_backoff_since: Option<Monotonic>,
+    /// When crash recovery in single-user mode began.
+    pub crash_recovery_since: Option<Monotonic>,
+    /// A start was begun by the loop and is to be verified.
+    pub recovering: bool,
+    /// This node bootstraps the cluster.
+    pub bootstrapping: bool,
+    /// How `post_bootstrap` ended.
+    pub post_bootstrap: Option<bool>,
+    /// The rewind question.
+    pub rewind: RewindState,
+    /// When this node gave up the lock because `pre_promote` failed.
+    pub released_at: Option<Monotonic>,
+    /// The first cycle on a running server is done (the contract's `cb_called`, without its upstream gap: HA-089).
+    pub joined: bool,
+    /// While unlocked and somebody else shall win: until when to hold still, and for which wish (contract HA-133).
+    pub yielding: Option<Yield>,
+    /// The timeline for which `/history` was last brought up to date.
+    pub history_done: Option<Timeline>,
+}
+
+/// Contract HA-133: give the candidate a moment before looking for somebody to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Yield {
+    /// The revision of `/failover`, 0 without one.
+    pub wish: Revision,
+    /// Until when.
+    pub until: Monotonic,
+}

@@ -1,0 +1,274 @@
+//! What a cycle starts from: plain data, gathered once, frozen for all rounds of the cycle.
+
+use std::time::Duration;
+
+use ptarmigan_types::{Cluster, Lsn, MemberName, MemberState, Monotonic, Role, Tags, Timeline};
+use serde::{Deserialize, Serialize};
+
+use crate::action::{Action, DemoteMode, Outcome};
+
+/// Everything that a decision depends on, besides [`crate::Memory`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// The moment at which the cycle began; the same in all of its rounds.
+    pub now: Monotonic,
+    /// Wall time, for schedules only.
+    pub wall: jiff::Timestamp,
+    /// My name.
+    pub me: MemberName,
+    /// Settings in effect.
+    pub settings: Settings,
+    /// The cluster, or why it could not be read.
+    pub view: Result<Box<Cluster>, String>,
+    /// The local PostgreSQL.
+    pub postgres: PostgresView,
+    /// The one long action in flight.
+    pub job: Option<JobView>,
+    /// Results of long actions that ended since the last cycle, oldest first.
+    pub finished: Vec<JobResult>,
+    /// A restart that an operator scheduled on this node.
+    pub scheduled_restart: Option<ScheduledRestart>,
+    /// The timeout of the restart request under way (contract RS-4).
+    pub start_timeout: Option<Duration>,
+    /// What this cycle's actions brought so far, in order.
+    pub outcomes: Vec<(Action, Outcome)>,
+}
+
+/// Settings that decisions depend on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// TTL of the leader lease.
+    pub ttl: Duration,
+    /// The longest sleep between two cycles.
+    pub loop_wait: Duration,
+    /// Budget of a DCS operation; also the timeout of an immediate stop.
+    pub retry_timeout: Duration,
+    /// How long a primary may take to start; zero prefers a failover.
+    pub primary_start_timeout: Duration,
+    /// A standby further behind than this does not take over, in bytes.
+    pub maximum_lag_on_failover_bytes: u64,
+    /// Whether a standby on an older timeline is kept from taking over.
+    pub check_timeline: bool,
+    /// How long a standby whose WAL still moves waits before it races; zero is off.
+    pub primary_race_backoff: Duration,
+    /// Whether this node has a `bootstrap` section.
+    pub can_bootstrap: bool,
+    /// Whether a replica method that needs no leader is configured.
+    pub can_clone_without_leader: bool,
+    /// Delete and clone again where `pg_rewind` failed.
+    pub remove_data_directory_on_rewind_failure: bool,
+    /// Delete and clone again where timelines diverged and `pg_rewind` is impossible.
+    pub remove_data_directory_on_diverged_timelines: bool,
+    /// My tags.
+    pub tags: Tags,
+}
+
+/// The data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DataDirectory {
+    /// It cannot be read, with the reason.
+    Unreadable(String),
+    /// Empty in the sense of contract B.8.
+    Empty,
+    /// There is something in it.
+    Present,
+}
+
+/// The cluster state in `pg_control`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlState {
+    /// `starting up`
+    StartingUp,
+    /// `shut down`
+    ShutDown,
+    /// `shut down in recovery`
+    ShutDownInRecovery,
+    /// `shutting down`
+    ShuttingDown,
+    /// `in crash recovery`
+    InCrashRecovery,
+    /// `in archive recovery`
+    InArchiveRecovery,
+    /// `in production`
+    InProduction,
+    /// Unreadable or unknown.
+    Unknown,
+}
+
+/// The local PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PostgresView {
+    /// The data directory.
+    pub data_directory: DataDirectory,
+    /// The system identifier in `pg_control`.
+    pub system_identifier: Option<String>,
+    /// The state as last set.
+    pub state: MemberState,
+    /// How long the state has been what it is.
+    pub in_state_for: Duration,
+    /// The role as last set.
+    pub role: Role,
+    /// The postmaster, or anything it left behind, is alive.
+    pub running: bool,
+    /// The answer to the monitoring query; `None` where it failed or was not asked.
+    pub server: Option<ServerFacts>,
+    /// `pg_control`'s state; `Unknown` while the server runs.
+    pub control_state: ControlState,
+    /// `backup_label` lies in the data directory.
+    pub has_backup_label: bool,
+    /// `standby.signal` or `recovery.signal` lies in the data directory.
+    pub has_recovery_signal: bool,
+    /// Major version, for example 15; 0 where unknown.
+    pub major_version: u32,
+    /// Contract RW-1.
+    pub rewind_possible: bool,
+    /// When the postmaster started, as text that changes with every start.
+    pub postmaster_start_time: Option<String>,
+    /// A restart is outstanding.
+    pub pending_restart: bool,
+    /// `server_version_num`; 0 where unknown.
+    pub server_version: u32,
+}
+
+/// One answer to the monitoring query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerFacts {
+    /// `pg_is_in_recovery()`.
+    pub in_recovery: bool,
+    /// The timeline, where known.
+    pub timeline: Option<Timeline>,
+    /// Primary: flush position. Standby: the greater of received and replayed.
+    pub lsn: Lsn,
+    /// The WAL receiver is streaming.
+    pub streaming: bool,
+    /// Replay is paused.
+    pub replay_paused: bool,
+}
+
+impl PostgresView {
+    /// Whether this server is a primary: by its own answer, else by process and role, so that a statement timeout does
+    /// not demote (contract B.1, `is_primary()`).
+    pub fn is_primary(&self) -> bool {
+        self.server.as_ref().map_or(self.running && self.role == Role::Primary, |server| !server.in_recovery)
+    }
+
+    /// My position, where known.
+    pub fn lsn(&self) -> Option<Lsn> {
+        self.server.as_ref().map(|server| server.lsn).filter(|lsn| !lsn.is_zero())
+    }
+
+    /// My timeline, where known.
+    pub fn timeline(&self) -> Option<Timeline> {
+        self.server.as_ref().and_then(|server| server.timeline)
+    }
+
+    /// The server was started and does not accept connections yet.
+    pub const fn is_starting(&self) -> bool {
+        matches!(self.state, MemberState::Starting | MemberState::StartingAfterCustomBootstrap)
+    }
+}
+
+/// The long action in flight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// What kind.
+    pub kind: JobKind,
+    /// For how long.
+    pub running_for: Duration,
+    /// True as long as the part that must not be undone (`pg_ctl promote`) has not begun.
+    pub cancellable: bool,
+}
+
+/// Kinds of long actions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobKind {
+    /// `initdb` and the first start.
+    Bootstrap,
+    /// Roles and the operator's script after the first start.
+    PostBootstrap,
+    /// Copying a data directory.
+    Clone,
+    /// Removing the data directory and copying it again.
+    Reinitialize,
+    /// Promotion.
+    Promote,
+    /// Stop, and start as a standby.
+    Demote(DemoteMode),
+    /// Starting a crashed primary in place.
+    StartPrimary,
+    /// (Re)start as a standby.
+    Follow,
+    /// An operator's restart.
+    Restart,
+    /// `pg_rewind`.
+    Rewind,
+    /// Crash recovery in single-user mode.
+    CrashRecovery,
+}
+
+impl JobKind {
+    /// The words that operators know from the status line.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Bootstrap => "bootstrap",
+            Self::PostBootstrap => "post_bootstrap",
+            Self::Clone => "bootstrap from leader",
+            Self::Reinitialize => "reinitialize",
+            Self::Promote => "promote",
+            Self::Demote(_) => "demote",
+            Self::StartPrimary => "restarting after failure",
+            Self::Follow => "starting as a standby",
+            Self::Restart => "restart",
+            Self::Rewind => "running pg_rewind",
+            Self::CrashRecovery => "doing crash recovery in a single user mode",
+        }
+    }
+}
+
+/// How a long action ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobResult {
+    /// What kind.
+    pub kind: JobKind,
+    /// How.
+    pub end: JobEnd,
+}
+
+/// The end of a long action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobEnd {
+    /// It did what it should.
+    Done,
+    /// It failed, with the reason.
+    Failed(String),
+    /// `pre_promote` refused the promotion.
+    PrePromoteFailed,
+    /// `pg_rewind` failed, and its target is lost for another try.
+    RewindFailedForGood(String),
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// A restart that waits for its time (contract B.18).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduledRestart {
+    /// When.
+    pub at: jiff::Timestamp,
+    /// The postmaster that is meant.
+    pub postmaster_start_time: Option<String>,
+    /// Its conditions.
+    pub filter: RestartFilter,
+    /// How long to wait for the start.
+    pub timeout: Option<Duration>,
+}
+
+/// Conditions of a restart (contract RS-2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartFilter {
+    /// Only in this role.
+    pub role: Option<Role>,
+    /// Only if the server is older than this `server_version_num`.
+    pub older_than: Option<u32>,
+    /// Only if a restart is pending.
+    pub pending: bool,
+}

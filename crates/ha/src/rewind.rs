@@ -1,0 +1,103 @@
+//! Whether the local WAL must be rewound, and what to do about it (contract B.20).
+
+use ptarmigan_types::{Member, Role, version};
+
+use crate::{
+    action::{Action, Divergence, Job, Outcome},
+    memory::RewindState,
+    observation::ControlState,
+    recover,
+    round::{Round, Step, finish},
+};
+
+/// RW-2: the question is open again.
+pub(crate) fn trigger(r: &mut Round<'_>, why: &str) {
+    let settings = &r.obs.settings;
+    let worth_asking = r.obs.postgres.rewind_possible || settings.remove_data_directory_on_diverged_timelines;
+    if worth_asking && r.memory.rewind != RewindState::Need {
+        r.fired("RW-2", why);
+        r.memory.rewind = RewindState::Check;
+    }
+}
+
+/// RW-10: answers the question if it is open, and acts where the answer is yes.
+pub(crate) fn act(r: &mut Round<'_>) -> Step<()> {
+    remove_after_failure(r)?;
+    let Some(leader) = usable_leader(r) else { return Ok(()) };
+    if r.memory.rewind == RewindState::Check {
+        check(r, leader)?;
+    }
+    if r.memory.rewind != RewindState::Need {
+        return Ok(());
+    }
+    let name = leader.name.clone();
+    if r.obs.postgres.rewind_possible {
+        if !r.obs.postgres.running && r.obs.postgres.control_state == ControlState::InArchiveRecovery {
+            recover::crash_recovery(r)?;
+        }
+        return rewind(r, leader);
+    }
+    if r.obs.settings.remove_data_directory_on_diverged_timelines {
+        r.fired("RW-10", "reinitialize");
+        r.memory.rewind = RewindState::Initial;
+        return r.start(Job::Reinitialize { source: Some(name) }, "reinitializing due to diverged timelines");
+    }
+    r.fired("RW-10", "diverged, and neither pg_rewind nor removing the data directory is possible");
+    Ok(())
+}
+
+/// RW-4: a leader that is not me, with an address.
+fn usable_leader<'a>(r: &Round<'a>) -> Option<&'a Member> {
+    r.view.leader_member().filter(|leader| leader.name != r.obs.me && leader.data.conn_url().is_some())
+}
+
+fn check(r: &mut Round<'_>, leader: &Member) -> Step<()> {
+    if leader.data.role() != Some(Role::Primary) {
+        r.fired("RW-6", format!("{} does not publish the role of a primary", leader.name));
+        return Ok(());
+    }
+    let outcome = r.need(Action::CheckDivergence { upstream: leader.name.clone() })?;
+    match outcome {
+        Outcome::Divergence(Divergence::Diverged) => {
+            r.fired("RW-8", "diverged");
+            r.memory.rewind = RewindState::Need;
+        }
+        Outcome::Divergence(Divergence::SameHistory) => {
+            r.fired("RW-8", "same history");
+            r.memory.rewind = RewindState::NotNeed;
+        }
+        _ => r.fired("RW-5", "not to be told now"),
+    }
+    Ok(())
+}
+
+/// RW-12: the leader must have made its checkpoint after promotion, or pg_rewind reads the old timeline.
+fn rewind(r: &mut Round<'_>, leader: &Member) -> Step<()> {
+    let data = &leader.data;
+    let speaks = data.version().and_then(version::parse).is_some_and(|version| version > vec![1, 5, 6]);
+    if speaks && data.checkpoint_after_promote().is_some() {
+        r.fired("RW-12", format!("{} has not made its checkpoint yet", leader.name));
+        r.wake_within(std::time::Duration::from_millis(500));
+        return finish(format!("waiting for checkpoint on {} before rewind", leader.name));
+    }
+    r.fired("RW-10", format!("rewind from {}", leader.name));
+    r.start(
+        Job::Rewind { leader: leader.name.clone(), checkpoint_first: !speaks },
+        format!("running pg_rewind from {}", leader.name),
+    )
+}
+
+/// RW-17.
+fn remove_after_failure(r: &mut Round<'_>) -> Step<()> {
+    let settings = &r.obs.settings;
+    let remove = settings.remove_data_directory_on_rewind_failure
+        || settings.remove_data_directory_on_diverged_timelines;
+    if r.memory.rewind != RewindState::Failed || !remove || r.obs.postgres.running {
+        return Ok(());
+    }
+    r.fired("RW-17", "");
+    r.memory.rewind = RewindState::Initial;
+    r.request(Action::RemoveDataDirectory);
+    r.wake_within(std::time::Duration::ZERO);
+    finish("removed the data directory after pg_rewind had failed")
+}

@@ -1,0 +1,109 @@
+//! Nobody holds the lock (contract B.10).
+
+use std::time::Duration;
+
+use crate::{
+    action::{Action, ReloadAfter, When},
+    cycle::YIELD,
+    follow, leader,
+    memory::Yield,
+    race, rewind,
+    round::{Round, Step, finish},
+};
+
+/// Contract HA-130 to HA-135.
+pub(crate) fn process(r: &mut Round<'_>) -> Step<String> {
+    back_off(r)?;
+    if race::am_healthy(r)? {
+        return take_lock(r);
+    }
+    let wish = r.view.failover.as_ref();
+    let candidate_named = wish.is_some_and(|failover| failover.candidate.is_some());
+    let nofailover = r.obs.settings.tags.nofailover();
+    if candidate_named || nofailover {
+        yield_to_others(r)?;
+    }
+    if nofailover {
+        r.fired("HA-134", "");
+        return follow::follow(
+            r,
+            "following a different leader because I am not allowed to promote",
+            "demoting self because I am not allowed to be a primary",
+        );
+    }
+    r.fired("HA-135", "");
+    follow::follow(
+        r,
+        "following a different leader because i am not the healthiest node",
+        "demoting self because i am not the healthiest node",
+    )
+}
+
+/// HA-130: while my WAL still moves somebody may be alive.
+fn back_off(r: &mut Round<'_>) -> Step<()> {
+    let backoff = r.obs.settings.primary_race_backoff;
+    let named = r.view.failover.as_ref().is_some_and(|failover| failover.candidate.is_some());
+    let Some(previous) = r.memory.previous_lsn else { return Ok(()) };
+    if backoff.is_zero() || named || r.obs.postgres.is_primary() {
+        return Ok(());
+    }
+    let since = *r.memory.race_backoff_since.get_or_insert(r.obs.now);
+    let left = backoff.saturating_sub(r.obs.now.since(since));
+    let moving =
+        r.obs.postgres.server.as_ref().is_some_and(|server| server.streaming && server.lsn > previous);
+    let first_wait = backoff.saturating_sub(r.obs.settings.loop_wait);
+    if (!left.is_zero() && moving) || left > first_wait {
+        r.fired("HA-130", format!("{} s left", left.as_secs()));
+        r.wake_within(left.max(Duration::from_millis(20)));
+        return finish(format!(
+            "wal position moved since last heart beat loop, {} seconds until leader race",
+            left.as_secs()
+        ));
+    }
+    Ok(())
+}
+
+/// HA-131, HA-132.
+fn take_lock(r: &mut Round<'_>) -> Step<String> {
+    if !r.lock(Action::AcquireLock)? {
+        r.fired("HA-132", "");
+        r.reload_view(ReloadAfter::Lock)?;
+        return follow::follow(
+            r,
+            "following new leader after trying and failing to obtain lock",
+            "demoted self after trying and failing to obtain lock",
+        );
+    }
+    r.fired("HA-131", "");
+    if r.view.failover.is_some() {
+        r.request(Action::ClearFailover(When::Always));
+    }
+    r.reload_view(ReloadAfter::Lock)?;
+    r.wake_within(Duration::ZERO);
+    leader::enforce_primary_role(
+        r,
+        "acquired session lock as a leader",
+        "promoted self to leader by acquiring session lock",
+    )
+}
+
+/// HA-133: give whoever shall win a moment, then look for somebody to follow. The contract sleeps; a sleep is one
+/// wake-up here, and a new leader ends it at once.
+fn yield_to_others(r: &mut Round<'_>) -> Step<()> {
+    let wish = r.view.failover_revision.unwrap_or(0);
+    let until = match r.memory.yielding {
+        Some(current) if current.wish == wish => current.until,
+        _ => {
+            rewind::trigger(r, "somebody else shall lead");
+            let until = r.obs.now + YIELD;
+            r.memory.yielding = Some(Yield { wish, until });
+            until
+        }
+    };
+    if r.obs.now < until && !r.obs.postgres.is_primary() {
+        r.fired("HA-133", "");
+        r.wake_within(until.since(r.obs.now));
+        return finish("waiting for the candidate to take the leader lock");
+    }
+    Ok(())
+}
