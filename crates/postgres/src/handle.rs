@@ -7,11 +7,12 @@ use std::{
 
 use ptarmigan_config::{Credentials, PostgresSettings};
 use ptarmigan_types::{MemberName, MemberState, Role};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     binaries::{self, Tool},
     command::Command,
+    connection::{self, Purpose, Session},
     controldata::{self, ControlData},
     dsn::ConnInfo,
     pgpass,
@@ -39,6 +40,9 @@ pub(crate) struct Inner {
     settings: watch::Sender<Arc<PostgresSettings>>,
     state: watch::Sender<MemberState>,
     role: watch::Sender<Role>,
+    /// The connections that stay open between queries.
+    heartbeat: Mutex<Option<Arc<Session>>>,
+    restapi: Mutex<Option<Arc<Session>>>,
 }
 
 /// As whom to connect.
@@ -61,6 +65,8 @@ impl Postgres {
             settings: watch::Sender::new(options.settings),
             state: watch::Sender::new(MemberState::Stopped),
             role: watch::Sender::new(Role::Uninitialized),
+            heartbeat: Mutex::new(None),
+            restapi: Mutex::new(None),
         }))
     }
 
@@ -117,6 +123,36 @@ impl Postgres {
     /// Hears every change of the role.
     pub fn watch_role(&self) -> watch::Receiver<Role> {
         self.0.role.subscribe()
+    }
+
+    /// The superuser connection that is kept open for this purpose; connects where there is none.
+    pub async fn session(&self, purpose: Purpose) -> Result<Arc<Session>, connection::Error> {
+        let mut kept = self.kept(purpose).lock().await;
+        if let Some(session) = kept.as_ref().filter(|session| !session.is_closed()) {
+            return Ok(Arc::clone(session));
+        }
+        *kept = None;
+        let session = Arc::new(self.connect(purpose).await?);
+        *kept = Some(Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// Closes the connection of this purpose.
+    pub async fn forget_session(&self, purpose: Purpose) {
+        *self.kept(purpose).lock().await = None;
+    }
+
+    /// Closes every connection that is kept open.
+    pub async fn close_sessions(&self) {
+        self.forget_session(Purpose::Heartbeat).await;
+        self.forget_session(Purpose::RestApi).await;
+    }
+
+    fn kept(&self, purpose: Purpose) -> &Mutex<Option<Arc<Session>>> {
+        match purpose {
+            Purpose::RestApi => &self.0.restapi,
+            Purpose::Heartbeat | Purpose::Unlimited => &self.0.heartbeat,
+        }
     }
 
     /// Where one of PostgreSQL's programs is.

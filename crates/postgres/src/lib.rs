@@ -16,7 +16,9 @@ pub mod data_directory;
 pub mod dsn;
 pub mod handle;
 pub mod pgpass;
+pub mod replication;
 pub mod slots;
+pub mod status;
 pub mod tls;
 pub mod version;
 
@@ -25,4 +27,5 @@ pub use connection::{Purpose, Session};
 pub use controldata::{ControlData, ControlState};
 pub use dsn::ConnInfo;
 pub use handle::{Login, Options, Postgres};
+pub use status::ServerStatus;
 pub use version::ServerVersion;
