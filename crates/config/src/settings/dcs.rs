@@ -55,3 +55,17 @@ impl std::fmt::Debug for DcsChoice {
         f.debug_struct("DcsChoice").field("kind", &self.kind).field("keys", &keys).finish()
     }
 }
+
+/// Stores in the order in which they are looked for: the first section present counts.
+pub(crate) const STORES: &[&str] =
+    &["consul", "etcd", "etcd3", "exhibitor", "kubernetes", "raft", "zookeeper"];
+
+impl DcsChoice {
+    /// The store of a configuration (contract CF-31); `None` where it names none. A section that is null or no
+    /// mapping reads as empty.
+    pub fn read(config: &Map<String, Value>) -> Option<Self> {
+        let name = STORES.iter().find(|name| config.contains_key(**name))?;
+        let section = config.get(*name).and_then(Value::as_object).cloned().unwrap_or_default();
+        Some(Self { kind: DcsKind::from(*name), section })
+    }
+}

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use ptarmigan_types::scalar::python_str;
 use serde_json::{Map, Value};
 
-use crate::{HostPort, Secret};
+use super::read::Section;
+use crate::{HostPort, Secret, controlled, dynamic::name_list};
 
 /// A PostgreSQL user and how it connects (contract CF-27).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -141,4 +143,168 @@ pub struct PostgresSettings {
     pub recovery_conf: Map<String, Value>,
     /// Kerberos service name.
     pub krbsrvname: Option<String>,
+}
+
+/// Keys of a section as `--key=value` arguments, as Python prints the values.
+pub(super) fn arguments(section: &Section<'_>, not_passed: &[&str]) -> Vec<(String, String)> {
+    section
+        .keys()
+        .filter(|key| !not_passed.contains(&key.as_str()))
+        .map(|key| (key.clone(), section.get(key).map_or_else(|| "None".to_owned(), python_str)))
+        .collect()
+}
+
+impl Credentials {
+    fn read(section: &Section<'_>) -> Self {
+        let own = ["username", "password", "sslpassword"];
+        let parameters = section
+            .keys()
+            .filter(|key| !own.contains(&key.as_str()))
+            .filter_map(|key| section.filled_text(key).map(|text| (key.clone(), text)))
+            .collect();
+        Self {
+            username: section.filled_text("username"),
+            password: section.secret("password"),
+            sslpassword: section.secret("sslpassword"),
+            parameters,
+        }
+    }
+}
+
+impl ReplicaMethod {
+    fn read(name: &str, section: &Section<'_>) -> Self {
+        let no_params = section.flag("no_params", false);
+        let flags = ["command", "no_params", "no_leader", "keep_data"];
+        Self {
+            command: section.command("command").unwrap_or_else(|| name.to_owned()),
+            keep_data: section.flag("keep_data", false),
+            no_params,
+            no_leader: section.flag("no_leader", false),
+            arguments: arguments(section, if no_params { &flags } else { &flags[..1] }),
+        }
+    }
+}
+
+impl Callbacks {
+    fn read(section: &Section<'_>) -> Self {
+        Self {
+            on_start: section.command("on_start"),
+            on_stop: section.command("on_stop"),
+            on_restart: section.command("on_restart"),
+            on_reload: section.command("on_reload"),
+            on_role_change: section.command("on_role_change"),
+        }
+    }
+}
+
+impl<T> PerRole<T> {
+    fn read(section: &Section<'_>, key: &str, read: impl Fn(&str) -> T) -> Self {
+        let role = |role: &str| {
+            let key = format!("{key}_{role}");
+            section.get(&key).map(|_| read(&key))
+        };
+        Self { primary: role("primary"), replica: role("replica"), standby_leader: role("standby_leader") }
+    }
+}
+
+impl PostgresSettings {
+    pub(super) fn read(section: &Section<'_>, use_slots: bool) -> Self {
+        let data_dir = PathBuf::from(section.required_text("data_dir"));
+        let authentication = section.section("authentication");
+        if !authentication.has("replication") {
+            section.fault("authentication.replication", "is not defined");
+        }
+        let superuser = Credentials::read(&authentication.section("superuser"));
+        let rewind = Credentials::read(&authentication.section("rewind"));
+        let rewind_configured = rewind != Credentials::default();
+        let (controlled, parameters) =
+            section.mapping("parameters").into_iter().partition(|(name, _)| controlled::is_controlled(name));
+        let create_replica_methods = methods(section);
+        let replica_methods = create_replica_methods
+            .iter()
+            .filter(|name| *name != "basebackup")
+            .map(|name| (name.clone(), ReplicaMethod::read(name, &section.section(name))))
+            .collect();
+        let options = |key: &str| section.get(key).cloned().unwrap_or_else(|| Value::Array(Vec::new()));
+        Self {
+            listen: section.required_address("listen", 5432),
+            connect_address: section.address("connect_address", 5432),
+            proxy_address: section.address("proxy_address", 5432),
+            config_dir: section.path("config_dir").unwrap_or_else(|| data_dir.clone()),
+            data_dir,
+            config_base_name: section
+                .filled_text("config_base_name")
+                .unwrap_or_else(|| "postgresql".to_owned()),
+            bin_dir: section.path("bin_dir").unwrap_or_default(),
+            bin_name: section.text_map("bin_name"),
+            pgpass: section.path("pgpass"),
+            database: section.filled_text("database").unwrap_or_else(|| "postgres".to_owned()),
+            replication: Credentials::read(&authentication.section("replication")),
+            rewind: if rewind_configured { rewind } else { superuser.clone() },
+            superuser,
+            rewind_configured,
+            use_unix_socket: section.flag("use_unix_socket", false),
+            use_unix_socket_repl: section.flag("use_unix_socket_repl", false),
+            use_slots,
+            use_pg_rewind: section.flag("use_pg_rewind", false),
+            remove_data_directory_on_rewind_failure: section
+                .flag("remove_data_directory_on_rewind_failure", false),
+            remove_data_directory_on_diverged_timelines: section
+                .flag("remove_data_directory_on_diverged_timelines", false),
+            parameters,
+            controlled,
+            parameters_by_role: PerRole::read(section, "parameters", |key| role_parameters(section, key)),
+            pg_hba: section.lines("pg_hba"),
+            pg_hba_by_role: PerRole::read(section, "pg_hba", |key| section.lines(key)),
+            pg_ident: section.lines("pg_ident"),
+            pg_ident_by_role: PerRole::read(section, "pg_ident", |key| section.lines(key)),
+            create_replica_methods,
+            replica_methods,
+            basebackup: options("basebackup"),
+            rewind_options: options("rewind"),
+            callbacks: Callbacks::read(&section.section("callbacks")),
+            pre_promote: section.command("pre_promote"),
+            before_stop: section.command("before_stop"),
+            custom_conf: section.path("custom_conf"),
+            pg_ctl_timeout_s: section.seconds("pg_ctl_timeout", 60.0),
+            recovery_conf: recovery_conf(section),
+            krbsrvname: section.filled_text("krbsrvname"),
+        }
+    }
+}
+
+fn methods(section: &Section<'_>) -> Vec<String> {
+    let key = if section.get("create_replica_methods").is_some() {
+        "create_replica_methods"
+    } else {
+        "create_replica_method"
+    };
+    let value = section.get(key);
+    if value.is_some_and(|value| !value.is_array()) {
+        section.warn(key, "is not a list: its names are taken");
+    }
+    value.and_then(name_list).unwrap_or_else(|| vec!["basebackup".to_owned()])
+}
+
+/// A role may not change a controlled GUC (contract CF-25).
+fn role_parameters(section: &Section<'_>, key: &str) -> Map<String, Value> {
+    let mut parameters = section.mapping(key);
+    parameters.retain(|name, _| {
+        let controlled = controlled::is_controlled(name);
+        if controlled {
+            section.warn(&format!("{key}.{name}"), "is ignored: a role cannot change it");
+        }
+        !controlled
+    });
+    parameters
+}
+
+/// Targets of a recovery and the upstream are the manager's.
+fn recovery_conf(section: &Section<'_>) -> Map<String, Value> {
+    let mut settings = section.mapping("recovery_conf");
+    settings.retain(|name, _| {
+        let name = name.to_lowercase();
+        !(name.starts_with("recovery_target") || name == "primary_conninfo" || name == "primary_slot_name")
+    });
+    settings
 }

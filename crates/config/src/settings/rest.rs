@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{HostPort, Secret};
+use serde_json::{Map, Value};
+
+use super::read::{Notes, Section};
+use crate::{HostPort, Secret, Warning};
 
 /// Which clients must show a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,4 +81,62 @@ pub struct CtlSettings {
     pub keyfile: Option<PathBuf>,
     /// Password of the key.
     pub keyfile_password: Option<Secret>,
+}
+
+impl RestSettings {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let listen = section.required_address("listen", 8008);
+        let connect_address = section.address("connect_address", 8008).unwrap_or_else(|| listen.clone());
+        let verify = [
+            ("none", VerifyClient::None),
+            ("optional", VerifyClient::Optional),
+            ("required", VerifyClient::Required),
+            // Not a word of the contract, but what people write to turn it off.
+            ("false", VerifyClient::None),
+        ];
+        let tokens = ["original", "minimal", "productonly"].map(|word| (word, word));
+        Self {
+            authentication: section.login(),
+            certfile: section.path("certfile"),
+            keyfile: section.path("keyfile"),
+            keyfile_password: section.secret("keyfile_password"),
+            cafile: section.path("cafile"),
+            ciphers: section.filled_text("ciphers"),
+            verify_client: section.word("verify_client", &verify, VerifyClient::None),
+            allowlist: section.names("allowlist"),
+            allowlist_include_members: section.flag("allowlist_include_members", false),
+            http_extra_headers: section.text_map("http_extra_headers"),
+            https_extra_headers: section.text_map("https_extra_headers"),
+            request_queue_size: u32::try_from(section.int("request_queue_size", 5, 0)).unwrap_or(4096),
+            server_tokens: section.word("server_tokens", &tokens, "original").to_owned(),
+            listen,
+            connect_address,
+        }
+    }
+}
+
+impl CtlSettings {
+    /// Reads the `ctl` section of a configuration, which need not be complete otherwise.
+    pub fn read(config: &Map<String, Value>) -> (Self, Vec<Warning>) {
+        let notes = Notes::default();
+        let root = Section::root(config, &notes);
+        let restapi = root.section("restapi");
+        let settings = Self::read_with(&root.section("ctl"), restapi.login(), restapi.path("cafile"));
+        (settings, notes.warnings.into_inner())
+    }
+
+    pub(super) fn read_with(
+        section: &Section<'_>,
+        authentication: Option<(String, Secret)>,
+        cafile: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            authentication: section.login().or(authentication),
+            insecure: section.flag("insecure", false),
+            cacert: section.path("cacert").or(cafile),
+            certfile: section.path("certfile"),
+            keyfile: section.path("keyfile"),
+            keyfile_password: section.secret("keyfile_password"),
+        }
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::read::Section;
+
 /// How much the kernel watchdog is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WatchdogMode {
@@ -48,4 +50,43 @@ pub enum GuardianMode {
     Automatic,
     /// No leadership without it.
     Required,
+}
+
+impl WatchdogSettings {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        let modes = [
+            ("off", WatchdogMode::Off),
+            ("false", WatchdogMode::Off),
+            ("disable", WatchdogMode::Off),
+            ("disabled", WatchdogMode::Off),
+            ("automatic", WatchdogMode::Automatic),
+            ("auto", WatchdogMode::Automatic),
+            ("required", WatchdogMode::Required),
+            ("require", WatchdogMode::Required),
+        ];
+        let mode = match section.get("mode") {
+            None => default.mode,
+            // An unknown mode is off (contract D.6).
+            Some(_) => section.word("mode", &modes, WatchdogMode::Off),
+        };
+        Self {
+            mode,
+            device: section.path("device").unwrap_or(default.device),
+            safety_margin_s: section.int("safety_margin", default.safety_margin_s, -1),
+            driver: section.filled_text("driver").unwrap_or(default.driver),
+        }
+    }
+}
+
+impl GuardianMode {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let modes = [
+            ("off", Self::Off),
+            ("false", Self::Off),
+            ("automatic", Self::Automatic),
+            ("required", Self::Required),
+        ];
+        section.word("mode", &modes, Self::Automatic)
+    }
 }
