@@ -1,0 +1,323 @@
+use ptarmigan_types::RawValue;
+use serde_json::json;
+
+use super::*;
+
+struct Node {
+    cluster: Cluster,
+    me: MemberName,
+    role: Role,
+    tags: Tags,
+    settings: DynamicSettings,
+}
+
+/// A cluster of `members` (name and value) led by `a`, seen by `me`.
+fn node(me: &str, role: Role, members: &[(&str, Value)], status: &Value, config: &Value) -> Node {
+    let mut keys: Vec<(String, String)> =
+        members.iter().map(|(name, data)| (format!("members/{name}"), data.to_string())).collect();
+    keys.push(("status".into(), status.to_string()));
+    keys.push(("config".into(), config.to_string()));
+    keys.push(("leader".into(), "a".into()));
+    let keys: Vec<(String, RawValue)> = keys
+        .into_iter()
+        .map(|(path, value)| (path, RawValue { value, revision: 1, create_revision: 1, lease: None }))
+        .collect();
+    let cluster = Cluster::read(keys.iter().map(|(path, raw)| (path.as_str(), raw)));
+    let me = MemberName::from(me);
+    let tags = cluster.member(&me).map(|member| member.data.tags()).unwrap_or_default();
+    Node { cluster, me, role, tags, settings: DynamicSettings::read(config.as_object().unwrap()) }
+}
+
+impl Node {
+    fn wanted(&self) -> WantedSlots {
+        let view = View {
+            cluster: &self.cluster,
+            me: &self.me,
+            role: self.role,
+            tags: &self.tags,
+            settings: &self.settings,
+        };
+        wanted(&view).unwrap()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.wanted().slots.into_keys().collect()
+    }
+}
+
+fn members() -> Vec<(&'static str, Value)> {
+    vec![
+        ("a", json!({"version": "4.1.4"})),
+        ("b", json!({})),
+        ("c", json!({"tags": {"replicatefrom": "b"}, "xlog_location": 900})),
+        ("d", json!({"tags": {"replicatefrom": "gone"}})),
+        ("e", json!({"tags": {"nostream": true}})),
+    ]
+}
+
+fn physical() -> Actual {
+    Actual {
+        kind: Kind::Physical,
+        active: false,
+        xmin: None,
+        catalog_xmin: None,
+        restart_lsn: Some(Lsn(100)),
+        confirmed_flush_lsn: None,
+        lost: false,
+        failover: false,
+        synced: false,
+    }
+}
+
+fn logical() -> Actual {
+    Actual { kind: Kind::Logical { database: "d".into(), plugin: "p".into() }, ..physical() }
+}
+
+fn wish(lsn: Option<u64>, expected_active: Option<bool>) -> Wanted {
+    Wanted { kind: Kind::Physical, lsn: lsn.map(Lsn), expected_active }
+}
+
+const SITUATION: Situation<'static> = Situation {
+    paused: false,
+    has_leader: true,
+    leader_is_me: false,
+    is_primary: false,
+    ignore_slots: &[],
+    version: ServerVersion::major_of(15),
+};
+
+fn planned(wanted: Option<Wanted>, actual: Option<Actual>, situation: &Situation<'_>) -> Vec<SlotAction> {
+    let name = "s".to_owned();
+    plan(
+        &wanted.map(|slot| (name.clone(), slot)).into_iter().collect(),
+        &actual.map(|slot| (name, slot)).into_iter().collect(),
+        situation,
+    )
+}
+
+fn drop_of(reason: DropReason) -> SlotAction {
+    SlotAction::Drop { name: "s".into(), reason }
+}
+
+fn create() -> SlotAction {
+    SlotAction::Create { name: "s".into() }
+}
+
+#[test]
+fn sl_1_without_config_key_slots_are_left_alone() {
+    let mut node = node("a", Role::Primary, &members(), &json!({}), &json!({}));
+    node.cluster.config = None;
+    let view = View {
+        cluster: &node.cluster,
+        me: &node.me,
+        role: node.role,
+        tags: &node.tags,
+        settings: &node.settings,
+    };
+    assert_eq!(wanted(&view), None);
+}
+
+#[test]
+fn b_23_2_every_member_has_a_slot_everywhere() {
+    let status = json!({"slots": {"b": 500, "c": 700}});
+    let primary = node("a", Role::Primary, &members(), &status, &json!({})).wanted().slots;
+    assert_eq!(primary.keys().collect::<Vec<_>>(), ["b", "c", "d"]);
+    assert_eq!(primary["b"], wish(Some(500), Some(true)));
+    assert_eq!(primary["c"], wish(Some(900), Some(false)), "cascading: its own position is ahead");
+    assert_eq!(primary["d"].expected_active, Some(true), "its upstream does not exist");
+    let standby = node("b", Role::Replica, &members(), &status, &json!({})).wanted().slots;
+    assert_eq!(standby.keys().collect::<Vec<_>>(), ["a", "c", "d"]);
+    assert_eq!(standby["c"].expected_active, Some(true));
+    assert_eq!(standby["a"].expected_active, Some(false));
+}
+
+#[test]
+fn b_23_2_without_ttl_only_those_that_stream_from_here() {
+    let config = json!({"member_slots_ttl": 0});
+    assert_eq!(node("a", Role::Primary, &members(), &json!({}), &config).names(), ["b", "d"]);
+    assert_eq!(node("b", Role::Replica, &members(), &json!({}), &config).names(), ["c"]);
+    let mut follows = members();
+    follows[0].1 = json!({"tags": {"replicatefrom": "b"}});
+    assert_eq!(
+        node("b", Role::Replica, &follows, &json!({}), &config).names(),
+        ["c"],
+        "the leader does not stream"
+    );
+}
+
+#[test]
+fn b_23_2_nofailover_serves_its_own_only() {
+    let mut all = members();
+    all[1].1 = json!({"tags": {"nofailover": true}});
+    let status = json!({"retain_slots": ["old"]});
+    let config = json!({"slots": {"archive": null}});
+    assert_eq!(node("b", Role::Replica, &all, &status, &config).names(), ["c"]);
+}
+
+#[test]
+fn b_23_2_old_leader_positions_come_from_members() {
+    let mut all = members();
+    all[0].1 = json!({"version": "3.3.0"});
+    all[1].1 = json!({"xlog_location": 800});
+    let slots = node("d", Role::Replica, &all, &json!({"slots": {"b": 500}}), &json!({})).wanted().slots;
+    assert_eq!(slots["b"].lsn, Some(Lsn(800)));
+}
+
+#[test]
+fn b_23_2_retained_slots_are_only_kept() {
+    let status = json!({"retain_slots": ["a", "b", "old"], "slots": {"old": 5}});
+    let slots = node("a", Role::Primary, &members(), &status, &json!({})).wanted().slots;
+    assert_eq!(slots["old"], wish(None, None));
+    assert_eq!(slots["b"].expected_active, Some(true));
+    assert!(!slots.contains_key("a"));
+}
+
+#[test]
+fn b_23_2_use_slots_off_wants_none() {
+    let config = json!({"postgresql": {"use_slots": false}});
+    assert!(node("a", Role::Primary, &members(), &json!({}), &config).names().is_empty());
+}
+
+#[test]
+fn b_23_2_colliding_members_are_reported() {
+    let all = [("a", json!({})), ("x-1", json!({})), ("x.1", json!({}))];
+    let wanted = node("a", Role::Primary, &all, &json!({}), &json!({})).wanted();
+    assert_eq!(wanted.slots.len(), 1);
+    assert_eq!(wanted.complaints.len(), 1);
+}
+
+#[test]
+fn b_23_2_permanent_slots() {
+    let config = json!({"slots": {
+        "archive": {"type": "physical"}, "a": null, "b": {"type": "physical"}, "Bad": null,
+        "cdc": {"database": "d", "plugin": "p"}, "d": {"database": "d", "plugin": "p"},
+    }});
+    let status = json!({"slots": {"archive": 7, "cdc": 8}});
+    let on_primary = node("a", Role::Primary, &members(), &status, &config).wanted();
+    assert_eq!(on_primary.slots.keys().collect::<Vec<_>>(), ["archive", "b", "c", "cdc", "d"]);
+    assert_eq!(on_primary.slots["archive"], wish(Some(7), Some(true)));
+    assert_eq!(on_primary.slots["d"].kind, Kind::Physical, "the member wins");
+    assert_eq!(on_primary.complaints.len(), 2, "{:?}", on_primary.complaints);
+    let on_standby = node("b", Role::Replica, &members(), &status, &config).wanted();
+    assert_eq!(on_standby.slots["archive"].expected_active, Some(false));
+    assert!(on_standby.slots.contains_key("cdc"));
+}
+
+#[test]
+fn b_23_2_logical_slots_need_a_streaming_chain() {
+    let config = json!({"slots": {
+        "cdc": {"database": "d", "plugin": "p"}, "p1": {"cluster_type": "primary"}, "p2": {"cluster_type": "standby"},
+    }});
+    let names =
+        |me: &str, members: &[(&str, Value)]| node(me, Role::Replica, members, &json!({}), &config).names();
+    assert!(names("c", &members()).contains(&"cdc".to_owned()));
+    let mut looped = members();
+    looped[1].1 = json!({"tags": {"replicatefrom": "c"}});
+    assert!(!names("c", &looped).contains(&"cdc".to_owned()));
+    assert!(!names("e", &members()).contains(&"cdc".to_owned()));
+    let mut config = config.clone();
+    config["standby_cluster"] = json!({"host": "h"});
+    let standby_cluster = node("a", Role::StandbyLeader, &members(), &json!({}), &config).names();
+    assert_eq!(standby_cluster, ["b", "c", "d", "p2"]);
+}
+
+#[test]
+fn sl_2_failover_slots_of_a_former_primary_go() {
+    let slot = Actual { failover: true, ..logical() };
+    assert_eq!(planned(None, Some(slot.clone()), &SITUATION), [drop_of(DropReason::FailoverNotSynced)]);
+    let primary = Situation { leader_is_me: true, is_primary: true, ..SITUATION };
+    assert_eq!(planned(None, Some(slot.clone()), &primary), [], "SL-3: never drop logical failover slots");
+    assert_eq!(planned(None, Some(Actual { synced: true, ..slot }), &SITUATION), [], "SL-1");
+}
+
+#[test]
+fn sl_3_slots_that_nobody_wants_go() {
+    assert_eq!(planned(None, Some(physical()), &SITUATION), [drop_of(DropReason::NotWanted)]);
+    assert_eq!(planned(None, Some(logical()), &SITUATION), [drop_of(DropReason::NotWanted)]);
+    assert_eq!(planned(None, Some(physical()), &Situation { paused: true, ..SITUATION }), []);
+    let lost = Actual { lost: true, ..physical() };
+    assert_eq!(
+        planned(Some(wish(None, Some(true))), Some(lost), &SITUATION),
+        [drop_of(DropReason::Lost), create()]
+    );
+}
+
+#[test]
+fn sl_4_ignore_slots_match_all_given_attributes() {
+    let cases = [
+        (json!({"name": "s"}), true, true),
+        (json!({"name": "other"}), false, false),
+        (json!({"type": "logical"}), false, true),
+        (json!({"name": "s", "type": "logical", "database": "d", "plugin": "p"}), false, true),
+        (json!({"name": "s", "database": "x"}), false, false),
+        (json!({"name": "s", "plugin": ""}), true, true),
+        (json!({"name": ""}), false, false),
+        (json!({}), true, true),
+    ];
+    for (matcher, for_physical, for_logical) in cases {
+        let matcher = matcher.as_object().unwrap();
+        assert_eq!(is_ignored(matcher, "s", &physical()), for_physical, "{matcher:?}");
+        assert_eq!(is_ignored(matcher, "s", &logical()), for_logical, "{matcher:?}");
+        let situation = Situation { ignore_slots: std::slice::from_ref(matcher), ..SITUATION };
+        assert_eq!(planned(None, Some(physical()), &situation).is_empty(), for_physical, "{matcher:?}");
+    }
+}
+
+#[test]
+fn sl_5_another_kind_is_dropped_and_recreated_later() {
+    assert_eq!(
+        planned(Some(wish(None, Some(true))), Some(logical()), &SITUATION),
+        [drop_of(DropReason::Different)]
+    );
+    let other = Wanted {
+        kind: Kind::Logical { database: "d".into(), plugin: "other".into() },
+        lsn: None,
+        expected_active: None,
+    };
+    assert_eq!(planned(Some(other), Some(logical()), &SITUATION), [drop_of(DropReason::Different)]);
+}
+
+#[test]
+fn sl_6_inactive_slots_must_not_hold_back_vacuum() {
+    let slot = Actual { xmin: Some("700".into()), ..physical() };
+    let unused = wish(Some(500), Some(false));
+    let cleaned = [drop_of(DropReason::Xmin), create()];
+    assert_eq!(planned(Some(unused.clone()), Some(slot.clone()), &SITUATION), cleaned);
+    for (situation, cleans) in [
+        (Situation { has_leader: false, ..SITUATION }, false),
+        (Situation { leader_is_me: true, ..SITUATION }, false),
+        (Situation { leader_is_me: true, is_primary: true, ..SITUATION }, true),
+    ] {
+        let actions = planned(Some(unused.clone()), Some(slot.clone()), &situation);
+        assert_eq!(actions == cleaned, cleans, "{situation:?}");
+        assert!(cleans || actions.is_empty());
+    }
+    for wanted in [wish(Some(500), Some(true)), wish(None, None)] {
+        assert_eq!(planned(Some(wanted), Some(slot.clone()), &SITUATION), []);
+    }
+}
+
+#[test]
+fn sl_7_missing_slots_are_created() {
+    assert_eq!(planned(Some(wish(None, Some(true))), None, &SITUATION), [create()]);
+    assert_eq!(planned(Some(wish(None, None)), None, &SITUATION), [create()]);
+    let logical = Wanted { kind: logical().kind, lsn: None, expected_active: None };
+    assert_eq!(planned(Some(logical), None, &SITUATION), []);
+}
+
+#[test]
+fn sl_8_unused_slots_follow_their_consumer() {
+    let advance = SlotAction::Advance { name: "s".into(), to: Lsn(500) };
+    let unused = wish(Some(500), Some(false));
+    assert_eq!(planned(Some(unused.clone()), Some(physical()), &SITUATION), [advance]);
+    assert_eq!(planned(Some(wish(Some(100), Some(false))), Some(physical()), &SITUATION), []);
+    assert_eq!(planned(Some(wish(Some(500), Some(true))), Some(physical()), &SITUATION), []);
+    assert_eq!(planned(Some(wish(None, None)), Some(physical()), &SITUATION), []);
+    let busy = Actual { active: true, ..physical() };
+    assert_eq!(planned(Some(unused.clone()), Some(busy), &SITUATION), []);
+    let empty = Actual { restart_lsn: None, ..physical() };
+    assert_eq!(
+        planned(Some(unused), Some(empty), &SITUATION),
+        [drop_of(DropReason::NothingReserved), create()]
+    );
+}
