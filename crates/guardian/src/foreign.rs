@@ -1,0 +1,85 @@
+//! A process that was running before us and is no child of anybody of ours: a PostgreSQL started by hand.
+//!
+//! Only the postmaster itself is watched: that it has exited does not mean that its backends have. See
+//! [`crate::process::with_cwd`].
+
+// tokio asks its callers to promise that a registered descriptor stays the same; that promise is `unsafe`.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::protocol::SignalName;
+use crate::{RawPid, process};
+
+/// A handle on one process, which never comes to mean another one of the same pid.
+#[derive(Debug)]
+pub struct ForeignProcess {
+    pid: RawPid,
+    start_time_ticks: u64,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl ForeignProcess {
+    /// Takes hold of a process. Inside a tokio runtime only.
+    ///
+    /// # Errors
+    /// `NotFound` where it does not live; `Unsupported` on a kernel before 5.3.
+    pub fn open(pid: RawPid) -> io::Result<Self> {
+        let raw = Some(pid).filter(|&pid| pid > 0).and_then(Pid::from_raw);
+        let raw = raw.ok_or(io::ErrorKind::InvalidInput)?;
+        let pidfd = pidfd_open(raw, PidfdFlags::NONBLOCK).map_err(|errno| match errno {
+            rustix::io::Errno::SRCH => io::ErrorKind::NotFound.into(),
+            rustix::io::Errno::NOSYS => io::ErrorKind::Unsupported.into(),
+            other => io::Error::from(other),
+        })?;
+        // Read after the pidfd was opened: if it had become another process's meanwhile, the pidfd would be that
+        // one's too, or the entry would be gone.
+        let start_time_ticks = process::start_time_ticks(pid)?;
+        // SAFETY: an OwnedFd names the same open file until it is dropped, and nobody else can close it.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+        Ok(Self { pid, start_time_ticks, pidfd })
+    }
+
+    /// Its process id.
+    pub const fn pid(&self) -> RawPid {
+        self.pid
+    }
+
+    /// Its start time in clock ticks since boot.
+    pub const fn start_time_ticks(&self) -> u64 {
+        self.start_time_ticks
+    }
+
+    /// Resolves when it has exited, at once where it already has. How it ended, only its parent knows.
+    ///
+    /// # Errors
+    /// Where the runtime is shutting down.
+    pub async fn exited(&self) -> io::Result<()> {
+        self.pidfd.readable().await.map(|mut ready| ready.retain_ready())
+    }
+
+    /// Signals it, and never another process that got its pid.
+    ///
+    /// # Errors
+    /// Where it is gone or another user's.
+    pub fn signal(&self, signal: SignalName) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.pidfd, signal.signal())?)
+    }
+}
+
+/// Resolves when the process has exited, at once where none of that pid lives.
+///
+/// # Errors
+/// As [`ForeignProcess::open`], except `NotFound`.
+pub async fn watch_foreign(pid: RawPid) -> io::Result<()> {
+    match ForeignProcess::open(pid) {
+        Ok(process) => process.exited().await,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}

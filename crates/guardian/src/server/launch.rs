@@ -1,0 +1,55 @@
+//! Starting the postmaster.
+
+// `pre_exec` is unsafe: what runs between fork and exec must be async-signal-safe where there are threads.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use rustix::fs::Mode;
+use rustix::process::{Pid, Signal, kill_process, setsid, umask};
+
+use super::surroundings::{reset_signals, set_oom_score_adj};
+use crate::protocol::StartRequest;
+use crate::{RawPid, process};
+
+/// Starts the program in a session of its own; returns its pid and start time in clock ticks once it runs.
+pub(super) fn launch(request: &StartRequest, oom_score_adj: Option<&str>) -> io::Result<(RawPid, u64)> {
+    let Some((program, arguments)) = request.argv.split_first() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "argv is empty"));
+    };
+    // Here is one of the process helpers that the rest of the project is sent to.
+    #[allow(clippy::disallowed_methods)]
+    let mut command = Command::new(&program.0);
+    command
+        .args(arguments.iter().map(|argument| &argument.0))
+        .env_clear()
+        .envs(request.env.iter().map(|(name, value)| (&name.0, &value.0)))
+        .current_dir(&request.cwd.0)
+        .stdin(Stdio::null());
+    let mask = Mode::from_raw_mode(request.umask & 0o777);
+    let oom_score_adj = oom_score_adj.map(str::to_owned);
+    let in_child = move || {
+        setsid()?;
+        umask(mask);
+        if let Some(value) = &oom_score_adj {
+            set_oom_score_adj(value)?;
+        }
+        reset_signals()
+    };
+    // SAFETY: the closure makes system calls only, allocates nothing, and this process has one thread.
+    unsafe { command.pre_exec(in_child) };
+    // Not waited for through this handle: the poll loop collects every child.
+    let child = command.spawn()?;
+    let pid = RawPid::try_from(child.id()).map_err(io::Error::other)?;
+    // Nobody has waited for it yet, so the entry is there even if it has exited already.
+    match process::start_time_ticks(pid) {
+        Ok(start_time_ticks) => Ok((pid, start_time_ticks)),
+        Err(error) => {
+            // Without /proc it could not be guarded.
+            let _ = kill_process(Pid::from_child(&child), Signal::KILL);
+            Err(error)
+        }
+    }
+}

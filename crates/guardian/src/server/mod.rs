@@ -1,0 +1,101 @@
+//! `ptarmigan-guardian` itself: PostgreSQL's parent.
+//!
+//! One thread and one poll loop; no async runtime, because this process must be able to act when the daemon, the
+//! memory or the disk cannot. It is a child subreaper: whatever a dead postmaster leaves behind becomes its child,
+//! is killed, and is waited for before the postmaster counts as exited.
+//!
+//! It ignores every signal that is sent to end programs, leaves by itself once it has neither a postmaster nor a
+//! client, and holds `guardian.lock` as long as it lives: there is never a second one for a data directory.
+
+mod arguments;
+mod connection;
+mod detach;
+mod launch;
+mod listen;
+mod poll;
+mod state;
+mod surroundings;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use arguments::Arguments;
+use detach::{Report, Side};
+
+use crate::run_dir::RunDir;
+
+/// The guardian is listening.
+pub const EXIT_READY: u8 = 0;
+/// It could not be started; the reason is on stderr.
+pub const EXIT_FAILED: u8 = 1;
+/// The arguments are wrong.
+pub const EXIT_USAGE: u8 = 2;
+/// Another guardian holds the lock of this data directory.
+pub const EXIT_OTHER_LIVES: u8 = 3;
+
+/// The program. Returns to the caller at once with one of the exit codes above; the guardian lives on in a process
+/// and session of its own.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::parse(arguments) {
+        Ok(arguments) => arguments,
+        Err(message) => {
+            let _ = writeln!(io::stderr(), "{message}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    surroundings::close_inherited_files();
+    match detach::detach() {
+        Ok(Side::Launcher(code)) => ExitCode::from(code),
+        Ok(Side::Guardian(report)) => guard(&arguments, report),
+        Err(error) => {
+            log(format_args!("cannot detach: {error}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn guard(arguments: &Arguments, report: Report) -> ExitCode {
+    let code = match prepare(arguments) {
+        Ok(Some(mut guardian)) => {
+            report.send(EXIT_READY);
+            let result = guardian.run();
+            guardian.close();
+            result.map(|()| EXIT_READY)
+        }
+        Ok(None) => {
+            report.send(EXIT_OTHER_LIVES);
+            Ok(EXIT_OTHER_LIVES)
+        }
+        Err(error) => Err(error),
+    };
+    match code {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            log(format_args!("{}: {error}", arguments.run_dir.display()));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+/// Everything before the first request. `None` where another guardian lives.
+fn prepare(arguments: &Arguments) -> io::Result<Option<poll::Guardian>> {
+    let run_dir = RunDir::open(&arguments.run_dir).map_err(io::Error::other)?;
+    let Some(socket) = listen::Socket::claim(&run_dir)? else { return Ok(None) };
+    rustix::process::chdir("/")?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let child_exits = surroundings::arrange_signals()?;
+    let oom_score_adj = surroundings::protect_from_oom_killer();
+    let memory_locked = surroundings::lock_memory();
+    if arguments.debug && !memory_locked {
+        log(format_args!("memory is not locked: RLIMIT_MEMLOCK is too low"));
+    }
+    let core = state::Core::new(oom_score_adj, memory_locked);
+    Ok(Some(poll::Guardian::new(socket, child_exits, core, arguments.idle_exit)))
+}
+
+/// A line on stderr, where the daemon's log goes. Nobody may be reading it any more, which must not matter.
+fn log(message: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "ptarmigan-guardian[{}]: {message}", std::process::id());
+}
