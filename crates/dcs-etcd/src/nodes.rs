@@ -31,13 +31,23 @@ impl Stamp {
     }
 }
 
+/// A client, and which one: each new connection has another number.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub(crate) number: u64,
+    pub(crate) client: Client,
+}
+
 /// The nodes of one etcd cluster as far as they are known.
 #[derive(Default)]
 pub(crate) struct Nodes {
     configured: Vec<String>,
     advertised: Vec<String>,
     current: Option<String>,
-    clients: BTreeMap<String, Client>,
+    clients: BTreeMap<String, Connection>,
+    /// The connection that the last answer came by.
+    answered_by: Option<u64>,
+    opened: u64,
     discovered_at: Option<Monotonic>,
     discovery_due: bool,
     newest: Option<Stamp>,
@@ -93,12 +103,25 @@ impl Nodes {
         self.current.as_deref()
     }
 
-    pub(crate) fn client(&self, endpoint: &str) -> Option<Client> {
+    /// The connection that the last answer came by.
+    pub(crate) fn answered_by(&self) -> Option<u64> {
+        self.answered_by
+    }
+
+    pub(crate) fn connection(&self, endpoint: &str) -> Option<Connection> {
         self.clients.get(endpoint).cloned()
     }
 
-    pub(crate) fn keep_client(&mut self, endpoint: &str, client: Client) {
-        self.clients.insert(endpoint.to_owned(), client);
+    pub(crate) fn keep_client(&mut self, endpoint: &str, client: Client) -> Connection {
+        self.opened += 1;
+        let connection = Connection { number: self.opened, client };
+        self.clients.insert(endpoint.to_owned(), connection.clone());
+        connection
+    }
+
+    /// Closes a connection on which something was not answered: it may be dead without knowing.
+    pub(crate) fn close(&mut self, endpoint: &str) {
+        self.clients.remove(endpoint);
     }
 
     /// Closes every connection, so that the next ones are made with other limits.
@@ -106,18 +129,17 @@ impl Nodes {
         self.clients.clear();
     }
 
-    /// `endpoint` answered: it is asked first from now on. True where that is a change.
-    pub(crate) fn answered(&mut self, endpoint: &str) -> bool {
-        let changed = self.current.as_deref() != Some(endpoint);
-        if changed {
+    /// `endpoint` answered: it is asked first from now on. True where it is another connection than the last time.
+    pub(crate) fn answered(&mut self, endpoint: &str, number: u64) -> bool {
+        if self.current.as_deref() != Some(endpoint) {
             self.current = Some(endpoint.to_owned());
         }
-        changed
+        self.answered_by.replace(number) != Some(number)
     }
 
     /// `endpoint` failed: the next in line is asked first from now on, and the member list is fetched soon.
     pub(crate) fn failed(&mut self, endpoint: &str) {
-        self.clients.remove(endpoint);
+        self.close(endpoint);
         self.discovery_due = true;
         let first = self.candidates().into_iter().next();
         if first.as_deref() != Some(endpoint) {
@@ -223,8 +245,9 @@ mod tests {
     fn the_current_node_stays_first_until_it_fails() {
         let mut nodes = nodes(&["a", "b", "c"]);
         assert_eq!(nodes.candidates(), ["a", "b", "c"]);
-        assert!(nodes.answered("b"));
-        assert!(!nodes.answered("b"));
+        assert!(nodes.answered("b", 1));
+        assert!(!nodes.answered("b", 1));
+        assert!(nodes.answered("b", 2), "another connection");
         assert_eq!(nodes.candidates(), ["b", "a", "c"]);
         nodes.failed("b");
         assert_eq!(nodes.candidates(), ["a", "c", "b"]);
@@ -237,7 +260,7 @@ mod tests {
     #[test]
     fn configured_endpoints_stay_behind_the_advertised_ones() {
         let mut nodes = nodes(&["http://proxy:1"]);
-        nodes.answered("http://proxy:1");
+        nodes.answered("http://proxy:1", 1);
         nodes.discovered(vec!["http://m:1/".into(), "http://0.0.0.0:1".into(), "unix://x".into()]);
         assert_eq!(nodes.candidates(), ["http://proxy:1", "http://m:1"]);
         assert_eq!(nodes.count(), 1);
@@ -264,7 +287,7 @@ mod tests {
     fn a_5_the_member_list_is_fetched_when_old_or_after_a_failure() {
         let mut nodes = nodes(&["a", "b"]);
         let ttl = Duration::from_secs(30);
-        let at = |seconds| Monotonic(seconds * 1_000_000);
+        let at = |seconds: u64| Monotonic(seconds * 1_000_000);
         assert!(nodes.take_discovery(at(10), ttl));
         assert!(!nodes.take_discovery(at(300), ttl));
         assert!(nodes.take_discovery(at(311), ttl));

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     connection::{self, Limits},
     failure::{Failure, Next, judge},
-    nodes::{Division, Nodes, Stamp},
+    nodes::{Connection, Division, Nodes, Stamp},
     settings::EtcdSettings,
 };
 
@@ -60,7 +60,7 @@ pub(crate) struct Pool {
     settings: EtcdSettings,
     timing: Mutex<Timing>,
     nodes: Mutex<Nodes>,
-    /// Counts how often another node became the current one.
+    /// Counts how often answers began to come by another connection.
     switched: watch::Sender<u64>,
 }
 
@@ -86,13 +86,18 @@ impl Pool {
         &self.settings
     }
 
-    /// Wakes when another node became the current one.
+    /// Wakes when answers begin to come by another connection.
     pub(crate) fn switched(&self) -> watch::Receiver<u64> {
         self.switched.subscribe()
     }
 
     pub(crate) fn current(&self) -> Option<String> {
         self.nodes().current().map(str::to_owned)
+    }
+
+    /// The connection that the last answer came by.
+    pub(crate) fn answered_by(&self) -> Option<u64> {
+        self.nodes().answered_by()
     }
 
     fn nodes(&self) -> MutexGuard<'_, Nodes> {
@@ -170,6 +175,7 @@ impl Pool {
                     Ok(value) => return Ok(Answer { value, repeated: sent_before }),
                     Err(Next::Switch { sent, text }) => {
                         tracing::debug!(%endpoint, error = %text, "etcd did not answer");
+                        self.nodes().close(&endpoint);
                         sent_before |= sent;
                         last = format!("{endpoint}: {text}");
                     }
@@ -192,8 +198,8 @@ impl Pool {
         T: Send,
     {
         let deadline = Deadline::after(limit);
-        let opened = tokio::time::timeout(limit, self.client(endpoint)).await;
-        let client =
+        let opened = tokio::time::timeout(limit, self.connection(endpoint)).await;
+        let Connection { number, client } =
             opened.map_err(|_| Next::Switch { sent: false, text: "no connection in time".into() })??;
         let (value, stamp) = match self.send(&client, deadline, request).await {
             Err(Next::Authenticate(text)) => {
@@ -211,7 +217,7 @@ impl Pool {
         {
             return Err(Next::Switch { sent: true, text: "the node is behind: its raft term is old".into() });
         }
-        if nodes.answered(endpoint) {
+        if nodes.answered(endpoint, number) {
             self.switched.send_modify(|count| *count += 1);
         }
         Ok(value)
@@ -251,9 +257,9 @@ impl Pool {
 
     /// The open client of `endpoint`, or a new one. An endpoint known from the member list only must belong to the
     /// cluster that answered so far: an advertised `localhost` may be somebody else's.
-    pub(crate) async fn client(&self, endpoint: &str) -> Result<Client, Next> {
-        if let Some(client) = self.nodes().client(endpoint) {
-            return Ok(client);
+    pub(crate) async fn connection(&self, endpoint: &str) -> Result<Connection, Next> {
+        if let Some(connection) = self.nodes().connection(endpoint) {
+            return Ok(connection);
         }
         let limits = Limits::new(self.attempt(), self.timing().ttl);
         let client = connection::open(&self.settings, endpoint, limits).await?;
@@ -272,8 +278,7 @@ impl Pool {
                 return Err(next);
             }
         }
-        self.nodes().keep_client(endpoint, client.clone());
-        Ok(client)
+        Ok(self.nodes().keep_client(endpoint, client))
     }
 
     /// False for the header of a node that fell behind.
@@ -300,8 +305,8 @@ impl Pool {
         let pool = Arc::clone(self);
         tokio::spawn(async move {
             let Some(endpoint) = pool.current() else { return };
-            let Ok(client) = pool.client(&endpoint).await else { return };
-            let answer = tokio::time::timeout(pool.attempt(), client.clone().member_list()).await;
+            let Ok(Connection { mut client, .. }) = pool.connection(&endpoint).await else { return };
+            let answer = tokio::time::timeout(pool.attempt(), client.member_list()).await;
             let Ok(Ok(answer)) = answer else { return };
             let urls = answer
                 .members()

@@ -7,7 +7,7 @@ use ptarmigan_dcs::{Changes, Error, View};
 
 use crate::{
     cache::Cache,
-    nodes::Stamp,
+    nodes::{Connection, Stamp},
     store::{Store, from_i64, raw_value, to_i64},
 };
 
@@ -44,7 +44,8 @@ async fn follow(store: &Store, followed: &mut bool) -> Result<(), String> {
     let keys: BTreeMap<_, _> = keys.into_iter().collect();
     let endpoint = store.pool.current().ok_or("no node answered")?;
     switched.mark_unchanged();
-    let mut stream = tokio::time::timeout(store.pool.attempt(), open(store, &endpoint, revision + 1))
+    let opened = open(store, &endpoint, revision + 1);
+    let (number, mut stream) = tokio::time::timeout(store.pool.attempt(), opened)
         .await
         .map_err(|_| "the watch was not opened in time")??;
     store.update(|cache, changes| cache.load(revision, keys, changes));
@@ -61,9 +62,9 @@ async fn follow(store: &Store, followed: &mut bool) -> Result<(), String> {
                     return Ok(());
                 }
             }
-            // The node that we watch failed others: its watch may be silent for long.
+            // Requests left the connection that the watch is on: it may be silent for long.
             _ = switched.changed() => {
-                if store.pool.current().as_deref() != Some(endpoint.as_str()) {
+                if store.pool.answered_by() != Some(number) {
                     return Ok(());
                 }
             }
@@ -72,8 +73,9 @@ async fn follow(store: &Store, followed: &mut bool) -> Result<(), String> {
 }
 
 /// Opens the watch on the node that answered the range read; returns once etcd confirmed it.
-async fn open(store: &Store, endpoint: &str, revision: u64) -> Result<WatchStream, String> {
-    let mut client = store.pool.client(endpoint).await.map_err(|next| format!("{next:?}"))?;
+async fn open(store: &Store, endpoint: &str, revision: u64) -> Result<(u64, WatchStream), String> {
+    let Connection { number, mut client } =
+        store.pool.connection(endpoint).await.map_err(|next| format!("{next:?}"))?;
     let options = WatchOptions::new().with_prefix().with_start_revision(to_i64(revision));
     let mut stream =
         client.watch(store.path.prefix(), Some(options)).await.map_err(|error| error.to_string())?;
@@ -85,7 +87,7 @@ async fn open(store: &Store, endpoint: &str, revision: u64) -> Result<WatchStrea
         return Err(reason);
     }
     take(store, &first)?;
-    Ok(stream)
+    Ok((number, stream))
 }
 
 /// Applies one message of the watch.

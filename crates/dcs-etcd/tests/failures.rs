@@ -1,0 +1,291 @@
+//! What becomes of the operations when etcd, or the way to it, fails.
+
+mod support;
+
+use std::time::Duration;
+
+use ptarmigan_dcs::{Condition, Dcs, Error, Grant, Verdict, Written};
+use ptarmigan_dcs_etcd::{Etcd, EtcdSettings};
+use ptarmigan_types::{Key, Leader};
+use rustix::process::Signal;
+use support::{Server, TIMING, connect, eventually, free_port, path, pause, proxy::Proxy, ready, settings};
+
+async fn acquire(etcd: &Etcd) -> (Grant, Leader) {
+    let Verdict::Held(grant) = etcd.acquire().await.unwrap() else { panic!("refused") };
+    (grant, etcd.view_fresh().await.unwrap().cluster.leader.unwrap())
+}
+
+async fn held(etcd: &Etcd, leader: &Leader) -> Grant {
+    match etcd.renew(leader).await.unwrap() {
+        Verdict::Held(grant) => grant,
+        Verdict::Refused(why) => panic!("refused: {why}"),
+    }
+}
+
+fn dead_endpoint() -> String {
+    format!("http://127.0.0.1:{}", free_port())
+}
+
+#[tokio::test]
+async fn a_dead_first_endpoint_is_passed_over() {
+    let server = Server::start();
+    let settings = settings(&[&dead_endpoint(), &server.endpoint]);
+    let etcd = connect(&settings, "a");
+    ready(&etcd).await;
+    let (_, leader) = acquire(&etcd).await;
+    for _ in 0..50 {
+        held(&etcd, &leader).await;
+    }
+    // A call that has one node only is served too: the failure of the first chose the second.
+    let written = etcd.write(&Key::Status, "{}", Condition::Always).await.unwrap();
+    assert!(matches!(written, Written::Applied(_)));
+}
+
+#[tokio::test]
+async fn a_silent_first_endpoint_is_passed_over() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = Server::start();
+    ready(&connect(&settings(&[&server.endpoint]), "x")).await;
+    let first = format!("http://{}", silent.local_addr().unwrap());
+    let etcd = connect(&settings(&[&first, &server.endpoint]), "a");
+    let before = ptarmigan_clock::now();
+    acquire(&etcd).await;
+    assert!(ptarmigan_clock::now().since(before) < TIMING.retry_timeout);
+}
+
+#[tokio::test]
+async fn a_5_refused_connections_are_unreachable_within_the_budget() {
+    let etcd = connect(&settings(&[&dead_endpoint(), &dead_endpoint()]), "a");
+    let before = ptarmigan_clock::now();
+    let answers = tokio::join!(
+        etcd.acquire(),
+        etcd.probe(),
+        etcd.view(),
+        etcd.view_fresh(),
+        etcd.write(&Key::Sync, "{}", Condition::Absent),
+        etcd.put_member("{}"),
+    );
+    let took = ptarmigan_clock::now().since(before);
+    assert!(matches!(answers.0, Err(Error::Unreachable(_))), "{:?}", answers.0);
+    assert!(matches!(answers.1, Err(Error::Unreachable(_))), "{:?}", answers.1);
+    assert!(matches!(answers.2, Err(Error::Unreachable(_))), "{:?}", answers.2);
+    assert!(matches!(answers.3, Err(Error::Unreachable(_))), "{:?}", answers.3);
+    assert!(matches!(answers.4, Err(Error::Unreachable(_))), "{:?}", answers.4);
+    assert!(matches!(answers.5, Err(Error::Unreachable(_))), "{:?}", answers.5);
+    assert!(took < TIMING.retry_timeout + Duration::from_secs(1), "{took:?}");
+    let before = ptarmigan_clock::now();
+    let answer = etcd.write(&Key::Status, "{}", Condition::Always).await;
+    assert!(matches!(answer, Err(Error::Unreachable(_))), "{answer:?}");
+    assert!(ptarmigan_clock::now().since(before) < Duration::from_secs(1), "one node is not asked for long");
+}
+
+#[tokio::test]
+async fn a_frozen_server_is_indeterminate_and_good_again_after() {
+    let server = Server::start();
+    let etcd = connect(&settings(&[&server.endpoint]), "a");
+    ready(&etcd).await;
+    let (_, leader) = acquire(&etcd).await;
+    server.signal(Signal::STOP);
+    let before = ptarmigan_clock::now();
+    let answer = etcd.renew(&leader).await;
+    let took = ptarmigan_clock::now().since(before);
+    server.signal(Signal::CONT);
+    assert!(matches!(answer, Err(Error::Indeterminate(_))), "{answer:?}");
+    assert!(took < TIMING.retry_timeout + Duration::from_secs(1), "{took:?}");
+    let grant = held(&etcd, &leader).await;
+    assert!(grant.sent_at > before + took, "an unanswered renewal must not count");
+}
+
+#[tokio::test]
+async fn a_watch_survives_a_restart() {
+    let mut server = Server::start();
+    let (a, b) = (connect(&settings(&[&server.endpoint]), "a"), connect(&settings(&[&server.endpoint]), "b"));
+    ready(&a).await;
+    let (_, leader) = acquire(&a).await;
+    eventually("b sees a", async || b.view().await.unwrap().cluster.is_leader(&"a".into())).await;
+    server.kill();
+    let before = ptarmigan_clock::now();
+    eventually("the copy is given up", async || matches!(b.view().await, Err(Error::Unreachable(_)))).await;
+    assert!(ptarmigan_clock::now().since(before) < TIMING.retry_timeout * 2);
+    assert!(matches!(a.renew(&leader).await, Err(Error::Unreachable(_) | Error::Indeterminate(_))));
+    let changes = *b.changes().borrow();
+    server.run();
+    ready(&a).await;
+    held(&a, &leader).await;
+    a.write(&Key::Config, r#"{"ttl":31}"#, Condition::Always).await.unwrap();
+    eventually("b sees the new configuration", async || {
+        b.view().await.is_ok_and(|view| view.cluster.config.is_some())
+    })
+    .await;
+    let after = *b.changes().borrow();
+    assert!(after.config > changes.config && after.other > changes.other);
+    assert_eq!(after.leader, changes.leader, "the same key is no change");
+}
+
+/// Renews ten times after `harm`, follows the view and a foreign write.
+async fn survives(servers: &mut [Server], settings: &EtcdSettings, harm: impl FnOnce(&mut [Server])) {
+    let (a, b) = (connect(settings, "a"), connect(settings, "b"));
+    ready(&a).await;
+    let (_, leader) = acquire(&a).await;
+    b.view().await.unwrap();
+    // The member list comes beside the first answers.
+    tokio::time::timeout(support::PATIENCE, async {
+        while servers.len() > 1 && a.view_fresh().await.unwrap().cluster.members.is_empty() {
+            a.put_member("{}").await.unwrap();
+            pause().await;
+        }
+    })
+    .await
+    .unwrap();
+    harm(servers);
+    for _ in 0..10 {
+        held(&a, &leader).await;
+    }
+    a.write(&Key::Sync, r#"{"leader":"a"}"#, Condition::Absent).await.unwrap();
+    eventually("b follows", async || {
+        // Its own requests tell it that the node is gone.
+        let _ = b.keep_lease(true).await;
+        b.view().await.is_ok_and(|view| view.cluster.sync.revision != 0)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_servers_may_die() {
+    let mut servers = Server::cluster(3, "http", &[]);
+    let endpoints: Vec<String> = servers.iter().map(|server| server.endpoint.clone()).collect();
+    let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+    survives(&mut servers, &settings(&endpoints), |servers| servers[0].kill()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_servers_may_freeze() {
+    let mut servers = Server::cluster(3, "http", &[]);
+    let endpoints: Vec<String> = servers.iter().map(|server| server.endpoint.clone()).collect();
+    let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+    survives(&mut servers, &settings(&endpoints), |servers| servers[0].signal(Signal::STOP)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_5_members_are_discovered_from_one_endpoint() {
+    let mut servers = Server::cluster(3, "http", &[]);
+    let only = servers[0].endpoint.clone();
+    survives(&mut servers, &settings(&[&only]), |servers| servers[0].kill()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_5_proxies_are_not_left() {
+    let mut servers = Server::cluster(3, "http", &[]);
+    let settings = EtcdSettings { use_proxies: true, ..settings(&[&servers[0].endpoint]) };
+    let etcd = connect(&settings, "a");
+    ready(&etcd).await;
+    let (_, leader) = acquire(&etcd).await;
+    servers[0].kill();
+    let answer = etcd.renew(&leader).await;
+    assert!(matches!(answer, Err(Error::Unreachable(_) | Error::Indeterminate(_))), "{answer:?}");
+}
+
+/// A handle behind a proxy that can lose answers, and one that is not.
+async fn behind_proxy(server: &Server) -> (Proxy, Etcd, Etcd) {
+    let other = connect(&settings(&[&server.endpoint]), "other");
+    ready(&other).await;
+    let proxy = Proxy::start(&server.endpoint).await;
+    let settings = EtcdSettings { use_proxies: true, ..settings(&[&proxy.endpoint]) };
+    let etcd = Etcd::connect(&settings, path(), "a".into(), TIMING, false).unwrap();
+    etcd.keep_lease(true).await.unwrap();
+    (proxy, etcd, other)
+}
+
+#[tokio::test]
+async fn a_write_with_a_lost_answer_is_found_by_its_repetition() {
+    let server = Server::start();
+    let (proxy, a, other) = behind_proxy(&server).await;
+    proxy.lose_answers();
+    let heal = async {
+        eventually("the write is carried out", async || {
+            other.view_fresh().await.unwrap().cluster.sync.revision != 0
+        })
+        .await;
+        proxy.heal();
+    };
+    let (written, ()) = tokio::join!(a.write(&Key::Sync, r#"{"leader":"a"}"#, Condition::Absent), heal);
+    let revision = other.view_fresh().await.unwrap().cluster.sync.revision;
+    assert_eq!(written, Ok(Written::Applied(revision)));
+}
+
+#[tokio::test]
+async fn a_write_with_a_lost_answer_that_was_overwritten_is_indeterminate() {
+    let server = Server::start();
+    let (proxy, a, other) = behind_proxy(&server).await;
+    proxy.lose_answers();
+    let heal = async {
+        eventually("the write is carried out", async || {
+            other.view_fresh().await.unwrap().cluster.sync.revision != 0
+        })
+        .await;
+        other.write(&Key::Sync, r#"{"leader":"b"}"#, Condition::Always).await.unwrap();
+        proxy.heal();
+    };
+    let (written, ()) = tokio::join!(a.write(&Key::Sync, r#"{"leader":"a"}"#, Condition::Absent), heal);
+    assert!(matches!(written, Err(Error::Indeterminate(_))), "{written:?}");
+}
+
+#[tokio::test]
+async fn a_write_whose_answers_stay_lost_is_indeterminate() {
+    let server = Server::start();
+    let (proxy, a, other) = behind_proxy(&server).await;
+    proxy.lose_answers();
+    let written = a.write(&Key::Config, "{}", Condition::Absent).await;
+    assert!(matches!(written, Err(Error::Indeterminate(_))), "{written:?}");
+    assert!(other.view_fresh().await.unwrap().cluster.config.is_some());
+}
+
+#[tokio::test]
+async fn a_renewal_with_lost_answers_moves_no_grant() {
+    let server = Server::start();
+    let (proxy, a, _other) = behind_proxy(&server).await;
+    let (_, leader) = acquire(&a).await;
+    proxy.lose_answers();
+    let answer = a.renew(&leader).await;
+    assert!(matches!(answer, Err(Error::Indeterminate(_))), "{answer:?}");
+    let lost_until = ptarmigan_clock::now();
+    proxy.heal();
+    let grant = held(&a, &leader).await;
+    assert!(grant.sent_at >= lost_until);
+}
+
+#[tokio::test]
+async fn a_race_that_cannot_refresh_its_lease_touches_nothing() {
+    let server = Server::start();
+    let (proxy, a, other) = behind_proxy(&server).await;
+    proxy.lose_answers();
+    let answer = a.acquire().await;
+    assert!(matches!(answer, Err(Error::Unreachable(_))), "{answer:?}");
+    assert!(other.view_fresh().await.unwrap().cluster.is_unlocked());
+}
+
+#[tokio::test]
+async fn without_a_watch_each_view_is_fresh() {
+    let server = Server::start();
+    let (_proxy, a, other) = behind_proxy(&server).await;
+    let changes = a.changes();
+    for round in 1..=10_u64 {
+        other.write(&Key::Optime, &round.to_string(), Condition::Always).await.unwrap();
+        assert_eq!(a.view().await.unwrap().cluster.status.last_lsn.0, round);
+    }
+    assert!(!changes.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn keys_are_where_patroni_has_them() {
+    let server = Server::start();
+    let etcd = connect(&settings(&[&server.endpoint]), "a");
+    ready(&etcd).await;
+    acquire(&etcd).await;
+    etcd.put_member(r#"{"state":"running"}"#).await.unwrap();
+    let keys = server.ctl(&["get", "--prefix", "/service/demo/"]);
+    let expected = "/service/demo/leader\na\n/service/demo/members/a\n{\"state\":\"running\"}\n";
+    assert_eq!(keys, expected);
+    let leases = server.ctl(&["lease", "list"]);
+    assert!(leases.contains(&etcd.own_lease().unwrap().0), "{leases}");
+}
