@@ -60,6 +60,11 @@ impl Etcd {
         Ok(Self { store, watcher })
     }
 
+    /// Takes other credentials over, as a reload of the configuration brings them.
+    pub fn set_credentials(&self, username: Option<String>, password: Option<String>) {
+        self.store.pool.set_credentials(username, password);
+    }
+
     /// Asks whether there is an etcd that can be used: within `retry_timeout`, and without waiting for one that is
     /// not there. Warns where the section was `etcd:`.
     ///
@@ -142,6 +147,6 @@ impl Dcs for Etcd {
     }
 
     fn describe(&self) -> String {
-        format!("etcd at {}", self.store.pool.settings().endpoints.join(", "))
+        format!("etcd at {}", self.store.pool.candidates().join(", "))
     }
 }

@@ -57,7 +57,7 @@ impl Deadline {
 
 /// The nodes, and how to call them. Shared by the operations and the watch.
 pub(crate) struct Pool {
-    settings: EtcdSettings,
+    settings: Mutex<Arc<EtcdSettings>>,
     timing: Mutex<Timing>,
     nodes: Mutex<Nodes>,
     /// Counts how often answers began to come by another connection.
@@ -67,7 +67,12 @@ pub(crate) struct Pool {
 impl Pool {
     pub(crate) fn new(settings: EtcdSettings, timing: Timing) -> Self {
         let nodes = Mutex::new(Nodes::new(settings.endpoints.clone()));
-        Self { settings, timing: Mutex::new(timing), nodes, switched: watch::Sender::new(0) }
+        Self {
+            settings: Mutex::new(Arc::new(settings)),
+            timing: Mutex::new(timing),
+            nodes,
+            switched: watch::Sender::new(0),
+        }
     }
 
     pub(crate) fn timing(&self) -> Timing {
@@ -82,8 +87,18 @@ impl Pool {
         }
     }
 
-    pub(crate) fn settings(&self) -> &EtcdSettings {
-        &self.settings
+    pub(crate) fn settings(&self) -> Arc<EtcdSettings> {
+        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on other credentials are used; tokens of the former ones are given up.
+    pub(crate) fn set_credentials(&self, username: Option<String>, password: Option<String>) {
+        let before = self.settings();
+        if before.username != username || before.password != password {
+            let settings = Arc::new(EtcdSettings { username, password, ..(*before).clone() });
+            *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+            self.nodes().close_all();
+        }
     }
 
     /// Wakes when answers begin to come by another connection.
@@ -93,6 +108,11 @@ impl Pool {
 
     pub(crate) fn current(&self) -> Option<String> {
         self.nodes().current().map(str::to_owned)
+    }
+
+    /// Every known node, the current one first.
+    pub(crate) fn candidates(&self) -> Vec<String> {
+        self.nodes().candidates()
     }
 
     /// The connection that the last answer came by.
@@ -245,11 +265,12 @@ impl Pool {
         deadline: Deadline,
         text: String,
     ) -> Result<(), Next> {
-        if self.settings.username.is_none() {
+        let settings = self.settings();
+        if settings.username.is_none() {
             return Err(Next::Fail(Failure::Api(text)));
         }
         tracing::debug!(reason = %text, "authenticating again");
-        let authenticated = connection::authenticate(&self.settings, client);
+        let authenticated = connection::authenticate(&settings, client);
         tokio::time::timeout(deadline.remaining(), authenticated)
             .await
             .map_err(|_| Next::Switch { sent: false, text: "no token in time".into() })?
@@ -262,7 +283,7 @@ impl Pool {
             return Ok(connection);
         }
         let limits = Limits::new(self.attempt(), self.timing().ttl);
-        let client = connection::open(&self.settings, endpoint, limits).await?;
+        let client = connection::open(&self.settings(), endpoint, limits).await?;
         if self.nodes().is_only_advertised(endpoint) {
             let status = client.clone().status().await.map_err(|error| match judge(&error) {
                 Next::Switch { text, .. } => Next::Switch { sent: false, text },
@@ -288,7 +309,8 @@ impl Pool {
 
     /// Fetches another token, as far as one is needed and to be had.
     pub(crate) async fn renew_token(&self, client: &Client) {
-        let authenticated = connection::authenticate(&self.settings, client);
+        let settings = self.settings();
+        let authenticated = connection::authenticate(&settings, client);
         match tokio::time::timeout(self.attempt(), authenticated).await {
             Ok(Ok(())) => {}
             Ok(Err(next)) => tracing::debug!(?next, "no token"),
@@ -299,7 +321,7 @@ impl Pool {
     /// Fetches the member list beside everything else, so that no renewal waits for it.
     fn discover_if_due(self: &Arc<Self>) {
         let ttl = self.timing().ttl;
-        if self.settings.use_proxies || !self.nodes().take_discovery(ptarmigan_clock::now(), ttl) {
+        if self.settings().use_proxies || !self.nodes().take_discovery(ptarmigan_clock::now(), ttl) {
             return;
         }
         let pool = Arc::clone(self);

@@ -1,5 +1,7 @@
 //! The conformance suite on a real etcd.
 
+#![allow(clippy::unwrap_used, reason = "test code, helpers included")]
+
 mod support;
 
 use std::time::Duration;
