@@ -5,6 +5,10 @@
 //! digits: it stays the same in every release, because a new daemon must find an old guardian. Nothing is put into
 //! the data directory, because pg_basebackup would copy it.
 //!
+//! The folder must last as long as the guardian, not only as long as the daemon: under systemd that means
+//! `RuntimeDirectoryPreserve=yes`, and no `PrivateTmp=yes` where `/tmp` is used. A daemon that finds the folder
+//! emptied starts a second guardian, to which the running PostgreSQL is a foreign process.
+//!
 //! Whoever can write to these folders can command PostgreSQL, so a folder that is not ours alone is refused.
 
 use std::fs;

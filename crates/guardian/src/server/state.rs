@@ -155,7 +155,7 @@ impl Core {
             Phase::Running { postmaster, killed } if postmaster.pid == pid => {
                 let how = how(status);
                 let gone = Gone { pid, generation: postmaster.generation, how };
-                log(format_args!("postmaster {pid} has ended: {how:?}"));
+                log(format_args!("postmaster {pid} has ended: {how}"));
                 let killed = std::mem::take(killed);
                 self.phase = Phase::Reaping(Reaping { gone, since: now(), killed, orphans_killed: 0 });
                 Some(Event::Reaping(gone))
