@@ -263,6 +263,65 @@ async fn a_race_that_cannot_refresh_its_lease_touches_nothing() {
 }
 
 #[tokio::test]
+async fn a_race_with_a_lost_answer_is_found_by_its_repetition() {
+    let server = Server::start();
+    let (proxy, a, other) = behind_proxy(&server).await;
+    proxy.lose_answers_to("/service/demo/leader");
+    let heal = async {
+        eventually("the race is won", async || !other.view_fresh().await.unwrap().cluster.is_unlocked())
+            .await;
+        proxy.heal();
+    };
+    let (verdict, ()) = tokio::join!(a.acquire(), heal);
+    let Ok(Verdict::Held(grant)) = verdict else { panic!("{verdict:?}") };
+    let leader = other.view_fresh().await.unwrap().cluster.leader.unwrap();
+    assert_eq!((Some(grant.lease), grant.create_revision), (leader.lease, leader.create_revision));
+}
+
+#[tokio::test]
+async fn a_race_whose_answers_stay_lost_is_indeterminate() {
+    let server = Server::start();
+    let (proxy, a, other) = behind_proxy(&server).await;
+    proxy.lose_answers_to("/service/demo/leader");
+    let answer = a.acquire().await;
+    assert!(matches!(answer, Err(Error::Indeterminate(_))), "{answer:?}");
+    let leader = other.view_fresh().await.unwrap().cluster.leader.expect("it was won all the same");
+    proxy.heal();
+    held(&a, &leader).await;
+}
+
+#[tokio::test]
+async fn a_release_with_a_lost_answer_is_found_by_its_repetition() {
+    let server = Server::start();
+    let (proxy, a, other) = behind_proxy(&server).await;
+    let (_, leader) = acquire(&a).await;
+    proxy.lose_answers_to("/service/demo/leader");
+    let heal = async {
+        eventually("the key goes", async || other.view_fresh().await.unwrap().cluster.is_unlocked()).await;
+        proxy.heal();
+    };
+    let (released, ()) = tokio::join!(a.release(&leader), heal);
+    assert_eq!(released, Ok(true));
+}
+
+#[tokio::test]
+async fn a_comparison_with_a_lost_answer_is_repeated() {
+    let server = Server::start();
+    let (proxy, a, _other) = behind_proxy(&server).await;
+    let (_, leader) = acquire(&a).await;
+    proxy.lose_answers_to("/service/demo/leader");
+    let heal = async {
+        eventually("the comparison is sent", async || proxy.loses_answers()).await;
+        let sent = ptarmigan_clock::now();
+        proxy.heal();
+        sent
+    };
+    let before = ptarmigan_clock::now();
+    let (grant, sent) = tokio::join!(held(&a, &leader), heal);
+    assert!(grant.sent_at >= before && grant.sent_at < sent, "the keep-alive before the comparison counts");
+}
+
+#[tokio::test]
 async fn without_a_watch_each_view_is_fresh() {
     let server = Server::start();
     let (_proxy, a, other) = behind_proxy(&server).await;

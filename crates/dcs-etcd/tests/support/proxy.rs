@@ -1,7 +1,7 @@
 //! A TCP relay that can keep back what the server answers, or everything.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -11,10 +11,16 @@ use tokio::{
     sync::watch,
 };
 
+#[derive(Default)]
+struct State {
+    deaf: AtomicBool,
+    trigger: Mutex<Option<String>>,
+}
+
 /// The relay in front of one server. Ends with the test's runtime.
 pub(crate) struct Proxy {
     pub(crate) endpoint: String,
-    deaf: Arc<AtomicBool>,
+    state: Arc<State>,
     /// Closes every open connection.
     cut: watch::Sender<u64>,
 }
@@ -24,26 +30,35 @@ impl Proxy {
         let server = server.rsplit_once('/').unwrap().1.to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let deaf = Arc::new(AtomicBool::new(false));
+        let state = Arc::<State>::default();
         let cut = watch::Sender::new(0);
-        let (flag, closed) = (Arc::clone(&deaf), cut.clone());
+        let (shared, closed) = (Arc::clone(&state), cut.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
-                tokio::spawn(relay(client, server, Arc::clone(&flag), closed.subscribe()));
+                tokio::spawn(relay(client, server, Arc::clone(&shared), closed.subscribe()));
             }
         });
-        Self { endpoint, deaf, cut }
+        Self { endpoint, state, cut }
     }
 
     /// From now on requests get through and answers do not.
     pub(crate) fn lose_answers(&self) {
-        self.deaf.store(true, Ordering::SeqCst);
+        self.state.deaf.store(true, Ordering::SeqCst);
+    }
+
+    /// As [`Proxy::lose_answers`], from the first request on that contains `text`.
+    pub(crate) fn lose_answers_to(&self, text: &str) {
+        *self.state.trigger.lock().unwrap() = Some(text.to_owned());
+    }
+
+    pub(crate) fn loses_answers(&self) -> bool {
+        self.state.deaf.load(Ordering::SeqCst)
     }
 
     /// From now on everything gets through again; connections that lost something are closed.
     pub(crate) fn heal(&self) {
-        self.deaf.store(false, Ordering::SeqCst);
+        self.state.deaf.store(false, Ordering::SeqCst);
         self.cut.send_modify(|count| *count += 1);
     }
 }
@@ -51,7 +66,7 @@ impl Proxy {
 async fn relay(
     mut client: TcpStream,
     mut server: TcpStream,
-    deaf: Arc<AtomicBool>,
+    state: Arc<State>,
     mut cut: watch::Receiver<u64>,
 ) {
     let (mut from_client, mut to_client) = client.split();
@@ -59,13 +74,25 @@ async fn relay(
     let answers = async {
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
-            if !deaf.load(Ordering::SeqCst) && to_client.write_all(&buffer[..count]).await.is_err() {
+            if !state.deaf.load(Ordering::SeqCst) && to_client.write_all(&buffer[..count]).await.is_err() {
+                break;
+            }
+        }
+    };
+    let requests = async {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+            let text = String::from_utf8_lossy(&buffer[..count]);
+            if state.trigger.lock().unwrap().take_if(|trigger| text.contains(trigger.as_str())).is_some() {
+                state.deaf.store(true, Ordering::SeqCst);
+            }
+            if to_server.write_all(&buffer[..count]).await.is_err() {
                 break;
             }
         }
     };
     tokio::select! {
-        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+        () = requests => {}
         () = answers => {}
         _ = cut.changed() => {}
     }
