@@ -3,6 +3,10 @@
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 
+/// The header of an answer that says that the DCS, and not the request, is at fault; `ptctl` then writes the key
+/// itself, as it does where a Patroni closes the connection.
+pub const DCS_HEADER: &str = "x-ptarmigan-dcs";
+
 /// A request that the agent carries out. Syntax is checked by REST; everything that needs the DCS, PostgreSQL or a
 /// peer is checked by the agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +50,7 @@ pub struct FailoverRequest {
     pub candidate: Option<String>,
     /// When; with a zone and in the future.
     pub scheduled_at: Option<jiff::Timestamp>,
-    /// The schedule as it was written, stored in the DCS.
+    /// The schedule in ISO 8601 with the zone it was written in, stored in the DCS.
     pub scheduled_at_text: Option<String>,
 }
 
@@ -63,7 +67,7 @@ pub struct RestartRequest {
     pub timeout_s: Option<u64>,
     /// Only if a restart is pending.
     pub restart_pending: bool,
-    /// The body as it came, for the member key.
+    /// The body for the member key, with `schedule` in ISO 8601 and `timeout` in seconds.
     pub body: Map<String, Value>,
 }
 
@@ -89,6 +93,12 @@ impl Reply {
     /// A plain message.
     pub fn text(status: u16, text: impl Into<String>) -> Self {
         Self { status, body: Body::Text(text.into()) }
+    }
+
+    /// The DCS failed while the request was carried out (contract surface A.1, H.4): the server adds
+    /// [`DCS_HEADER`] to exactly this answer.
+    pub fn dcs_unreachable() -> Self {
+        Self::text(503, "DCS is not accessible")
     }
 
     /// A JSON document.
