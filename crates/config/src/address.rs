@@ -59,9 +59,9 @@ impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = &self.host;
         if host.contains(':') && !host.contains(',') {
-            write!(f, "[{host}]")?
+            write!(f, "[{host}]")?;
         } else {
-            f.write_str(host)?
+            f.write_str(host)?;
         }
         if self.port == 0 { Ok(()) } else { write!(f, ":{}", self.port) }
     }

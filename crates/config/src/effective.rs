@@ -1,5 +1,7 @@
 //! Defaults, dynamic and local configuration made one (contract C.2).
 
+use std::fmt;
+
 use ptarmigan_types::scalar::{is_truthy, python_int, python_str};
 use serde_json::{Map, Value, json};
 
@@ -21,7 +23,9 @@ fn list(faults: &[Warning]) -> String {
 }
 
 /// The configuration in force.
-#[derive(Clone, Debug)]
+///
+/// `Debug` leaves the JSON out: it holds passwords.
+#[derive(Clone)]
 pub struct Effective {
     /// The local configuration as it was written.
     pub local: Map<String, Value>,
@@ -33,6 +37,13 @@ pub struct Effective {
     pub settings: Settings,
     /// What was odd.
     pub warnings: Vec<Warning>,
+}
+
+impl fmt::Debug for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Effective");
+        shown.field("settings", &self.settings).field("warnings", &self.warnings).finish_non_exhaustive()
+    }
 }
 
 impl Effective {

@@ -1,6 +1,9 @@
 //! `PATRONI_*` variables as a configuration (contract C.1, `env_vars.tsv`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use ptarmigan_types::scalar::{parse_bool, parse_int};
 use serde_json::{Map, Value};
@@ -170,7 +173,9 @@ enum As {
 }
 
 /// The configuration that environment variables make.
-#[derive(Clone, Debug, Default, PartialEq)]
+///
+/// `Debug` leaves the configuration out: it holds passwords.
+#[derive(Clone, Default, PartialEq)]
 pub struct Environment {
     /// The configuration; merged over the file's (contract CF-2).
     pub config: Map<String, Value>,
@@ -180,6 +185,13 @@ pub struct Environment {
     pub consumed: BTreeSet<String>,
     /// Values that could not be read. A value is never repeated here.
     pub warnings: Vec<Warning>,
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Environment");
+        shown.field("consumed", &self.consumed).field("warnings", &self.warnings).finish_non_exhaustive()
+    }
 }
 
 impl Environment {
@@ -344,6 +356,9 @@ impl Reader {
                 (read_yaml(text, bare.then_some(('{', '}'))), "not a YAML mapping")
             }
         };
+        if value.is_none() && kind == As::Format {
+            return Some(as_text());
+        }
         if value.is_none() && !text.is_empty() {
             let name = format!("{PREFIX}{}", variable.to_uppercase());
             self.result.warnings.push(Warning::new(name, format!("the value is {expected}: ignored")));

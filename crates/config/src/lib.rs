@@ -1,7 +1,7 @@
 //! Configuration: YAML files, `PATRONI_*` variables and the dynamic configuration of the DCS become typed
 //! settings (contract C).
 //!
-//! Pure except for [`mod@load`], which reads the files, and `validate`, whose side-effect checks are asked for
+//! Pure except for [`mod@load`], which reads the files, and [`validate`], whose side-effect checks are asked for
 //! explicitly.
 
 pub mod address;
@@ -13,6 +13,7 @@ pub mod load;
 pub mod options;
 pub mod secret;
 pub mod settings;
+pub mod validate;
 pub mod warning;
 pub mod yaml;
 

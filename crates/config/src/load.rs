@@ -1,7 +1,7 @@
 //! Reading the local configuration (contract CF-1 to CF-4).
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -41,7 +41,9 @@ pub enum Error {
 }
 
 /// The local configuration as it was written, environment included.
-#[derive(Clone, Debug, Default, PartialEq)]
+///
+/// `Debug` leaves the configuration out: it holds passwords.
+#[derive(Clone, Default, PartialEq)]
 pub struct LocalConfig {
     /// The configuration.
     pub config: Map<String, Value>,
@@ -49,6 +51,13 @@ pub struct LocalConfig {
     pub source: Option<PathBuf>,
     /// Duplicate keys and unreadable variables.
     pub warnings: Vec<Warning>,
+}
+
+impl fmt::Debug for LocalConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("LocalConfig");
+        shown.field("source", &self.source).field("warnings", &self.warnings).finish_non_exhaustive()
+    }
 }
 
 /// Loads the local configuration.
@@ -92,17 +101,18 @@ pub fn load(argument: Option<&Path>, environment: &Environment) -> Result<LocalC
 }
 
 /// Loads a file, or the `*.yml` and `*.yaml` files of a folder in their sorted order, later ones merged over
-/// earlier ones (CF-1, CF-6).
+/// earlier ones (CF-1, CF-6). A section that is null at the top counts as absent, in a single file, too.
 ///
 /// # Errors
 /// Where a file cannot be read or is no mapping.
 pub fn load_path(path: &Path, warnings: &mut Vec<Warning>) -> Result<Map<String, Value>, Error> {
     let read_error = |source| Error::Read { path: path.to_path_buf(), source };
-    if !path.is_dir() {
-        return load_file(path, warnings);
-    }
     let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(read_error)? {
+    if !path.is_dir() {
+        files.push(path.to_path_buf());
+    }
+    let entries = if path.is_dir() { Some(fs::read_dir(path).map_err(read_error)?) } else { None };
+    for entry in entries.into_iter().flatten() {
         let file = entry.map_err(read_error)?.path();
         let is_yaml = file.extension().is_some_and(|extension| extension == "yml" || extension == "yaml");
         if is_yaml && file.is_file() {

@@ -94,7 +94,17 @@ fn scan_failure(text: &str, error: &ScanError) -> Failure {
     {
         return Failure::CommentTooClose(at);
     }
-    error_at(error.marker(), error.info()).into()
+    let mut error = error_at(error.marker(), error.info());
+    if error.reason.ends_with("unknown anchor") {
+        error.reason =
+            "'*' begins a reference to an anchor, and none has this name: put the value in quotes".to_owned();
+    }
+    if error.reason == "simple key expected ':'" {
+        error.reason =
+            "this line is no 'key: value' and continues nothing: a ':' or the indentation is wrong"
+                .to_owned();
+    }
+    error.into()
 }
 
 /// Reads one document that must be a mapping.
