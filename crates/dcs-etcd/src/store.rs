@@ -171,3 +171,60 @@ pub(crate) fn from_i64(number: i64) -> u64 {
 pub(crate) fn to_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::EtcdSettings;
+
+    /// No etcd behind it and no watch: what it shows comes from own writes alone.
+    fn alone() -> Store {
+        let second = Duration::from_secs(1);
+        let timing = Timing { ttl: second, loop_wait: second, retry_timeout: second };
+        let pool = Arc::new(Pool::new(EtcdSettings::default(), timing));
+        Store::new(pool, ClusterPath::new("service", "demo"), "a".into())
+    }
+
+    fn leader_key(revision: Revision) -> RawValue {
+        RawValue { value: "a".into(), revision, create_revision: revision, lease: None }
+    }
+
+    #[tokio::test]
+    async fn own_writes_are_shown_before_the_watch_brings_them() {
+        let store = alone();
+        let mut woken = store.changes.subscribe();
+        store.cache().follow(0);
+        store.show_put(&Key::Leader, leader_key(7));
+        assert!(store.view_watched().await.unwrap().cluster.is_leader(&"a".into()));
+        assert!(woken.has_changed().unwrap());
+        woken.mark_unchanged();
+        store.show_put(&Key::Leader, leader_key(7));
+        assert!(!woken.has_changed().unwrap(), "the same news twice");
+        store.show_delete(&Key::Leader, 8);
+        assert!(store.view_watched().await.unwrap().cluster.is_unlocked());
+        assert_eq!(woken.borrow_and_update().leader, 2);
+    }
+
+    #[tokio::test]
+    async fn a_5_a_view_waits_for_the_rebuild_and_then_fails() {
+        let store = Arc::new(alone());
+        store.cache().follow(0);
+        store.demand_rebuild();
+        let before = ptarmigan_clock::now();
+        assert!(matches!(store.view_watched().await, Err(Error::Unreachable(_))));
+        assert!(ptarmigan_clock::now().since(before) >= store.timing().retry_timeout);
+        let rebuilt = async {
+            tokio::task::yield_now().await;
+            store.cache().follow(1);
+            store.cache_moved.send_modify(|count| *count += 1);
+        };
+        let (view, ()) = tokio::join!(store.view_watched(), rebuilt);
+        assert!(view.is_ok());
+    }
+
+    #[test]
+    fn a_5_a_race_needs_a_second_after_the_lease() {
+        assert!(Store::enough_time(Deadline::after(Duration::from_millis(900))).is_err());
+        assert!(Store::enough_time(Deadline::after(Duration::from_millis(1500))).is_ok());
+    }
+}
