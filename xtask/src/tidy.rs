@@ -2,6 +2,7 @@
 
 mod attributes;
 mod contract;
+mod dependencies;
 mod docs;
 mod layers;
 mod names;
@@ -52,6 +53,7 @@ pub(crate) fn run(root: &Path) -> Result<ExitCode> {
     let rules = Rules::parse(&rules.text);
     let mut offences: Vec<Offence> = sources.iter().flat_map(|source| check(source, &rules)).collect();
     offences.extend(layers::check(root)?);
+    offences.extend(dependencies::check(&sources));
     offences.sort();
     for source in &sources {
         let lines = size::file_lines(source);

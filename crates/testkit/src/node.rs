@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The name of the guardian's process as the kernel shows it.
-const GUARDIAN: &str = "ptarmigan-guard";
+pub const GUARDIAN: &str = "ptarmigan-guard";
 
 /// What runs the node.
 #[derive(Clone, Debug)]
@@ -68,14 +68,17 @@ impl Node {
     /// # Errors
     /// No PostgreSQL is installed, or the file system refuses.
     pub fn new(workspace: &Workspace, spec: Spec, change: impl FnOnce(&mut Value)) -> Result<Self> {
+        let home = workspace.folder(&spec.name)?;
+        // where daemon and guardian meet
+        let run_dir = workspace.folder(&format!("{}/run", spec.name))?;
         let node = Self {
             workspace: workspace.clone(),
-            home: workspace.folder(&spec.name)?,
+            home,
             rest: Port::reserve()?,
             postgres: Port::reserve()?,
             spec,
             daemon: None,
-            environment: Vec::new(),
+            environment: vec![("PTARMIGAN_RUN_DIR".to_owned(), run_dir.display().to_string())],
         };
         let mut config = config::default(&node)?;
         change(&mut config);
@@ -102,6 +105,9 @@ impl Node {
     /// # Errors
     /// The program cannot be started.
     pub fn start(&mut self) -> Result<()> {
+        if let Some(daemon) = &mut self.daemon {
+            daemon.kill_alone();
+        }
         self.daemon = None;
         let mut command = match &self.spec.runner {
             Runner::Ptarmigan(binaries) => {
@@ -138,9 +144,10 @@ impl Node {
     /// # Errors
     /// It does not run.
     pub fn kill_daemon(&mut self) -> Result<()> {
-        let daemon = self.daemon()?;
-        // the daemon alone, not its group: PostgreSQL or the guardian may be in it
-        daemon.signal(Signal::KILL)
+        // the daemon alone, not its group: PostgreSQL may be in it
+        self.daemon()?.kill_alone();
+        self.daemon = None;
+        Ok(())
     }
 
     /// Freezes the whole node, as a suspended virtual machine would be.
@@ -183,6 +190,11 @@ impl Node {
     pub fn daemon_pid(&mut self) -> Option<Pid> {
         let daemon = self.daemon.as_mut()?;
         daemon.exit_status().is_none().then(|| daemon.pid())
+    }
+
+    /// The guardian's process id while it lives.
+    pub fn guardian_pid(&self) -> Option<Pid> {
+        self.processes().iter().find(|found| found.name == GUARDIAN).map(|found| found.pid)
     }
 
     /// Everything of the node that lives: daemon, guardian, PostgreSQL.

@@ -20,9 +20,11 @@ pub const MARK: &str = "PTARMIGAN_TESTKIT";
 /// Variables of ours that a child may see.
 const INHERITED: [&str; 4] = ["PATH", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE"];
 
-/// Programs that are recognised by their folder as well, because they may not show the environment they were given:
-/// PostgreSQL overwrites it with its process title.
-const KNOWN_BY_FOLDER: [&str; 3] = ["postgres", "postmaster", "ptarmigan"];
+/// PostgreSQL overwrites the environment it was given with its process title: it is known by where it works.
+const SERVERS: [&str; 2] = ["postgres", "postmaster"];
+/// The guardian is given no environment and works in `/`: it is known by the paths it was started with. Names as the
+/// kernel shows them.
+const DAEMONS: [&str; 2] = ["ptarmigan", "ptarmigan-guard"];
 
 /// A command with a clean environment, for the workspace's user, in the folder `home`.
 pub fn command(workspace: &Workspace, home: &Path, program: impl AsRef<OsStr>) -> Command {
@@ -140,6 +142,14 @@ impl Process {
         .await
     }
 
+    /// Kills this one process with SIGKILL, not its group, and waits until it is gone.
+    pub fn kill_alone(&mut self) {
+        if self.exit_status().is_none() {
+            let _ = kill_process(self.pid(), Signal::KILL);
+            self.exit = self.child.wait().ok();
+        }
+    }
+
     /// Kills its whole process group with SIGKILL and waits until the process is gone.
     pub fn kill(&mut self) {
         if self.exit_status().is_none() {
@@ -177,8 +187,8 @@ pub struct Found {
     pub name: String,
 }
 
-/// Every living process that belongs to `dir`: marked with it or a folder inside, or a PostgreSQL or Ptarmigan process
-/// that works there, whoever its parent is by now.
+/// Every living process that belongs to `dir`, whoever its parent is by now: marked with it or a folder inside, a
+/// PostgreSQL process that works there, or a Ptarmigan process that was started with a path in it.
 pub fn processes_of(dir: &Path) -> Vec<Found> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
@@ -187,7 +197,8 @@ pub fn processes_of(dir: &Path) -> Vec<Found> {
             let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
             let proc = entry.path();
             let name = fs::read_to_string(proc.join("comm")).ok()?.trim_end().to_owned();
-            (marked(&proc, dir) || works_in(&proc, &name, dir)).then_some(Found { pid, name })
+            let ours = marked(&proc, dir) || works_in(&proc, &name, dir) || started_with(&proc, &name, dir);
+            ours.then_some(Found { pid, name })
         })
         .collect()
 }
@@ -201,8 +212,16 @@ fn marked(proc: &Path, dir: &Path) -> bool {
 }
 
 fn works_in(proc: &Path, name: &str, dir: &Path) -> bool {
-    KNOWN_BY_FOLDER.iter().any(|known| name.starts_with(known))
-        && fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
+    SERVERS.contains(&name) && fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
+}
+
+fn started_with(proc: &Path, name: &str, dir: &Path) -> bool {
+    DAEMONS.contains(&name)
+        && fs::read(proc.join("cmdline")).is_ok_and(|line| {
+            line.split(|byte| *byte == 0)
+                .skip(1)
+                .any(|word| Path::new(OsStr::from_bytes(word)).starts_with(dir))
+        })
 }
 
 /// Sends a signal to every process of `dir` and returns how many there were.

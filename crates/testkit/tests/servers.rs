@@ -7,6 +7,7 @@ use ptarmigan_testkit::{
     Etcd, HaProxy, Port, Process, Workspace, Writer,
     haproxy::Backend,
     http,
+    node::GUARDIAN,
     postgres::Server,
     process::{self, processes_of},
     wait_until,
@@ -145,6 +146,30 @@ async fn dropping_the_workspace_ends_what_outlived_its_parent() {
     assert!(!path.exists());
 }
 
+/// The guardian clears its environment, leaves its session and works in `/`.
+#[tokio::test]
+async fn a_guardian_is_found_by_the_paths_it_was_started_with() {
+    let workspace = Workspace::new("orphans").unwrap();
+    let (home, other) = (workspace.folder("node1").unwrap(), workspace.folder("node10").unwrap());
+    let program = workspace.path().join("ptarmigan-guardian");
+    std::fs::copy("/usr/bin/tail", &program).unwrap();
+    let mut shell = process::command(&workspace, &home, "sh");
+    shell.args(["-c", r#"cd / && env -i setsid "$0" -f /dev/null "$1" & exit 0"#]);
+    shell.arg(&program).arg(home.join("data"));
+    Process::spawn(&workspace, "shell", shell).unwrap().wait(DEADLINE).await.unwrap();
+    wait_until("the guardian", DEADLINE, || async {
+        let found = processes_of(&home);
+        ensure!(found.len() == 1 && found[0].name == GUARDIAN, "{found:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(processes_of(&other), []);
+    let path = workspace.path().to_owned();
+    drop(workspace);
+    assert_eq!(processes_of(&path), []);
+}
+
 #[tokio::test]
 async fn a_server_whose_postmaster_was_killed_leaves_nothing_behind() {
     let workspace = Workspace::new("orphans").unwrap();
@@ -168,6 +193,11 @@ async fn a_killed_program_leaves_no_server_and_no_folder_behind() {
     if std::env::var_os(ROLE).is_some() {
         let workspace = Workspace::new("victim").unwrap();
         let server = Server::start(&workspace, "plain").await.unwrap();
+        let program = workspace.path().join("ptarmigan-guardian");
+        std::fs::copy("/usr/bin/tail", &program).unwrap();
+        let mut guardian = process::command(&workspace, Path::new("/"), &program);
+        guardian.env_clear().args(["-f", "/dev/null"]).arg(server.data_dir());
+        let _guardian = Process::spawn(&workspace, "guardian", guardian).unwrap();
         println!("\nworkspace {} {}", workspace.path().display(), server.port());
         std::future::pending::<()>().await;
     }
@@ -190,7 +220,8 @@ async fn a_killed_program_leaves_no_server_and_no_folder_behind() {
         }
     };
     let path = Path::new(&path);
-    assert!(!processes_of(path).is_empty());
+    let found = processes_of(path);
+    assert!(found.iter().any(|one| one.name == GUARDIAN) && found.len() > 2, "{found:?}");
     victim.kill().await.unwrap();
     wait_until("the janitor", DEADLINE, || async {
         let found = processes_of(path);

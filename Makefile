@@ -1,0 +1,50 @@
+# `make demo` shows a failover on this machine, `make test` runs every test. Both install what is missing first.
+
+CARGO_TARGET_DIR ?= $(HOME)/.cache/ptarmigan/target
+export CARGO_TARGET_DIR
+
+.PHONY: help setup build test demo bench lint fmt tidy ci
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## setup   install what building and testing need (only what is missing)
+setup:
+	@scripts/setup.sh
+
+## build   build the programs
+build: setup
+	cargo build --workspace --bins
+
+## test    run every test
+test: build
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --workspace --no-fail-fast; \
+	else \
+		cargo test --workspace --lib --bins --tests --no-fail-fast -- --test-threads=2; \
+	fi
+
+## demo    a cluster on this machine, and a failover: make demo ARGS="..."
+demo: setup
+	cargo build --package ptarmigan --package ptarmigan-guardian --bins
+	"$(CARGO_TARGET_DIR)/debug/ptctl" demo $(ARGS)
+
+## bench   run the benchmarks (not yet)
+bench:
+	@echo "bench: there are no benchmarks yet" >&2; exit 1
+
+## lint    clippy, warnings are errors
+lint:
+	cargo clippy --workspace --all-targets -- -D warnings
+
+## fmt     format the code
+fmt:
+	cargo fmt --all
+
+## tidy    the house rules that clippy cannot check
+tidy:
+	cargo run --quiet --package xtask -- tidy
+
+## ci      everything that continuous integration runs
+ci:
+	.ci/run
