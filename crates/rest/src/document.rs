@@ -82,7 +82,8 @@ fn xlog(figures: &Figures) -> Value {
     })
 }
 
-/// The topology of `GET /cluster` (contract surface A.6): members by name, then `scope`, and what is going on.
+/// The topology of `GET /cluster` (contract surface A.6): members by name, what is going on, and
+/// `scope` last, where Patroni puts it.
 pub fn cluster_document(cluster: &Cluster, global: &GlobalSettings, scope: &str) -> Value {
     let mut members: Vec<&Member> = cluster.members.iter().collect();
     members.sort_by(|a, b| a.name.cmp(&b.name));
@@ -90,13 +91,13 @@ pub fn cluster_document(cluster: &Cluster, global: &GlobalSettings, scope: &str)
         members.into_iter().map(|member| member_fields(member, cluster, global)).collect();
     let mut document = Map::new();
     document.insert("members".into(), members.into());
-    document.insert("scope".into(), scope.into());
     if global.pause {
         document.insert("pause".into(), true.into());
     }
     if let Some(switchover) = scheduled_switchover(cluster) {
         document.insert("scheduled_switchover".into(), switchover);
     }
+    document.insert("scope".into(), scope.into());
     Value::Object(document)
 }
 

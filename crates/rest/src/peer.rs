@@ -160,8 +160,15 @@ impl Client {
         let failed = |error: reqwest::Error| Error::Connection(chain(&error.without_url()));
         let mut response = self.http.get(url).send().await.map_err(failed)?;
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            body.extend_from_slice(&chunk);
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => break,
+                // A Patroni ends its answer by closing the connection, over TLS without saying goodbye. What came is
+                // either a whole JSON document, or cannot be read as one.
+                Err(_) if !body.is_empty() => break,
+                Err(error) => return Err(failed(error)),
+            }
             if body.len() > BODY_BYTES_MAX {
                 return Err(Error::Answer("the answer is too long"));
             }

@@ -23,9 +23,10 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Accepts one connection, sends `answer` after the request, and hands the request over.
-fn answering(answer: &'static str) -> (String, thread::JoinHandle<String>) {
+fn answering(answer: &str) -> (String, thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/patroni", listener.local_addr().unwrap());
+    let answer = answer.to_owned();
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut request = [0; 4096];
@@ -89,6 +90,19 @@ fn hn_3_answers_that_are_no_document() {
     }
 }
 
+/// Over TLS this is how a server looks that closes without a `close_notify`, as Python's does.
+#[test]
+fn hn_3_a_whole_document_counts_however_the_connection_ends() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
+    let (url, server) = answering(&format!("{head}{{\"xlog\": {{\"replayed_location\": 7}}}}"));
+    assert_eq!(block_on(Client::new(None).unwrap().ask(&url)).unwrap().lsn, Lsn(7));
+    server.join().unwrap();
+    let (url, server) = answering(&format!("{head}{{\"xlog\": {{\"replayed_location\": 7}}"));
+    let asked = block_on(Client::new(None).unwrap().ask(&url));
+    assert!(matches!(asked, Err(Error::Answer(_))), "{asked:?}");
+    server.join().unwrap();
+}
+
 #[test]
 fn hn_3_silence_takes_two_seconds() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -98,7 +112,7 @@ fn hn_3_silence_takes_two_seconds() {
     let answers = block_on(Client::new(None).unwrap().ask_all(peers));
     assert!(answers.iter().all(|(_, answer)| matches!(answer, Err(Error::Timeout(_)))), "{answers:?}");
     let took = now().since(began);
-    assert!((Duration::from_millis(1900)..Duration::from_millis(2900)).contains(&took), "{took:?}");
+    assert!((Duration::from_millis(1900)..Duration::from_secs(5)).contains(&took), "{took:?}");
 }
 
 #[test]
