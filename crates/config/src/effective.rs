@@ -54,6 +54,7 @@ impl Effective {
     pub fn build(local: &Map<String, Value>, dynamic: &Map<String, Value>) -> Result<Self, Error> {
         let mut warnings = Vec::new();
         let mut dynamic = dynamic.clone();
+        check_local(local).map_err(Error::Local)?;
         check_dynamic(&dynamic).map_err(Error::Dynamic)?;
         warnings.extend(adjust_timeouts(&mut dynamic).map_err(Error::Dynamic)?);
         let merged = merged(local, &dynamic, &mut warnings);
@@ -72,20 +73,33 @@ impl Effective {
     }
 }
 
+/// Sections whose loss would go unnoticed until it hurts: a wrong kind is not passed over.
+fn check_local(local: &Map<String, Value>) -> Result<(), Vec<Warning>> {
+    let postgresql = local.get("postgresql");
+    check_mappings([
+        ("postgresql", postgresql),
+        ("postgresql.parameters", postgresql.and_then(|section| section.get("parameters"))),
+        ("postgresql.authentication", postgresql.and_then(|section| section.get("authentication"))),
+    ])
+}
+
 /// Faults for which a dynamic configuration is rejected as a whole (contract CF-9), timeouts aside.
 fn check_dynamic(dynamic: &Map<String, Value>) -> Result<(), Vec<Warning>> {
-    let mut faults = Vec::new();
     let postgresql = dynamic.get("postgresql");
-    let sections = [
+    check_mappings([
         ("postgresql", postgresql),
         ("postgresql.parameters", postgresql.and_then(|section| section.get("parameters"))),
         ("standby_cluster", dynamic.get("standby_cluster")),
-    ];
-    for (key, value) in sections {
-        if value.is_some_and(|value| is_truthy(value) && !value.is_object()) {
-            faults.push(Warning::new(key, "is not a mapping of keys to values"));
-        }
-    }
+    ])
+}
+
+fn check_mappings(sections: [(&str, Option<&Value>); 3]) -> Result<(), Vec<Warning>> {
+    let wrong = |value: &Value| is_truthy(value) && !value.is_object();
+    let faults: Vec<Warning> = sections
+        .iter()
+        .filter(|(_, value)| value.is_some_and(wrong))
+        .map(|(key, _)| Warning::new(*key, "is not a mapping of keys to values"))
+        .collect();
     if faults.is_empty() { Ok(()) } else { Err(faults) }
 }
 
@@ -179,7 +193,9 @@ fn merged(
                 warnings.push(Warning::new(key, reason));
             }
             _ => {
-                let value = if value.is_null() { json!({}) } else { value.clone() };
+                // An empty section reads as an empty mapping, whatever the kind of its emptiness.
+                let empty = !is_truthy(value) && !value.is_number();
+                let value = if empty { json!({}) } else { value.clone() };
                 config.insert(key.clone(), value);
             }
         }
@@ -234,9 +250,6 @@ fn dynamic_postgresql(dynamic: &Map<String, Value>, warnings: &mut Vec<Warning>)
 }
 
 fn local_postgresql(local: &Value, postgresql: &mut Map<String, Value>, warnings: &mut Vec<Warning>) {
-    if is_truthy(local) && !local.is_object() {
-        warnings.push(Warning::new("postgresql", "is not a mapping of keys to values: ignored"));
-    }
     for (key, value) in local.as_object().into_iter().flatten() {
         match key.as_str() {
             "parameters" => local_parameters(value, postgresql, warnings),
@@ -253,9 +266,6 @@ fn local_postgresql(local: &Value, postgresql: &mut Map<String, Value>, warnings
 
 /// Local parameters go over dynamic ones, GUC by GUC; controlled ones are not taken (contract CF-23, CF-24).
 fn local_parameters(local: &Value, postgresql: &mut Map<String, Value>, warnings: &mut Vec<Warning>) {
-    if is_truthy(local) && !local.is_object() {
-        warnings.push(Warning::new("postgresql.parameters", "is not a mapping of keys to values: ignored"));
-    }
     let Some(Value::Object(parameters)) = postgresql.get_mut("parameters") else { return };
     for (name, value) in local.as_object().into_iter().flatten() {
         if controlled::is_controlled(name) {
@@ -268,7 +278,7 @@ fn local_parameters(local: &Value, postgresql: &mut Map<String, Value>, warnings
 }
 
 /// Names of GUCs compare without case.
-fn insert_guc(parameters: &mut Map<String, Value>, name: &str, value: Value) {
+pub(crate) fn insert_guc(parameters: &mut Map<String, Value>, name: &str, value: Value) {
     if !parameters.contains_key(name) {
         parameters.retain(|known, _| !known.eq_ignore_ascii_case(name));
     }

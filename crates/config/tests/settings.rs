@@ -10,6 +10,7 @@ use ptarmigan_config::{
     load::load_path,
     options::{NOT_FOR_BASEBACKUP, NOT_FOR_INITDB, user_options},
 };
+use ptarmigan_types::Role;
 use serde_json::{Map, Value, json};
 
 fn map(value: Value) -> Map<String, Value> {
@@ -130,6 +131,30 @@ fn cf_24_controlled_gucs_come_from_the_dynamic_configuration() {
 }
 
 #[test]
+fn cf_25_a_role_has_its_own_parameters_and_lines() {
+    let mut local =
+        with("/postgresql/parameters_primary", json!({"ARCHIVE_MODE": "on", "wal_level": "logical"}));
+    local["postgresql"]["parameters"] = json!({"archive_mode": "off", "work_mem": "4MB"});
+    local["postgresql"]["pg_hba"] = json!(["all"]);
+    local["postgresql"]["pg_hba_replica"] = json!(["replica"]);
+    local["postgresql"]["bin_name"] = json!({"pg_ctl": "pg_ctl-15"});
+    local["postgresql"]["bin_dir"] = json!("/opt/bin");
+    let effective = build(&local, json!({}));
+    let postgresql = &effective.settings.postgresql;
+    let primary = json!({"work_mem": "4MB", "ARCHIVE_MODE": "on"});
+    assert_eq!(Value::Object(postgresql.parameters_for(Role::Primary)), primary);
+    assert_eq!(Value::Object(postgresql.parameters_for(Role::Promoted)), primary);
+    for role in [Role::Replica, Role::Demoted, Role::StandbyLeader, Role::Uninitialized] {
+        assert_eq!(postgresql.parameters_for(role), postgresql.parameters, "{role}");
+    }
+    assert_eq!(postgresql.pg_hba_for(Role::Demoted), ["replica"]);
+    assert_eq!(postgresql.pg_hba_for(Role::Primary), ["all"]);
+    assert_eq!(postgresql.program("pg_ctl"), PathBuf::from("/opt/bin/pg_ctl-15"));
+    assert_eq!(postgresql.program("postgres"), PathBuf::from("/opt/bin/postgres"));
+    assert_eq!(remarks(&effective), ["postgresql.parameters_primary.wal_level"]);
+}
+
+#[test]
 fn cf_26_vectors() {
     let vectors = vectors("timeouts.jsonl");
     assert_eq!(vectors.len(), 11);
@@ -236,6 +261,18 @@ fn what_a_node_cannot_do_without_is_named() {
     assert!(Effective::build(&reserved, &Map::new()).is_err());
     let error = Effective::build(&with("/postgresql/listen", json!("h:port")), &Map::new()).unwrap_err();
     assert!(error.to_string().contains("postgresql.listen: is not host:port: 'port'"), "{error}");
+}
+
+#[test]
+fn local_sections_of_a_wrong_kind_are_refused_not_passed_over() {
+    for key in ["parameters", "authentication"] {
+        let error =
+            Effective::build(&with(&format!("/postgresql/{key}"), json!(["a"])), &Map::new()).unwrap_err();
+        assert!(matches!(error, Error::Local(_)), "{error}");
+        assert!(error.to_string().contains(&format!("postgresql.{key}: is not a mapping")), "{error}");
+    }
+    build(&with("/postgresql/parameters", Value::Null), json!({}));
+    build(&with("/tags", json!(false)), json!({}));
 }
 
 #[test]

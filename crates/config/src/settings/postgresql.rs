@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use ptarmigan_types::scalar::python_str;
+use ptarmigan_types::{Role, scalar::python_str};
 use serde_json::{Map, Value};
 
 use super::read::Section;
-use crate::{HostPort, Secret, controlled, dynamic::name_list};
+use crate::{HostPort, Secret, controlled, dynamic::name_list, effective::insert_guc};
 
 /// A PostgreSQL user and how it connects (contract CF-27).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -207,7 +207,43 @@ impl<T> PerRole<T> {
     }
 }
 
+impl<T> PerRole<T> {
+    /// What is given for a role; nothing for a node without data.
+    pub const fn of(&self, role: Role) -> Option<&T> {
+        match role {
+            Role::Primary | Role::Promoted => self.primary.as_ref(),
+            Role::Replica | Role::Demoted => self.replica.as_ref(),
+            Role::StandbyLeader => self.standby_leader.as_ref(),
+            Role::Uninitialized => None,
+        }
+    }
+}
+
 impl PostgresSettings {
+    /// The operator's GUCs in a role (contract CF-25).
+    pub fn parameters_for(&self, role: Role) -> Map<String, Value> {
+        let mut parameters = self.parameters.clone();
+        for (name, value) in self.parameters_by_role.of(role).into_iter().flatten() {
+            insert_guc(&mut parameters, name, value.clone());
+        }
+        parameters
+    }
+
+    /// The lines of `pg_hba.conf` in a role (contract CF-25).
+    pub fn pg_hba_for(&self, role: Role) -> &[String] {
+        self.pg_hba_by_role.of(role).unwrap_or(&self.pg_hba)
+    }
+
+    /// The lines of `pg_ident.conf` in a role (contract CF-25).
+    pub fn pg_ident_for(&self, role: Role) -> &[String] {
+        self.pg_ident_by_role.of(role).unwrap_or(&self.pg_ident)
+    }
+
+    /// A program: its own name where it has one, in `bin_dir` where that is given.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin_dir.join(self.bin_name.get(name).map_or(name, String::as_str))
+    }
+
     pub(super) fn read(section: &Section<'_>, use_slots: bool) -> Self {
         let data_dir = PathBuf::from(section.required_text("data_dir"));
         let authentication = section.section("authentication");

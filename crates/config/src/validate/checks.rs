@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::{TcpStream, ToSocketAddrs},
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -109,9 +108,7 @@ impl<V: Fn(&Path) -> Option<String>> Checks for SystemChecks<V> {
 }
 
 fn find_program(name: &str, dir: Option<&str>) -> Option<PathBuf> {
-    let runs = |path: &PathBuf| {
-        fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    };
+    let runs = |path: &PathBuf| fs::metadata(path).is_ok_and(|meta| meta.is_file() && is_executable(&meta));
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(runs);
     }
@@ -121,4 +118,17 @@ fn find_program(name: &str, dir: Option<&str>) -> Option<PathBuf> {
         None => std::env::split_paths(&path).collect(),
     };
     folders.into_iter().map(|folder| folder.join(name)).find(runs)
+}
+
+#[cfg(unix)]
+fn is_executable(meta: &fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+
+    meta.permissions().mode() & 0o111 != 0
+}
+
+/// The decision core, which reads this crate's settings, also builds where files have no modes.
+#[cfg(not(unix))]
+fn is_executable(_: &fs::Metadata) -> bool {
+    true
 }

@@ -88,8 +88,8 @@ fn compose(text: &str) -> Result<Option<Node>, Failure> {
 
 fn scan_failure(text: &str, error: &ScanError) -> Failure {
     if let Some(at) = error.marker().byte_offset()
-        && text[at..].starts_with('#')
-        && text[..at].ends_with(|c: char| !c.is_whitespace())
+        && text.get(at..).is_some_and(|rest| rest.starts_with('#'))
+        && text.get(..at).is_some_and(|before| before.ends_with(|c: char| !c.is_whitespace()))
         && error.info().starts_with("comments must be separated")
     {
         return Failure::CommentTooClose(at);
