@@ -1,1 +1,33 @@
-//! ptarmigan-agent
+//! The agent: one node's HA loop. It observes, asks the core (`ptarmigan-ha`) what to do, and does it; it is the only
+//! crate that acts.
+//!
+//! - [`agent`] is the loop; [`observe`] gathers, [`execute`] carries out, [`publish`] tells REST and the others;
+//! - [`jobs`] are the long actions, at most one at a time; [`requests`] is what operators ask for over REST;
+//! - [`start`] and [`shutdown`] are the two ends, [`run`] ties them together with signals and systemd.
+
+pub mod agent;
+pub mod apply;
+pub mod configuration;
+pub mod execute;
+pub mod figures;
+pub mod history;
+pub mod jobs;
+pub mod journal;
+pub mod lease;
+pub mod local;
+pub mod logging;
+pub mod member;
+pub mod node;
+pub mod observe;
+pub mod peers;
+pub mod postmaster;
+pub mod publish;
+pub mod release;
+pub mod requests;
+pub mod run;
+pub mod shutdown;
+pub mod slots;
+pub mod start;
+pub mod status;
+
+pub use run::run;

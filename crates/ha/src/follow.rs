@@ -1,6 +1,6 @@
 //! Follow somebody (contract B.14).
 
-use ptarmigan_types::{MemberName, Role};
+use ptarmigan_types::{Cluster, MemberName, Role, Tags};
 
 use crate::{
     action::{Action, DemoteMode, Job, Outcome, RecoveryDifference},
@@ -8,15 +8,13 @@ use crate::{
     round::{Round, Step},
 };
 
-/// Contract NF-1 to NF-5. Standby clusters (NF-2, NF-6) have their place here.
-pub(crate) fn node_to_follow(r: &Round<'_>) -> Option<MemberName> {
-    let tags = &r.obs.settings.tags;
+/// Whom `me` follows (contract NF-1 to NF-5). Standby clusters (NF-2, NF-6) have their place here.
+pub fn node_to_follow(me: &MemberName, tags: &Tags, cluster: &Cluster) -> Option<MemberName> {
     if tags.nostream() {
         return None;
     }
-    let wanted =
-        tags.replicatefrom().filter(|name| *name != r.obs.me).filter(|name| r.view.member(name).is_some());
-    wanted.or_else(|| r.view.leader_name().cloned()).filter(|name| *name != r.obs.me)
+    let wanted = tags.replicatefrom().filter(|name| name != me && cluster.member(name).is_some());
+    wanted.or_else(|| cluster.leader_name().cloned()).filter(|name| name != me)
 }
 
 /// Contract HA-279 to HA-294: `follows` is the line of a standby, `demotes` that of a primary that has to step down.
@@ -33,7 +31,7 @@ pub(crate) fn follow(r: &mut Round<'_>, follows: &str, demotes: &str) -> Step<St
         r.fired("HA-286", "");
         r.request(Action::ResumeReplay);
     }
-    let upstream = node_to_follow(r);
+    let upstream = node_to_follow(&r.obs.me, &r.obs.settings.tags, r.view);
     let difference = match r.need(Action::CompareRecovery { upstream: upstream.clone() })? {
         Outcome::Recovery(difference) => *difference,
         _ => RecoveryDifference::None,

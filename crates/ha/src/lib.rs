@@ -18,7 +18,7 @@ pub mod memory;
 pub mod observation;
 
 mod bootstrap;
-mod candidates;
+pub mod candidates;
 mod cycle;
 mod follow;
 mod identity;
@@ -37,5 +37,6 @@ mod unreachable;
 pub use action::{Action, DemoteMode, Job, Outcome};
 pub use cycle::decide;
 pub use decision::{Decision, Fired};
+pub use follow::node_to_follow;
 pub use memory::{Memory, RewindState};
 pub use observation::Observation;

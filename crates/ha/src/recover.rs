@@ -75,7 +75,7 @@ pub(crate) fn recover(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
     rewind::act(r)?;
     r.fired("HA-112", "");
     r.memory.recovering = true;
-    let upstream = follow::node_to_follow(r);
+    let upstream = follow::node_to_follow(&r.obs.me, &r.obs.settings.tags, r.view);
     r.start(Job::Follow { upstream, role: Role::Replica, timeout }, "starting as a secondary")
 }
 

@@ -62,6 +62,43 @@ pub async fn end_of_record(
         .ok_or_else(|| Error::NoRecord { lsn, stderr: output.stderr_text() })
 }
 
+/// Where the record right before `lsn` stands, if that record is a switch to a new WAL file (contract B.16, "prev LSN").
+///
+/// # Errors
+/// The record at `lsn`, or the one before it, cannot be read.
+pub async fn switch_before(pg: &Postgres, timeline: Timeline, lsn: Lsn) -> Result<Option<Lsn>, Error> {
+    let previous = previous_in(&one_record(pg, timeline, lsn).await?);
+    let previous = previous.ok_or_else(|| Error::NoRecord { lsn, stderr: String::new() })?;
+    let record = one_record(pg, timeline, previous).await?;
+    Ok(is_switch(&record).then_some(previous))
+}
+
+async fn one_record(pg: &Postgres, timeline: Timeline, lsn: Lsn) -> Result<String, Error> {
+    let output = pg
+        .command(Tool::PgWaldump)?
+        .args(["-t", &timeline.to_string(), "-s", &lsn.to_string(), "-n", "1"])
+        .arg("-p")
+        .arg(pg.data_dir().join("pg_wal"))
+        .deadline(DEADLINE)
+        .output()
+        .await?;
+    let text = output.stdout_text();
+    match text.lines().find(|line| line.starts_with("rmgr:")) {
+        Some(record) => Ok(record.to_owned()),
+        None => Err(Error::NoRecord { lsn, stderr: output.stderr_text() }),
+    }
+}
+
+/// `..., lsn: 0/01500718, prev 0/015006E0, desc: ...`
+fn previous_in(record: &str) -> Option<Lsn> {
+    let (_, rest) = record.split_once("prev ")?;
+    rest.split([',', ' ']).next()?.parse().ok()
+}
+
+fn is_switch(record: &str) -> bool {
+    record.split_once("desc:").is_some_and(|(_, desc)| desc.trim_start().starts_with("SWITCH"))
+}
+
 fn end_from_output(lsn: Lsn, stdout: &str, stderr: &str, segment_bytes: u64) -> Option<Lsn> {
     let mut records = stdout.lines().filter_map(read_record);
     let (first, total_bytes) = records.next()?;

@@ -1,0 +1,126 @@
+//! The HA loop: observe, decide, execute, publish, sleep until something happens.
+
+use std::{sync::Arc, time::Duration};
+
+use ptarmigan_dcs::Changes;
+use ptarmigan_ha::{Memory, decide};
+use ptarmigan_types::{MemberState, Monotonic};
+use tokio::sync::watch;
+
+use crate::{
+    apply,
+    execute::{Exit, execute},
+    journal::Entry,
+    node::Node,
+    observe, publish,
+};
+
+/// More rounds than any sequence of the rules needs; a cycle that wants more is cut and goes on in the next one.
+const ROUNDS_MAX: usize = 8;
+
+/// Two cycles are never closer than this, whatever happens.
+const BREATH: Duration = Duration::from_millis(10);
+
+/// The loop of one node.
+pub struct Agent {
+    node: Arc<Node>,
+    memory: Memory,
+    changes: watch::Receiver<Changes>,
+    seen: Changes,
+    state: watch::Receiver<MemberState>,
+    last_line: String,
+    wake_at: Monotonic,
+}
+
+impl Agent {
+    /// A loop that has not run yet.
+    pub fn new(node: Arc<Node>) -> Self {
+        let changes = node.dcs.changes();
+        let state = node.postgres.watch_state();
+        let seen = *changes.borrow();
+        Self {
+            node,
+            memory: Memory::default(),
+            seen,
+            changes,
+            state,
+            last_line: String::new(),
+            wake_at: ptarmigan_clock::now(),
+        }
+    }
+
+    /// One cycle (contract B.1): at most eight rounds over one observation.
+    pub async fn cycle(&mut self) -> Result<(), Exit> {
+        let node = Arc::clone(&self.node);
+        let _in_cycle = node.cycle.lock().await;
+        self.state.mark_unchanged();
+        let view = observe::view(&node).await;
+        if let Ok(cluster) = &view {
+            apply::adopt_dynamic(&node, cluster.config.as_ref());
+        }
+        let mut observation = observe::observation(&node, view).await;
+        for _ in 0..ROUNDS_MAX {
+            let decision = decide(&self.memory, &observation);
+            node.journal.add(Entry {
+                memory: self.memory.clone(),
+                observation: observation.clone(),
+                decision: decision.clone(),
+            });
+            for action in &decision.actions {
+                tracing::debug!("action: {action:?}");
+                let outcome = execute(&node, action).await?;
+                observation.outcomes.push((action.clone(), outcome));
+            }
+            self.wake_at = decision.wake_at;
+            if !decision.again {
+                self.memory = decision.memory;
+                self.say(&decision.line);
+                break;
+            }
+        }
+        apply::pending(&node).await;
+        node.known().next_run = self.wake_at;
+        publish::publish(&node);
+        Ok(())
+    }
+
+    /// The line that operators watch. Repetitions are kept: they are the heartbeat that operators count on.
+    fn say(&mut self, line: &str) {
+        if line.is_empty() {
+            return;
+        }
+        tracing::info!("{line}");
+        line.clone_into(&mut self.last_line);
+    }
+
+    /// Sleeps until the latest moment that the decision named, or until something happens (contract B.0.2).
+    pub async fn sleep(&mut self) {
+        tokio::time::sleep(BREATH).await;
+        loop {
+            let left = self.wake_at.since(ptarmigan_clock::now());
+            tokio::select! {
+                () = tokio::time::sleep(left) => return,
+                () = self.node.woken() => return,
+                changed = self.state.changed() => {
+                    if changed.is_err() { std::future::pending::<()>().await; }
+                    return;
+                }
+                changed = self.changes.changed() => {
+                    if changed.is_err() { std::future::pending::<()>().await; }
+                    if self.matters() { return; }
+                }
+            }
+        }
+    }
+
+    /// Whether what changed in the DCS is a reason to look again: the lock, the configuration, an operator's wish, and
+    /// the leader's position for those who follow it. Other members' keys change all the time.
+    fn matters(&mut self) -> bool {
+        let now = *self.changes.borrow_and_update();
+        let before = std::mem::replace(&mut self.seen, now);
+        now.leader != before.leader
+            || now.config != before.config
+            || now.failover != before.failover
+            || (now.status != before.status && !self.node.leads())
+    }
+}

@@ -1,0 +1,227 @@
+//! The configuration in force, and where it comes from (contract C.1, C.2, CF-7 to CF-10).
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use ptarmigan_config::{
+    Effective, LocalConfig, Settings, Warning, effective,
+    env::Environment,
+    load::{self, load},
+};
+use ptarmigan_dcs::Timing;
+use ptarmigan_types::{DynamicConfig, Revision, pyjson};
+use serde_json::{Map, Value};
+
+/// The dynamic configuration's copy in the data directory (contract CF-7).
+const CACHE_FILE: &str = "patroni.dynamic.json";
+
+/// Local and dynamic configuration, and what they make together.
+#[derive(Debug)]
+pub struct Configuration {
+    effective: ArcSwap<Effective>,
+    sources: Mutex<Sources>,
+}
+
+#[derive(Debug)]
+struct Sources {
+    argument: Option<PathBuf>,
+    local: LocalConfig,
+    /// The `/config` that was looked at last, good or bad: a broken one is not tried again (contract CF-9).
+    seen: Option<Revision>,
+}
+
+/// Why there is no usable configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The files or variables cannot be read.
+    #[error(transparent)]
+    Load(#[from] load::Error),
+    /// They cannot be used.
+    #[error(transparent)]
+    Effective(#[from] effective::Error),
+}
+
+impl Configuration {
+    /// Reads the local configuration; the dynamic one is the cached copy, else `bootstrap.dcs` (contract CF-7), until
+    /// the DCS has one.
+    pub fn start(argument: Option<&Path>) -> Result<Self, Error> {
+        let local = load(argument, &environment())?;
+        log_warnings(&local.warnings);
+        let bootstrap = Effective::bootstrap_dynamic(&local.config);
+        let mut effective = Effective::build(&local.config, &bootstrap)?;
+        if let Some(cached) = read_cache(&effective.settings.postgresql.data_dir) {
+            match Effective::build(&local.config, &cached) {
+                Ok(with_cache) => effective = with_cache,
+                Err(error) => tracing::warn!("{CACHE_FILE} is not used: {error}"),
+            }
+        }
+        log_warnings(&effective.warnings);
+        Ok(Self {
+            effective: ArcSwap::from_pointee(effective),
+            sources: Mutex::new(Sources { argument: argument.map(Path::to_path_buf), local, seen: None }),
+        })
+    }
+
+    /// What is in force.
+    pub fn current(&self) -> Arc<Effective> {
+        self.effective.load_full()
+    }
+
+    /// The settings in force.
+    pub fn with<T>(&self, read: impl FnOnce(&Settings) -> T) -> T {
+        read(&self.effective.load().settings)
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().expect("invariant: nobody panics while holding the configuration")
+    }
+
+    /// Adopts `/config` where it is valid, new and different (contract CF-8, CF-9). True: something changed.
+    pub fn adopt(&self, config: Option<&DynamicConfig>) -> bool {
+        let Some(config) = config.filter(|config| config.is_valid()) else { return false };
+        let mut sources = self.sources();
+        if sources.seen == Some(config.revision) {
+            return false;
+        }
+        sources.seen = Some(config.revision);
+        let current = self.current();
+        match Effective::build(&sources.local.config, &config.value) {
+            Ok(new) if new.dynamic == current.dynamic => false,
+            Ok(new) => {
+                log_warnings(&new.warnings);
+                self.effective.store(Arc::new(new));
+                true
+            }
+            Err(error) => {
+                tracing::error!("/config is not used, the former one stays: {error}");
+                false
+            }
+        }
+    }
+
+    /// Reads the local files again (contract CF-10). Files that cannot be read or used: an error in the log, the former
+    /// ones stay. True: something changed.
+    pub fn reload(&self) -> bool {
+        let mut sources = self.sources();
+        let loaded = load(sources.argument.as_deref(), &environment());
+        let local = match loaded {
+            Ok(local) => local,
+            Err(error) => {
+                tracing::error!("the configuration is not reloaded, the former one stays: {error}");
+                return false;
+            }
+        };
+        if local.config == sources.local.config {
+            return false;
+        }
+        match Effective::build(&local.config, &self.current().dynamic) {
+            Ok(new) => {
+                log_warnings(&local.warnings);
+                log_warnings(&new.warnings);
+                sources.local = local;
+                self.effective.store(Arc::new(new));
+                true
+            }
+            Err(error) => {
+                tracing::error!("the configuration is not reloaded, the former one stays: {error}");
+                false
+            }
+        }
+    }
+
+    /// The dynamic configuration in force, as it is written to `/config`.
+    pub fn dynamic(&self) -> Map<String, Value> {
+        self.effective.load().dynamic.clone()
+    }
+
+    /// Keeps a copy of the dynamic configuration beside the data, so that the node starts with it while the DCS is away.
+    pub fn write_cache(&self) {
+        let effective = self.effective.load();
+        let folder = &effective.settings.postgresql.data_dir;
+        let text = pyjson::compact_map(&effective.dynamic);
+        if std::fs::read_to_string(folder.join(CACHE_FILE)).is_ok_and(|old| old == text) {
+            return;
+        }
+        if let Err(error) = replace(folder, &text) {
+            tracing::warn!("cannot write {}: {error}", folder.join(CACHE_FILE).display());
+        }
+    }
+
+    /// Timing for the DCS.
+    pub fn timing(&self) -> Timing {
+        self.with(|settings| Timing {
+            ttl: Duration::from_secs(settings.ttl_s),
+            loop_wait: Duration::from_secs(settings.loop_wait_s),
+            retry_timeout: Duration::from_secs(settings.retry_timeout_s),
+        })
+    }
+}
+
+/// The variables of this process; text that is not UTF-8 is nobody's setting.
+pub fn environment() -> Environment {
+    Environment::read(
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+    )
+}
+
+fn log_warnings(warnings: &[Warning]) {
+    for warning in warnings {
+        tracing::warn!("configuration: {warning}");
+    }
+}
+
+/// A half-written or damaged copy counts as none.
+fn read_cache(data_dir: &Path) -> Option<Map<String, Value>> {
+    let path = data_dir.join(CACHE_FILE);
+    let text = std::fs::read_to_string(&path).ok()?;
+    match serde_json::from_str::<Value>(&text) {
+        Ok(Value::Object(map)) if !map.is_empty() => Some(map),
+        Ok(_) => {
+            tracing::warn!("{} is no JSON object with anything in it, it is not used", path.display());
+            None
+        }
+        Err(error) => {
+            tracing::warn!("{} is not JSON, it is not used: {error}", path.display());
+            None
+        }
+    }
+}
+
+/// Temporary file and rename, with the mode that the data directory implies (contract CF-8).
+fn replace(folder: &Path, text: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let group_reads = std::fs::metadata(folder)?.permissions().mode() & 0o040 != 0;
+    let mode = if group_reads { 0o640 } else { 0o600 };
+    let temporary = folder.join(format!("{CACHE_FILE}.tmp"));
+    let mut file =
+        std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, folder.join(CACHE_FILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cf_7_half_written_cache_counts_as_none() {
+        let folder = std::env::temp_dir().join(format!("ptarmigan-cache-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        for (text, found) in
+            [(r#"{"ttl": 3"#, false), ("", false), ("[]", false), ("{}", false), (r#"{"ttl":30}"#, true)]
+        {
+            std::fs::write(folder.join(CACHE_FILE), text).unwrap();
+            assert_eq!(read_cache(&folder).is_some(), found, "{text}");
+        }
+        replace(&folder, r#"{"ttl":40}"#).unwrap();
+        assert_eq!(read_cache(&folder).unwrap()["ttl"], 40);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

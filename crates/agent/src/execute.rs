@@ -1,0 +1,194 @@
+//! Carries actions out. The only place where a decision becomes an effect.
+
+use std::{sync::Arc, time::Duration};
+
+use ptarmigan_dcs::{Condition, Error as DcsError, Verdict, Written};
+use ptarmigan_ha::{Action, Outcome, action::When};
+use ptarmigan_types::{Key, Leader, MemberData, pyjson};
+
+use crate::{history, jobs, local, node::Node, peers, publish, slots, status};
+
+/// What an unusual action asks of the loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Whether PostgreSQL is stopped first.
+    pub stop_postgres: bool,
+    /// For the log.
+    pub reason: String,
+}
+
+/// Carries one action out. `Err`: the process is to end.
+pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit> {
+    let outcome = match action {
+        Action::Exit { stop_postgres, reason } => {
+            return Err(Exit { stop_postgres: *stop_postgres, reason: reason.clone() });
+        }
+        Action::RenewLock(_)
+        | Action::AcquireLock
+        | Action::ReleaseLock(_)
+        | Action::ForgetLease
+        | Action::WriteStatus
+        | Action::WriteMember
+        | Action::WriteInitialize { .. }
+        | Action::DeleteInitialize
+        | Action::WriteConfig
+        | Action::ClearFailover(_)
+        | Action::UpdateHistory(_)
+        | Action::ReloadView(_) => on_dcs(node, action).await,
+        Action::AskPeers(peers) => Outcome::Peers(peers::ask(node, peers).await),
+        Action::StartJob(job) => match jobs::begin(node, job.clone()) {
+            Ok(()) => Outcome::Done,
+            Err(busy) => Outcome::Failed(busy.to_string()),
+        },
+        Action::CancelJob => {
+            node.jobs.cancel().await;
+            Outcome::Done
+        }
+        Action::ClearScheduledRestart => {
+            node.known().scheduled_restart = None;
+            Outcome::Done
+        }
+        Action::SetRole(role) => {
+            node.postgres.set_role(*role);
+            Outcome::Done
+        }
+        Action::SetState(state) => {
+            node.postgres.set_state(*state);
+            Outcome::Done
+        }
+        Action::SyncSlots => {
+            slots::sync(node).await;
+            Outcome::Done
+        }
+        on_postgres => local::execute(node, on_postgres).await,
+    };
+    Ok(outcome)
+}
+
+async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
+    match action {
+        Action::RenewLock(held) => renew(node, held).await,
+        Action::AcquireLock => {
+            let outcome = verdict(node, node.dcs.acquire().await);
+            if matches!(outcome, Outcome::Held { .. }) {
+                slots::keep_retained(node);
+            }
+            outcome
+        }
+        Action::ReleaseLock(held) => {
+            node.lease.forget();
+            publish::publish(node);
+            match node.dcs.release(held).await {
+                Ok(true) => Outcome::Done,
+                Ok(false) => Outcome::Refused("the lock was not mine any more".into()),
+                Err(error) => no_answer(error),
+            }
+        }
+        Action::ForgetLease => {
+            if node.lease.until().is_some() {
+                node.lease.forget();
+                publish::publish(node);
+            }
+            Outcome::Done
+        }
+        Action::WriteStatus => status::write(node).await,
+        Action::WriteMember => write_member(node).await,
+        Action::WriteInitialize { value, when } => {
+            written(node.dcs.write(&Key::Initialize, value, condition(*when)).await)
+        }
+        Action::DeleteInitialize => written(node.dcs.delete(&Key::Initialize, Condition::Always).await),
+        Action::WriteConfig => {
+            let text = pyjson::compact_map(&node.configuration.dynamic());
+            written(node.dcs.write(&Key::Config, &text, Condition::Always).await)
+        }
+        Action::ClearFailover(when) => written(node.dcs.write(&Key::Failover, "{}", condition(*when)).await),
+        Action::UpdateHistory(timeline) => history::update(node, *timeline).await,
+        _ => match crate::observe::view(node).await {
+            Ok(view) => Outcome::View(view),
+            Err(reason) => Outcome::NoAnswer { maybe: false, reason },
+        },
+    }
+}
+
+/// How long an offline demotion may need before the lease runs out.
+const STOP_RESERVE: Duration = Duration::from_secs(2);
+
+/// A renewal waits for the store only as long as there is time left to stop before somebody else may lead.
+async fn renew(node: &Node, held: &Leader) -> Outcome {
+    let retry_timeout = node.configuration.timing().retry_timeout;
+    let left = node.lease.until().map_or(retry_timeout, |until| {
+        until.since(ptarmigan_clock::now() + STOP_RESERVE).max(Duration::from_secs(1))
+    });
+    match tokio::time::timeout(left.min(retry_timeout), node.dcs.renew(held)).await {
+        Ok(answer) => verdict(node, answer),
+        Err(_) => Outcome::NoAnswer { maybe: true, reason: "the renewal was not answered in time".into() },
+    }
+}
+
+fn verdict(node: &Node, answer: Result<Verdict, DcsError>) -> Outcome {
+    match answer {
+        Ok(Verdict::Held(grant)) => {
+            let until = grant.valid_until();
+            node.lease.hold(until);
+            publish::publish(node);
+            Outcome::Held { until }
+        }
+        Ok(Verdict::Refused(reason)) => {
+            node.lease.forget();
+            publish::publish(node);
+            tracing::warn!("the leader lock was refused: {reason}");
+            Outcome::Refused(reason)
+        }
+        Err(error) => no_answer(error),
+    }
+}
+
+fn no_answer(error: DcsError) -> Outcome {
+    tracing::warn!("{error}");
+    Outcome::NoAnswer { maybe: matches!(error, DcsError::Indeterminate(_)), reason: error.to_string() }
+}
+
+fn written(answer: Result<Written, DcsError>) -> Outcome {
+    match answer {
+        Ok(Written::Applied(_)) => Outcome::Done,
+        Ok(Written::Conflict) => Outcome::Refused("the key was changed by somebody else".into()),
+        Err(DcsError::Refused(reason)) => {
+            tracing::error!("the DCS refused a write: {reason}");
+            Outcome::Failed(reason)
+        }
+        Err(error) => no_answer(error),
+    }
+}
+
+const fn condition(when: When) -> Condition {
+    match when {
+        When::Always => Condition::Always,
+        When::Absent => Condition::Absent,
+        When::Revision(revision) => Condition::Revision(revision),
+    }
+}
+
+/// Skips the write where the key has the same content on the same lease (contract A.3.3).
+pub async fn write_member(node: &Node) -> Outcome {
+    let data = publish::member(node);
+    let lease = match node.dcs.keep_lease(false).await {
+        Ok(lease) => lease,
+        Err(error) => return no_answer(error),
+    };
+    let unchanged = {
+        let known = node.known();
+        let mine = known.view.as_ref().and_then(|view| view.cluster.member(&node.name));
+        mine.is_some_and(|mine| mine.lease.as_ref() == Some(&lease) && same(&mine.data, &data))
+    };
+    if unchanged {
+        return Outcome::Done;
+    }
+    match node.dcs.put_member(&data.to_json()).await {
+        Ok(()) => Outcome::Done,
+        Err(error) => no_answer(error),
+    }
+}
+
+fn same(old: &MemberData, new: &MemberData) -> bool {
+    old.equal_by_text(new)
+}

@@ -1,0 +1,53 @@
+//! A replica from nothing (contract B.17.3, RI-2).
+
+use std::{sync::Arc, time::Duration};
+
+use ptarmigan_postgres::{
+    clone, data_directory,
+    stop::{StopMode, StopRequest},
+};
+use ptarmigan_types::{MemberName, Role};
+
+use super::follow;
+use crate::{local, node::Node};
+
+/// Copies a data directory and starts it as a standby of whoever is to be followed by then.
+pub(super) async fn run(
+    node: &Arc<Node>,
+    source: Option<&MemberName>,
+    only_basebackup: bool,
+) -> Result<(), String> {
+    let settings = node.postgres.settings();
+    let methods =
+        if only_basebackup { vec!["basebackup".to_owned()] } else { settings.create_replica_methods.clone() };
+    let upstream = source.map(|name| local::upstream(node, name)).transpose()?;
+    clone::clone(&node.postgres, upstream.as_ref(), &methods).await.map_err(|error| error.to_string())?;
+    let follow_now = local::node_to_follow(node);
+    follow::run(node, follow_now.as_ref(), Role::Replica, None).await
+}
+
+/// Stops the server, removes its data, copies again.
+pub(super) async fn reinitialize(
+    node: &Arc<Node>,
+    source: Option<&MemberName>,
+    from_leader: bool,
+) -> Result<(), String> {
+    let timeout = node.configuration.timing().retry_timeout;
+    stop_at_once(node, timeout).await?;
+    node.postgres.set_role(Role::Uninitialized);
+    let source = match source {
+        Some(name) => Some(name.clone()),
+        None => local::clone_source(node, from_leader),
+    };
+    let source = source.ok_or("there is no leader to copy from")?;
+    data_directory::remove(&node.postgres.data_dir()).await.map_err(|error| error.to_string())?;
+    run(node, Some(&source), from_leader).await
+}
+
+async fn stop_at_once(node: &Node, timeout: Duration) -> Result<(), String> {
+    if !node.postgres.is_alive() {
+        return Ok(());
+    }
+    let request = StopRequest { timeout: Some(timeout), ..StopRequest::new(StopMode::Immediate) };
+    node.postgres.stop(request).await.map(drop).map_err(|error| error.to_string())
+}

@@ -1,0 +1,41 @@
+//! Starting, or starting again, as a standby (contract B.14, HA-114, HA-290).
+
+use std::{sync::Arc, time::Duration};
+
+use ptarmigan_postgres::{
+    postmaster::start::StartRequest,
+    recovery::{Recovery, Source, Wanted},
+    stop::{StopMode, StopRequest},
+};
+use ptarmigan_types::{MemberName, MemberState, Role};
+
+use super::start::await_start;
+use crate::{local, node::Node};
+
+pub(super) async fn run(
+    node: &Arc<Node>,
+    upstream: Option<&MemberName>,
+    role: Role,
+    timeout: Option<Duration>,
+) -> Result<(), String> {
+    let wanted = recovery(node, upstream)?;
+    if node.postgres.is_alive() {
+        node.postgres.set_state(MemberState::Restarting);
+        node.postgres.stop(StopRequest::new(StopMode::Fast)).await.map_err(|error| error.to_string())?;
+    }
+    node.postgres.set_role(role);
+    let request = StartRequest {
+        role,
+        recovery: Recovery::Standby(wanted.parameters),
+        passfile_lines: wanted.passfile_lines,
+        timeout,
+    };
+    await_start(node, request).await.map(drop)
+}
+
+/// The recovery configuration for following a member, or nobody.
+pub(crate) fn recovery(node: &Node, upstream: Option<&MemberName>) -> Result<Wanted, String> {
+    let upstream = upstream.map(|name| local::upstream(node, name)).transpose()?;
+    let source = Source { upstream, ..Source::default() };
+    node.postgres.wanted_recovery(&source).map_err(|error| error.to_string())
+}

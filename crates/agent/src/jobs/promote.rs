@@ -1,0 +1,49 @@
+//! Promotion (contract B.13, "promote task").
+
+use std::{sync::Arc, time::Duration};
+
+use ptarmigan_ha::observation::JobEnd;
+use ptarmigan_postgres::command::Command;
+use ptarmigan_types::Timeline;
+
+use super::Cancellable;
+use crate::node::Node;
+
+/// What must be left of the lease when `pg_ctl promote` is called: a promotion that would end without the lock is none.
+const LEASE_LEFT_MIN: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellable: &Cancellable) -> JobEnd {
+    if let Err(reason) = pre_promote(node).await {
+        tracing::error!("pre_promote: {reason}");
+        return JobEnd::PrePromoteFailed;
+    }
+    // The lease may have run out while the script ran, and the server may have moved to another timeline.
+    let now = ptarmigan_clock::now();
+    if !node.lease.is_held_at(now + LEASE_LEFT_MIN) {
+        return JobEnd::Failed("the leader lease is about to end".into());
+    }
+    let seen = node.known().figures.as_ref().and_then(|figures| figures.timeline);
+    if timeline.is_some() && seen.is_some() && seen != timeline {
+        return JobEnd::Failed(format!("the timeline changed from {timeline:?} to {seen:?}"));
+    }
+    cancellable.end();
+    let timing = node.configuration.timing();
+    if let Err(error) = node.postgres.promote(timing.retry_timeout).await {
+        return JobEnd::Failed(error.to_string());
+    }
+    // A promotion that takes longer goes on; the loop sees its end.
+    if let Err(error) = node.postgres.wait_promoted(timing.loop_wait).await {
+        tracing::warn!("the promotion is not known to be done yet: {error}");
+    }
+    JobEnd::Done
+}
+
+async fn pre_promote(node: &Node) -> Result<(), String> {
+    let settings = node.postgres.settings();
+    let Some(line) = settings.pre_promote.as_deref().filter(|line| !line.trim().is_empty()) else {
+        return Ok(());
+    };
+    let words = shlex::split(line).filter(|words| !words.is_empty());
+    let words = words.ok_or_else(|| format!("{line:?} is not a command line"))?;
+    Command::new(&words[0]).args(&words[1..]).succeed().await.map(drop).map_err(|error| error.to_string())
+}

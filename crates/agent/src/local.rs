@@ -1,0 +1,166 @@
+//! Actions on the local PostgreSQL that take no more than moments.
+
+use std::{sync::Arc, time::Duration};
+
+use ptarmigan_ha::{
+    Action, Outcome,
+    action::{Divergence, RecoveryDifference},
+};
+use ptarmigan_postgres::{
+    data_directory,
+    recovery::{Recovery, difference::Difference},
+    rewind::{self, Verdict},
+    stop::{StopMode, StopRequest},
+    upstream::Upstream,
+};
+use ptarmigan_types::{Cluster, Member, MemberName, Role};
+
+use crate::{jobs, node::Node};
+
+/// How long the comparison with the leader's history may hold up a standby's cycle.
+const CHECK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Carries out an action that concerns only PostgreSQL.
+pub async fn execute(node: &Arc<Node>, action: &Action) -> Outcome {
+    match action {
+        Action::CompareRecovery { upstream } => compare(node, upstream.as_ref()).await,
+        Action::ReloadRecovery { upstream } => done(reload(node, upstream.as_ref()).await),
+        Action::CheckDivergence { upstream } => check(node, upstream).await,
+        Action::ResumeReplay => done(node.postgres.wal_replay_resume().await),
+        Action::EnsureCheckpoint => {
+            ensure_checkpoint(node);
+            Outcome::Done
+        }
+        Action::StopImmediate => done(stop_immediate(node).await),
+        Action::AbandonBootstrap => done(abandon_bootstrap(node).await),
+        Action::RemoveDataDirectory => done(data_directory::remove(&node.postgres.data_dir()).await),
+        other => Outcome::Failed(format!("{other:?} does not concern PostgreSQL")),
+    }
+}
+
+fn done<E: std::fmt::Display>(result: Result<(), E>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(error) => {
+            tracing::error!("{error}");
+            Outcome::Failed(error.to_string())
+        }
+    }
+}
+
+async fn compare(node: &Node, upstream: Option<&MemberName>) -> Outcome {
+    let wanted = match jobs::recovery(node, upstream) {
+        Ok(wanted) => wanted,
+        Err(reason) => return Outcome::Failed(reason),
+    };
+    let status = node.known().status.clone();
+    match node.postgres.recovery_difference(&wanted, status.as_ref()).await {
+        Ok(Difference::None) => Outcome::Recovery(RecoveryDifference::None),
+        Ok(Difference::Reload) => Outcome::Recovery(RecoveryDifference::Reload),
+        Ok(Difference::Restart) => Outcome::Recovery(RecoveryDifference::Restart),
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
+}
+
+async fn reload(node: &Node, upstream: Option<&MemberName>) -> Result<(), String> {
+    let wanted = jobs::recovery(node, upstream)?;
+    node.postgres
+        .write_recovery(Role::Replica, Recovery::Standby(wanted.parameters), &wanted.passfile_lines)
+        .await
+        .map_err(|error| error.to_string())?;
+    node.postgres.reload().await.map_err(|error| error.to_string())
+}
+
+async fn check(node: &Node, name: &MemberName) -> Outcome {
+    let upstream = match upstream(node, name) {
+        Ok(upstream) => upstream,
+        Err(reason) => return Outcome::Failed(reason),
+    };
+    let answer = tokio::time::timeout(CHECK_DEADLINE, rewind::check(&node.postgres, &upstream)).await;
+    Outcome::Divergence(match answer {
+        Ok(Verdict::Need) => Divergence::Diverged,
+        Ok(Verdict::NotNeed) => Divergence::SameHistory,
+        Ok(Verdict::Unknown(reason)) => {
+            tracing::info!("whether a rewind is needed cannot be told yet: {reason}");
+            Divergence::Unknown
+        }
+        Err(_) => Divergence::Unknown,
+    })
+}
+
+/// Contract RW-30: runs beside the loop; the next cycle sees by pg_control whether it is done.
+fn ensure_checkpoint(node: &Arc<Node>) {
+    if !node.checkpoint_outstanding() || std::mem::replace(&mut node.known().checkpoint_running, true) {
+        return;
+    }
+    let node = Arc::clone(node);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "ends by itself; the flag keeps a second one from starting"
+    )]
+    tokio::spawn(async move {
+        let result = node.postgres.checkpoint(None).await;
+        node.known().checkpoint_running = false;
+        match result {
+            Ok(()) => node.wake(),
+            Err(error) => tracing::warn!("checkpoint after promotion: {error}"),
+        }
+    });
+}
+
+async fn stop_immediate(node: &Node) -> Result<(), String> {
+    let timeout = node.configuration.timing().retry_timeout;
+    let request = StopRequest { timeout: Some(timeout), ..StopRequest::new(StopMode::Immediate) };
+    node.postgres.stop(request).await.map(drop).map_err(|error| error.to_string())
+}
+
+async fn abandon_bootstrap(node: &Node) -> Result<(), String> {
+    if node.postgres.is_alive() {
+        stop_immediate(node).await?;
+    }
+    let renamed =
+        data_directory::rename_failed(&node.postgres.data_dir()).await.map_err(|error| error.to_string())?;
+    if let Some(path) = renamed {
+        tracing::error!("the data directory of the failed bootstrap is kept as {}", path.display());
+    }
+    Ok(())
+}
+
+/// Another member as PostgreSQL's programs need it.
+pub fn upstream(node: &Node, name: &MemberName) -> Result<Upstream, String> {
+    let known = node.known();
+    let member = known.view.as_ref().and_then(|view| view.cluster.member(name));
+    let url =
+        member.and_then(|member| member.data.conn_url()).ok_or_else(|| format!("{name} has no conn_url"))?;
+    Upstream::of_conn_url(name.clone(), url).map_err(|error| format!("{name}: {error}"))
+}
+
+/// Whom to follow in the view as it is now (contract NF-1 to NF-5).
+pub fn node_to_follow(node: &Node) -> Option<MemberName> {
+    let tags = node.configuration.with(|settings| settings.tags.clone());
+    let known = node.known();
+    let cluster = &known.view.as_ref()?.cluster;
+    ptarmigan_ha::node_to_follow(&node.name, &tags, cluster)
+}
+
+/// Whom to copy from: a running member that offers itself, else the leader.
+pub fn clone_source(node: &Node, from_leader: bool) -> Option<MemberName> {
+    let known = node.known();
+    let cluster = &known.view.as_ref()?.cluster;
+    let leader = cluster.leader_name().filter(|name| **name != node.name).cloned();
+    if from_leader {
+        leader
+    } else {
+        offering(cluster, &node.name).map(|member| member.name.clone()).or(leader)
+    }
+}
+
+fn offering<'a>(cluster: &'a Cluster, me: &MemberName) -> Option<&'a Member> {
+    cluster.members.iter().find(|member| {
+        member.name != *me
+            && !cluster.is_leader(&member.name)
+            && member.data.is_running()
+            && member.data.conn_url().is_some()
+            && member.data.tags().clonefrom()
+    })
+}

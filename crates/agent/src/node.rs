@@ -1,0 +1,189 @@
+//! What the loop, the long actions and the request handlers share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use arc_swap::ArcSwap;
+use ptarmigan_dcs::{Dcs, View};
+use ptarmigan_postgres::{Postgres, pending_restart::Change, slots::retain::Retained, status::ServerStatus};
+use ptarmigan_rest::snapshot::{Figures, Snapshot};
+use ptarmigan_types::{Lsn, MemberName, MemberState, Monotonic, Tags, Timeline};
+use serde_json::{Map, Value, json};
+use tokio::sync::Notify;
+
+use crate::{configuration::Configuration, jobs::Jobs, journal::Journal, lease::Lease};
+
+/// One node of one cluster.
+pub struct Node {
+    /// My name.
+    pub name: MemberName,
+    /// The configuration.
+    pub configuration: Configuration,
+    /// The store.
+    pub dcs: Arc<dyn Dcs>,
+    /// The local PostgreSQL.
+    pub postgres: Postgres,
+    /// How long I may call myself leader.
+    pub lease: Lease,
+    /// The one long action.
+    pub jobs: Arc<Jobs>,
+    /// What peers are asked with.
+    pub peers: ptarmigan_rest::Client,
+    /// What REST reads.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// What was decided, and why.
+    pub journal: Journal,
+    /// Held during a cycle, and by whoever starts a long action outside of one: a job never begins in mid-cycle
+    /// (contract B.0.1).
+    pub cycle: tokio::sync::Mutex<()>,
+    wake: Notify,
+    known: Mutex<Known>,
+}
+
+/// What was learnt and may be needed again before it is learnt anew.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The last view of the DCS; gone where a read failed.
+    pub view: Option<View>,
+    /// Epoch seconds of the last read that succeeded.
+    pub dcs_last_seen: i64,
+    /// PostgreSQL's last answer; gone where the last query failed.
+    pub figures: Option<Figures>,
+    /// The same as PostgreSQL gave it.
+    pub status: Option<ServerStatus>,
+    /// The last answer of `IDENTIFY_SYSTEM` (contract A.3.3.3).
+    pub standby_timeline: Option<Timeline>,
+    /// PostgreSQL's system identifier.
+    pub system_identifier: Option<String>,
+    /// The restart that waits for its time, as the request came, with `schedule` and `postmaster_start_time`.
+    pub scheduled_restart: Option<ScheduledRestart>,
+    /// The timeout of the restart under way.
+    pub start_timeout: Option<std::time::Duration>,
+    /// Positions of this node's slots.
+    pub slots: Option<BTreeMap<String, Lsn>>,
+    /// When each slot's member was last seen (contract B.23.4).
+    pub retained: Retained,
+    /// The system's next due cycle.
+    pub next_run: Monotonic,
+    /// What REST calls the action in flight.
+    pub job: Option<String>,
+    /// The state that the last cycle saw, and since when.
+    pub state: Option<(MemberState, Monotonic)>,
+    /// Contract RW-1, and in which life of the postmaster (its start time in ticks, 0 while stopped) it was found out.
+    pub rewind_possible: Option<(u64, bool)>,
+    /// A configuration that PostgreSQL has not been told yet.
+    pub unapplied: Option<crate::apply::Unapplied>,
+    /// The checkpoint after a promotion is being made.
+    pub checkpoint_running: bool,
+    /// An operator asked for a reload of the files.
+    pub reload_asked: bool,
+    /// The maintenance mode that the last cycle saw.
+    pub pause: bool,
+}
+
+impl Known {
+    /// How long the state has been what it is, as far as the cycles saw.
+    pub fn in_state_for(&mut self, state: MemberState, now: Monotonic) -> std::time::Duration {
+        match self.state {
+            Some((seen, since)) if seen == state => now.since(since),
+            _ => {
+                self.state = Some((state, now));
+                std::time::Duration::ZERO
+            }
+        }
+    }
+}
+
+/// A restart that waits for its time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScheduledRestart {
+    /// As the core reads it.
+    pub request: ptarmigan_ha::observation::ScheduledRestart,
+    /// As the member key shows it.
+    pub published: Map<String, Value>,
+}
+
+/// What a [`Node`] is made from.
+pub struct Parts {
+    /// The configuration.
+    pub configuration: Configuration,
+    /// The store.
+    pub dcs: Arc<dyn Dcs>,
+    /// The local PostgreSQL.
+    pub postgres: Postgres,
+    /// What peers are asked with.
+    pub peers: ptarmigan_rest::Client,
+    /// What REST reads.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+}
+
+/// How many rounds of decisions are kept.
+const JOURNAL_ROUNDS: usize = 256;
+
+impl Node {
+    /// A node that has done nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            name: parts.configuration.with(|settings| settings.name.clone()),
+            configuration: parts.configuration,
+            dcs: parts.dcs,
+            postgres: parts.postgres,
+            lease: Lease::default(),
+            jobs: Arc::new(Jobs::default()),
+            peers: parts.peers,
+            snapshot: parts.snapshot,
+            journal: Journal::new(JOURNAL_ROUNDS),
+            cycle: tokio::sync::Mutex::new(()),
+            wake: Notify::new(),
+            known: Mutex::new(Known::default()),
+        }
+    }
+
+    /// What is known now. Never held across a wait.
+    pub fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("invariant: nobody panics while holding what is known")
+    }
+
+    /// Begins the next cycle now, or as soon as the current one is over.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Resolves at the next [`Node::wake`].
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Parameter to its old and new value (contract C.6).
+    pub fn pending_restart_reason(&self) -> Map<String, Value> {
+        let reasons = self.postgres.pending_restart();
+        let change = |change: Change| json!({"old_value": change.old_value, "new_value": change.new_value});
+        reasons.into_iter().map(|(name, reason)| (name, change(reason))).collect()
+    }
+
+    /// Configured tags as they are published.
+    pub fn tags(&self) -> Tags {
+        self.configuration.with(|settings| settings.tags.published())
+    }
+
+    /// Whether I lead at this moment.
+    pub fn leads(&self) -> bool {
+        self.lease.is_held_at(ptarmigan_clock::now())
+    }
+
+    /// I lead, and `pg_control` does not carry the running timeline yet (contract A.3.3, RW-30).
+    pub fn checkpoint_outstanding(&self) -> bool {
+        if !self.leads() {
+            return false;
+        }
+        let known = self.known();
+        match (&known.status, &known.figures) {
+            (Some(status), Some(figures)) if !status.in_recovery => {
+                figures.timeline != Some(status.checkpoint_timeline)
+            }
+            _ => true,
+        }
+    }
+}

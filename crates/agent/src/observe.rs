@@ -1,0 +1,159 @@
+//! Gathers what a cycle starts from.
+
+use std::time::Duration;
+
+use ptarmigan_ha::{
+    action::{Action, Outcome},
+    observation::{ControlState, DataDirectory, JobView, Observation, PostgresView, Settings},
+};
+use ptarmigan_postgres::{controldata, data_directory::Content, rewind};
+use ptarmigan_types::{Cluster, MemberState, Monotonic};
+
+use crate::{figures, node::Node};
+
+/// Reads the view; where that fails, health checks must not go on believing the old one (contract surface A.2).
+pub async fn view(node: &Node) -> Result<Box<Cluster>, String> {
+    let read = node.dcs.view().await;
+    let mut known = node.known();
+    match read {
+        Ok(view) => {
+            known.dcs_last_seen = jiff::Timestamp::now().as_second();
+            known.pause = false;
+            let cluster = Box::new(view.cluster.clone());
+            known.view = Some(view);
+            Ok(cluster)
+        }
+        Err(error) => {
+            known.view = None;
+            Err(error.to_string())
+        }
+    }
+}
+
+/// One observation, with no outcomes yet.
+pub async fn observation(node: &Node, view: Result<Box<Cluster>, String>) -> Observation {
+    let now = ptarmigan_clock::now();
+    let job = node.jobs.view(now);
+    node.known().job = job.as_ref().map(|job| job.kind.words().to_owned());
+    figures::refresh(node).await;
+    let postgres = postgres(node, job.as_ref(), now).await;
+    let known = node.known();
+    Observation {
+        now,
+        wall: jiff::Timestamp::now(),
+        me: node.name.clone(),
+        settings: settings(node),
+        view,
+        postgres,
+        job,
+        finished: node.jobs.take_finished(),
+        scheduled_restart: known.scheduled_restart.as_ref().map(|restart| restart.request.clone()),
+        start_timeout: known.start_timeout,
+        outcomes: Vec::<(Action, Outcome)>::new(),
+    }
+}
+
+fn settings(node: &Node) -> Settings {
+    let effective = node.configuration.current();
+    let settings = &effective.settings;
+    let global = &settings.global;
+    let postgresql = &settings.postgresql;
+    Settings {
+        ttl: Duration::from_secs(settings.ttl_s),
+        loop_wait: Duration::from_secs(settings.loop_wait_s),
+        retry_timeout: Duration::from_secs(settings.retry_timeout_s),
+        primary_start_timeout: Duration::from_secs(global.primary_start_timeout_s),
+        maximum_lag_on_failover_bytes: u64::try_from(global.maximum_lag_on_failover_bytes).unwrap_or(0),
+        check_timeline: global.check_timeline,
+        primary_race_backoff: Duration::from_secs(global.primary_race_backoff_s),
+        can_bootstrap: settings.bootstrap.is_some(),
+        can_clone_without_leader: postgresql
+            .create_replica_methods
+            .iter()
+            .any(|name| postgresql.replica_methods.get(name).is_some_and(|method| method.no_leader)),
+        remove_data_directory_on_rewind_failure: postgresql.remove_data_directory_on_rewind_failure,
+        remove_data_directory_on_diverged_timelines: postgresql.remove_data_directory_on_diverged_timelines,
+        tags: settings.tags.clone(),
+    }
+}
+
+/// The local PostgreSQL alone, for requests that are judged between two cycles.
+pub async fn postgres_only(node: &Node) -> PostgresView {
+    let now = ptarmigan_clock::now();
+    let job = node.jobs.view(now);
+    figures::refresh(node).await;
+    postgres(node, job.as_ref(), now).await
+}
+
+async fn postgres(node: &Node, job: Option<&JobView>, now: Monotonic) -> PostgresView {
+    let handle = &node.postgres;
+    let data_dir = handle.data_dir();
+    let running = handle.is_alive();
+    // While a job works on the data directory, what it looks like in between is nobody's business.
+    let control = if running || job.is_some() { None } else { handle.control_data().await.ok() };
+    let rewind_possible = job.is_none() && rewind_possible(node).await;
+    let mut known = node.known();
+    if let Some(control) = &control {
+        known.system_identifier = Some(control.system_identifier.clone());
+    }
+    let content = ptarmigan_postgres::data_directory::content(&data_dir);
+    if matches!(content, Content::Empty) && job.is_none() {
+        known.system_identifier = None;
+    }
+    let in_state_for = known.in_state_for(handle.state(), now);
+    let figures = known.figures.as_ref();
+    PostgresView {
+        data_directory: match content {
+            Content::Empty => DataDirectory::Empty,
+            Content::Unreadable(reason) => DataDirectory::Unreadable(reason),
+            Content::Present => DataDirectory::Present,
+        },
+        system_identifier: known.system_identifier.clone(),
+        state: handle.state(),
+        in_state_for,
+        role: handle.role(),
+        running,
+        server: figures.map(figures::facts),
+        control_state: control.as_ref().map_or(ControlState::Unknown, |control| control_state(control.state)),
+        has_backup_label: data_dir.join("backup_label").exists(),
+        has_recovery_signal: ["standby.signal", "recovery.signal"]
+            .iter()
+            .any(|signal| data_dir.join(signal).exists()),
+        major_version: handle.version().map_or(0, |version| version.major()),
+        rewind_possible,
+        postmaster_start_time: figures.map(|figures| figures.postmaster_start_time.clone()),
+        pending_restart: !handle.pending_restart().is_empty(),
+        server_version: figures.map_or(0, |figures| figures.server_version),
+    }
+}
+
+/// Contract RW-1, asked only where the answer can matter: of a standby or a stopped server.
+async fn rewind_possible(node: &Node) -> bool {
+    if !node.postgres.settings().use_pg_rewind || node.postgres.state() == MemberState::Starting {
+        return false;
+    }
+    // It asks programs, so it is asked once in the life of a postmaster.
+    let life = node.postgres.running().map_or(0, |running| running.start_time_ticks);
+    if let Some((asked_in, possible)) = node.known().rewind_possible
+        && asked_in == life
+    {
+        return possible;
+    }
+    let possible = rewind::is_possible(&node.postgres).await;
+    node.known().rewind_possible = Some((life, possible));
+    possible
+}
+
+const fn control_state(state: controldata::ControlState) -> ControlState {
+    use controldata::ControlState as Read;
+    match state {
+        Read::StartingUp => ControlState::StartingUp,
+        Read::ShutDown => ControlState::ShutDown,
+        Read::ShutDownInRecovery => ControlState::ShutDownInRecovery,
+        Read::ShuttingDown => ControlState::ShuttingDown,
+        Read::InCrashRecovery => ControlState::InCrashRecovery,
+        Read::InArchiveRecovery => ControlState::InArchiveRecovery,
+        Read::InProduction => ControlState::InProduction,
+        _ => ControlState::Unknown,
+    }
+}

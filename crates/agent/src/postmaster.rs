@@ -1,0 +1,75 @@
+//! Hears at once when the postmaster ends, and sees when a starting server accepts connections.
+
+use std::{sync::Arc, time::Duration};
+
+use ptarmigan_postgres::postmaster::readiness::Readiness;
+use ptarmigan_types::MemberState;
+
+use crate::node::Node;
+
+/// How often a server that is coming up is looked at.
+const STARTING_POLL: Duration = Duration::from_millis(50);
+
+/// How often to look for a postmaster that somebody else may have started.
+const FOREIGN_POLL: Duration = Duration::from_secs(5);
+
+/// Runs for the life of the daemon.
+pub async fn watch(node: Arc<Node>) {
+    let mut state = node.postgres.watch_state();
+    loop {
+        state.mark_unchanged();
+        if is_starting(node.postgres.state()) && node.jobs.view(ptarmigan_clock::now()).is_none() {
+            check_startup(&node).await;
+            tokio::time::sleep(STARTING_POLL).await;
+            continue;
+        }
+        match node.postgres.hold().await {
+            Ok(Some(held)) => {
+                tokio::select! {
+                    _ = held.exited() => ended(&node),
+                    _ = state.changed() => {}
+                }
+            }
+            Ok(None) => wait(&mut state).await,
+            Err(error) => {
+                tracing::warn!("the postmaster cannot be watched: {error}");
+                wait(&mut state).await;
+            }
+        }
+    }
+}
+
+async fn wait(state: &mut tokio::sync::watch::Receiver<MemberState>) {
+    tokio::select! {
+        changed = state.changed() => {
+            if changed.is_err() { std::future::pending::<()>().await; }
+        }
+        () = tokio::time::sleep(FOREIGN_POLL) => {}
+    }
+}
+
+const fn is_starting(state: MemberState) -> bool {
+    matches!(state, MemberState::Starting | MemberState::StartingAfterCustomBootstrap)
+}
+
+/// Contract B.5, "check startup".
+async fn check_startup(node: &Node) {
+    match node.postgres.readiness().await {
+        Readiness::Accepting | Readiness::Unknown => node.postgres.set_state(MemberState::Running),
+        Readiness::Rejecting => {}
+        Readiness::NoResponse if node.postgres.is_alive() => {}
+        Readiness::NoResponse => node.postgres.set_state(MemberState::StartFailed),
+    }
+}
+
+/// Nothing of the server is left. While a job works on it, the job knows why.
+fn ended(node: &Node) {
+    if node.jobs.view(ptarmigan_clock::now()).is_some() {
+        return;
+    }
+    if matches!(node.postgres.state(), MemberState::Running | MemberState::Starting) {
+        tracing::error!("PostgreSQL ended unexpectedly");
+        node.postgres.set_state(MemberState::Crashed);
+    }
+    node.wake();
+}

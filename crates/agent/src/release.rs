@@ -1,0 +1,80 @@
+//! Giving the lock up, and until where a successor must have got (contract B.13.0, B.16).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use ptarmigan_ha::{Action, candidates::can_take_over_with};
+use ptarmigan_postgres::{ControlData, stop::Hook, waldump};
+use ptarmigan_types::{Lsn, Role};
+
+use crate::{execute::execute, node::Node, peers, status};
+
+/// Writes the position that a successor must have reached, and deletes the leader key. A store that does not answer
+/// leaves the key to its lease.
+pub async fn release(node: &Arc<Node>, position: Option<Lsn>) {
+    node.lease.forget();
+    crate::publish::publish(node);
+    if let Some(lsn) = position {
+        drop(status::write_position(node, lsn).await);
+    }
+    let held = match node.dcs.view().await {
+        Ok(view) => view.cluster.leader.filter(|leader| leader.name == node.name),
+        Err(error) => return tracing::warn!("the leader lock is not released, it will run out: {error}"),
+    };
+    if let Some(held) = held {
+        drop(execute(node, &Action::ReleaseLock(held)).await);
+        tracing::info!("released the leader lock");
+    }
+}
+
+/// Where the WAL of a stopped primary ends, as far as a successor needs it: the shutdown checkpoint, or the switch to a
+/// new WAL file right before it, which archiving causes and no standby waits for (contract B.16, "prev LSN").
+pub async fn final_position(node: &Node) -> Option<Lsn> {
+    match node.postgres.control_data().await {
+        Ok(control) => Some(position_of(node, &control).await),
+        Err(error) => {
+            tracing::warn!("the final position is not known: {error}");
+            None
+        }
+    }
+}
+
+async fn position_of(node: &Node, control: &ControlData) -> Lsn {
+    let (timeline, checkpoint) = (control.checkpoint_timeline, control.checkpoint_lsn);
+    match waldump::switch_before(&node.postgres, timeline, checkpoint).await {
+        Ok(switch) => switch.unwrap_or(checkpoint),
+        Err(error) => {
+            tracing::debug!("the record before the shutdown checkpoint is not known: {error}");
+            checkpoint
+        }
+    }
+}
+
+/// A hook for the stop of a leader: the shutdown checkpoint is on disk while the postmaster still lives (archiving, a
+/// slow receiver): whoever has all of it may take over already (contract B.16, SD-5). The flag tells whether the lock
+/// was released.
+pub fn early(node: &Arc<Node>) -> (Hook<ControlData>, Arc<AtomicBool>) {
+    let released = Arc::new(AtomicBool::new(false));
+    let (node, flag) = (Arc::clone(node), Arc::clone(&released));
+    let hook: Hook<ControlData> = Box::new(move |control| {
+        Box::pin(async move {
+            let position = position_of(&node, &control).await;
+            if others_have(&node, control.checkpoint_lsn).await {
+                node.postgres.set_role(Role::Demoted);
+                release(&node, Some(position)).await;
+                flag.store(true, Ordering::Release);
+            } else {
+                drop(status::write_position(&node, position).await);
+            }
+        })
+    });
+    (hook, released)
+}
+
+async fn others_have(node: &Node, lsn: Lsn) -> bool {
+    let Some(view) = node.known().view.clone() else { return false };
+    let answers = peers::ask_others(node, &view.cluster).await;
+    answers.iter().any(|answer| can_take_over_with(answer, Some(lsn), view.cluster.status.last_lsn, 0, None))
+}

@@ -1,0 +1,83 @@
+//! What REST asks for, carried out beside the loop (contract surface A.7).
+
+mod cluster;
+mod config;
+mod failover;
+mod reinitialize;
+mod restart;
+
+use std::sync::Arc;
+
+use ptarmigan_dcs::{Error, View};
+use ptarmigan_rest::{Envelope, Reply, Request};
+use tokio::sync::mpsc;
+
+use crate::{apply::Unapplied, figures, node::Node, publish};
+
+/// How many requests are worked on at once; more wait in the channel.
+const AT_ONCE_MAX: usize = 64;
+
+/// Serves requests until REST is gone.
+pub async fn serve(node: Arc<Node>, mut requests: mpsc::Receiver<Envelope>) {
+    let mut working = tokio::task::JoinSet::new();
+    while let Some((request, answer)) = requests.recv().await {
+        while working.len() >= AT_ONCE_MAX {
+            drop(working.join_next().await);
+        }
+        while working.try_join_next().is_some() {}
+        let node = Arc::clone(&node);
+        working.spawn(async move {
+            let reply = handle(&node, request).await;
+            // Whoever asked may have gone away.
+            drop(answer.send(reply));
+        });
+    }
+}
+
+async fn handle(node: &Arc<Node>, request: Request) -> Reply {
+    match request {
+        Request::RefreshFigures => {
+            figures::refresh(node).await;
+            publish::publish(node);
+            Reply::text(200, "")
+        }
+        Request::Cluster => cluster::get(node).await,
+        Request::PatchConfig(patch) => config::patch(node, &patch).await,
+        Request::PutConfig(config) => config::put(node, config).await,
+        Request::Failover(request) => failover::post(node, &request).await,
+        Request::CancelSwitchover => failover::delete(node).await,
+        Request::Restart(request) => restart::post(node, &request).await,
+        Request::CancelRestart => restart::delete(node).await,
+        Request::Reload => reload(node),
+        Request::Reinitialize { force, from_leader } => reinitialize::post(node, force, from_leader).await,
+    }
+}
+
+/// Like SIGHUP: the files are read at the next cycle boundary, which is not brought forward (contract T-8).
+fn reload(node: &Node) -> Reply {
+    node.known().reload_asked = true;
+    Reply::text(202, "reload scheduled")
+}
+
+/// Files that changed, or the wish to apply them again (contract CF-10).
+pub fn reload_now(node: &Node) -> bool {
+    let changed = node.configuration.reload();
+    node.known().unapplied = Some(Unapplied::Forced);
+    if changed {
+        tracing::info!("the local configuration changed");
+        node.dcs.set_timing(node.configuration.timing());
+    } else {
+        tracing::info!("No local configuration items changed.");
+    }
+    changed
+}
+
+async fn fresh_view(node: &Node) -> Result<View, Reply> {
+    node.dcs.view_fresh().await.map_err(|error| no_dcs(&error))
+}
+
+/// The answer where the store does not: distinctive, so that `ptctl` can fall back (deviation from surface H.4).
+fn no_dcs(error: &Error) -> Reply {
+    tracing::warn!("{error}");
+    Reply::dcs_unreachable()
+}

@@ -1,0 +1,91 @@
+//! `POST /restart`, `DELETE /restart` (contract surface A.7, core B.18).
+
+use std::{sync::Arc, time::Duration};
+
+use ptarmigan_ha::{
+    observation::{RestartFilter, ScheduledRestart as Request},
+    schedule::restart_refused,
+};
+use ptarmigan_rest::{Reply, RestartRequest};
+use ptarmigan_types::{schedule, version};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use crate::{
+    jobs::{self, Restarted},
+    node::{Node, ScheduledRestart},
+    observe,
+};
+
+pub(super) async fn post(node: &Arc<Node>, request: &RestartRequest) -> Reply {
+    let filter = RestartFilter {
+        role: request.role.as_deref().and_then(ptarmigan_types::Role::read),
+        older_than: request.postgres_version.as_deref().and_then(version::parse_server_version),
+        pending: request.restart_pending,
+    };
+    let timeout = request.timeout_s.map(Duration::from_secs);
+    match request.schedule {
+        Some(at) => schedule_restart(node, request, at, filter, timeout),
+        None => restart_now(node, &filter, timeout).await,
+    }
+}
+
+fn schedule_restart(
+    node: &Node,
+    request: &RestartRequest,
+    at: jiff::Timestamp,
+    filter: RestartFilter,
+    timeout: Option<Duration>,
+) -> Reply {
+    let mut known = node.known();
+    if known.scheduled_restart.is_some() {
+        return Reply::text(409, "Another restart is already scheduled");
+    }
+    let started = known.figures.as_ref().map(|figures| figures.postmaster_start_time.clone());
+    let mut published = request.body.clone();
+    let text = published.get("schedule").and_then(|value| value.as_str()).map(str::to_owned);
+    published.insert("schedule".into(), json!(text.unwrap_or_else(|| schedule::to_iso(at))));
+    published.insert("postmaster_start_time".into(), json!(started));
+    known.scheduled_restart = Some(ScheduledRestart {
+        request: Request { at, postmaster_start_time: started, filter, timeout },
+        published,
+    });
+    drop(known);
+    node.wake();
+    Reply::text(202, "Restart scheduled")
+}
+
+async fn restart_now(node: &Arc<Node>, filter: &RestartFilter, timeout: Option<Duration>) -> Reply {
+    let answer = {
+        let _between_cycles = node.cycle.lock().await;
+        let postgres = observe::postgres_only(node).await;
+        if let Some(reason) = restart_refused(filter, &postgres) {
+            return Reply::text(503, format!("Restart was refused: {reason}"));
+        }
+        let limit = timeout.unwrap_or_else(|| {
+            Duration::from_secs(node.configuration.with(|settings| settings.global.primary_start_timeout_s))
+        });
+        node.known().start_timeout = Some(limit);
+        let (done, answer) = oneshot::channel();
+        if let Err(busy) = jobs::begin_restart(node, Some(limit), done) {
+            return Reply::text(503, busy.to_string());
+        }
+        node.wake();
+        answer
+    };
+    match answer.await {
+        Ok(Ok(Restarted::Running)) => Reply::text(200, "restarted successfully"),
+        Ok(Ok(Restarted::StillStarting)) => Reply::text(503, "postgres is still starting"),
+        Ok(Err(reason)) => Reply::text(503, format!("restart failed: {reason}")),
+        Err(_) => Reply::text(503, "restart was cancelled"),
+    }
+}
+
+pub(super) async fn delete(node: &Node) -> Reply {
+    let scheduled = node.known().scheduled_restart.take();
+    node.wake();
+    match scheduled {
+        Some(_) => Reply::text(200, "scheduled restart deleted"),
+        None => Reply::text(404, "no restarts are scheduled"),
+    }
+}

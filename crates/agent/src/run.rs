@@ -1,0 +1,190 @@
+//! From the command line to the exit status: logging, start, loop, signals, systemd, end.
+
+use std::{panic::AssertUnwindSafe, path::Path, process::ExitCode, sync::Arc};
+
+use futures_util::FutureExt;
+use ptarmigan_rest::Requests;
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+
+use crate::{
+    agent::Agent, configuration::Configuration, execute::Exit, logging::Logging, node::Node, postmaster,
+    requests, shutdown, start,
+};
+
+/// Requests that wait for the loop; REST refuses more.
+const REQUESTS_MAX: usize = 128;
+
+/// Runs the daemon until it is told to stop. The exit status is contract D.2's.
+pub fn run(argument: Option<&Path>, logging: &Logging) -> ExitCode {
+    let configuration = match Configuration::start(argument) {
+        Ok(configuration) => configuration,
+        Err(error) => {
+            tracing::error!(critical = true, "{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    configuration.with(|settings| logging.apply(&settings.log));
+    restrict_new_files(&configuration);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(daemon(configuration, logging)),
+        Err(error) => {
+            tracing::error!(critical = true, "cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Contract C.5: what we create is the owner's, and the group's where the data directory is.
+fn restrict_new_files(configuration: &Configuration) {
+    use std::os::unix::fs::PermissionsExt;
+    let data_dir = configuration.with(|settings| settings.postgresql.data_dir.clone());
+    let group_reads = std::fs::metadata(data_dir).is_ok_and(|facts| facts.permissions().mode() & 0o040 != 0);
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(if group_reads { 0o027 } else { 0o077 }));
+}
+
+async fn daemon(configuration: Configuration, logging: &Logging) -> ExitCode {
+    let node = match start::start(configuration).await {
+        Ok(node) => node,
+        Err(error) => {
+            tracing::error!(critical = true, "{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
+    let settings = node.configuration.with(|settings| settings.restapi.clone());
+    let rest = match ptarmigan_rest::spawn_thread(settings, Arc::clone(&node.snapshot), Requests(sender)) {
+        Ok(rest) => rest,
+        Err(error) => {
+            tracing::error!(critical = true, "{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(critical = true, "cannot listen for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut beside = tokio::task::JoinSet::new();
+    beside.spawn(requests::serve(Arc::clone(&node), receiver));
+    beside.spawn(postmaster::watch(Arc::clone(&node)));
+    notify(&[NotifyState::Ready]);
+    let end = AssertUnwindSafe(serve(&node, &rest, logging, signals)).catch_unwind().await;
+    let (code, stop_postgres) = match end {
+        Ok(None) => (ExitCode::SUCCESS, true),
+        Ok(Some(exit)) => {
+            tracing::error!(critical = true, "{}", exit.reason);
+            (ExitCode::FAILURE, exit.stop_postgres)
+        }
+        Err(_) => {
+            tracing::error!(critical = true, "the decision core panicked, stopping PostgreSQL");
+            (ExitCode::FAILURE, true)
+        }
+    };
+    notify(&[NotifyState::Stopping]);
+    rest.begin_shutdown();
+    if stop_postgres {
+        ignore_further_signals();
+        shutdown::shutdown(&node).await;
+    }
+    beside.shutdown().await;
+    rest.shutdown();
+    code
+}
+
+/// Cycles until a signal or the core ends them: `None` for a clean end.
+async fn serve(
+    node: &Arc<Node>,
+    rest: &ptarmigan_rest::Handle,
+    logging: &Logging,
+    mut signals: Signals,
+) -> Option<Exit> {
+    let mut agent = Agent::new(Arc::clone(node));
+    loop {
+        let ended = tokio::select! {
+            biased;
+            () = signals.end.received() => return None,
+            ended = agent.cycle() => ended,
+        };
+        if let Err(exit) = ended {
+            return Some(exit);
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = signals.end.received() => return None,
+                // SIGHUP does not shorten the wait (contract T-8).
+                _ = signals.hangup.recv() => node.known().reload_asked = true,
+                () = agent.sleep() => break,
+            }
+        }
+        if std::mem::take(&mut node.known().reload_asked) {
+            reload(node, rest, logging).await;
+        }
+    }
+}
+
+/// SIGHUP or `POST /reload` (contract CF-10, D.5).
+async fn reload(node: &Node, rest: &ptarmigan_rest::Handle, logging: &Logging) {
+    if let Ok(state) = NotifyState::monotonic_usec_now() {
+        notify(&[NotifyState::Reloading, state]);
+    }
+    if requests::reload_now(node) {
+        node.configuration.with(|settings| logging.apply(&settings.log));
+        let settings = node.configuration.with(|settings| settings.restapi.clone());
+        if let Err(error) = rest.reload(settings).await {
+            tracing::error!("the REST API keeps its former settings: {error}");
+        }
+    }
+    node.wake();
+    notify(&[NotifyState::Ready]);
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!("systemd is not told: {error}");
+    }
+}
+
+struct Signals {
+    end: EndSignals,
+    hangup: Signal,
+}
+
+struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            end: EndSignals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            },
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+impl EndSignals {
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("got SIGTERM"),
+            _ = self.interrupt.recv() => tracing::info!("got SIGINT"),
+        }
+    }
+}
+
+/// tokio keeps the handlers of SIGTERM, SIGINT and SIGHUP for the life of the process, so further ones have no effect:
+/// a second SIGINT must not abort the shutdown (contract D.4).
+fn ignore_further_signals() {
+    tracing::debug!("further SIGTERM, SIGINT and SIGHUP are ignored");
+}

@@ -1,0 +1,154 @@
+//! Start-up, in the contract's order (D.3).
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use ptarmigan_config::{DcsKind, Settings};
+use ptarmigan_dcs::{Dcs, Error as DcsError};
+use ptarmigan_dcs_etcd::{Etcd, EtcdSettings};
+use ptarmigan_postgres::{Options, Postgres, postmaster::start::Attached};
+use ptarmigan_rest::snapshot::Snapshot;
+use ptarmigan_types::{ClusterPath, DynamicConfig, MemberState, Monotonic, Role, version};
+
+use crate::{
+    configuration::Configuration,
+    node::{Node, Parts},
+    publish,
+};
+
+/// Pause between two tries to reach the DCS at start.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Why the daemon ends before its first cycle; the process ends with status 1 (contract D.2).
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No store can be made from the configuration.
+    #[error("{0}")]
+    Dcs(String),
+    /// A node with this name answers.
+    #[error("Can't start; there is already a node named '{0}' running")]
+    SameName(String),
+    /// The client for peers cannot be made.
+    #[error("{0}")]
+    Peers(String),
+}
+
+/// Steps 4 to 9: waits for the DCS as long as it takes.
+pub async fn start(configuration: Configuration) -> Result<Arc<Node>, Error> {
+    let settings = configuration.current();
+    let settings = &settings.settings;
+    let peers = ptarmigan_rest::Client::new(
+        settings.ctl.authentication.as_ref().or(settings.restapi.authentication.as_ref()),
+    )
+    .map_err(|error| Error::Peers(error.to_string()))?;
+    let dcs = connect(&configuration).await?;
+    let cluster = first_view(dcs.as_ref()).await?;
+    if let Some(member) = cluster.member(&settings.name)
+        && let Some(url) = member.data.api_url()
+        && peers.is_somebody_there(url).await
+    {
+        return Err(Error::SameName(settings.name.to_string()));
+    }
+    if let Some(config) = cluster.config.as_ref() {
+        adopt(&configuration, config);
+        dcs.set_timing(configuration.timing());
+    }
+    let settings = configuration.current();
+    let postgres = Postgres::new(Options {
+        name: settings.settings.name.clone(),
+        scope: settings.settings.scope.clone(),
+        settings: Arc::new(settings.settings.postgresql.clone()),
+    });
+    attach(&postgres).await;
+    let snapshot = Arc::new(ArcSwap::from_pointee(first_snapshot(&settings.settings)));
+    let node = Arc::new(Node::new(Parts { configuration, dcs, postgres, peers, snapshot }));
+    publish::publish(&node);
+    Ok(node)
+}
+
+fn adopt(configuration: &Configuration, config: &DynamicConfig) {
+    if configuration.adopt(Some(config)) {
+        tracing::info!("took the dynamic configuration from the DCS");
+    }
+}
+
+async fn connect(configuration: &Configuration) -> Result<Arc<dyn Dcs>, Error> {
+    let current = configuration.current();
+    let settings = &current.settings;
+    let v2 = match &settings.dcs.kind {
+        DcsKind::Etcd3 => false,
+        DcsKind::Etcd => true,
+        other => {
+            return Err(Error::Dcs(format!(
+                "{}: this store is not supported yet; use etcd3",
+                other.as_str()
+            )));
+        }
+    };
+    let section = EtcdSettings::from_config(&settings.dcs.section, v2)
+        .map_err(|error| Error::Dcs(format!("{}: {error}", settings.dcs.kind.as_str())))?;
+    let path = ClusterPath::new(&settings.namespace, &settings.scope);
+    let etcd = Etcd::connect(&section, path, settings.name.clone(), configuration.timing(), true)
+        .map_err(|error| Error::Dcs(error.to_string()))?;
+    tracing::info!("DCS: {}", etcd.describe());
+    wait_for(|| etcd.probe()).await?;
+    Ok(Arc::new(etcd))
+}
+
+async fn first_view(dcs: &dyn Dcs) -> Result<ptarmigan_types::Cluster, Error> {
+    let view = wait_for(|| dcs.view()).await?;
+    Ok(view.cluster)
+}
+
+/// Tries for ever, and says so each time; credentials that are wrong end it.
+async fn wait_for<T, F>(ask: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, DcsError>>,
+{
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(DcsError::Fatal(reason)) => return Err(Error::Dcs(reason)),
+            Err(error) => {
+                tracing::info!("waiting on DCS: {error}");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Contract B.26, "state at daemon start": a running server is attached to and checked by the first cycle; a stopped
+/// one that looks like a primary has the role `demoted`.
+async fn attach(postgres: &Postgres) {
+    match postgres.attach().await {
+        Attached::Running(running) => {
+            tracing::info!("taking care of the running PostgreSQL, process {}", running.pid)
+        }
+        Attached::Down => {}
+    }
+}
+
+fn first_snapshot(settings: &Settings) -> Snapshot {
+    Snapshot {
+        name: settings.name.clone(),
+        scope: settings.scope.clone(),
+        version: version::EMULATED.to_owned(),
+        leader_until: None,
+        view: None,
+        dcs_last_seen: 0,
+        global: publish::global(settings),
+        state: MemberState::Stopped,
+        role: Role::Uninitialized,
+        figures: None,
+        tags: settings.tags.published(),
+        effective_tags: settings.tags.published(),
+        system_identifier: None,
+        pending_restart_reason: serde_json::Map::new(),
+        scheduled_restart: None,
+        watchdog_failed: false,
+        failsafe_active: false,
+        next_run: Monotonic::default(),
+        postmaster_alive: false,
+        job: None,
+    }
+}
