@@ -1,11 +1,13 @@
 //! The handle: what is known about the local PostgreSQL between two calls.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use ptarmigan_config::{Credentials, PostgresSettings};
+use ptarmigan_guardian::Guardian;
 use ptarmigan_types::{MemberName, MemberState, Role};
 use tokio::sync::{Mutex, watch};
 
@@ -15,7 +17,10 @@ use crate::{
     connection::{self, Purpose, Session},
     controldata::{self, ControlData},
     dsn::ConnInfo,
+    pending_restart::PendingRestart,
     pgpass,
+    postmaster::Running,
+    recovery::{Recovery, difference::Current},
     version::{self, ServerVersion},
 };
 
@@ -28,6 +33,15 @@ pub struct Options {
     pub scope: String,
     /// The `postgresql` section.
     pub settings: Arc<PostgresSettings>,
+}
+
+/// Where the guardian is, where it is not in its usual place.
+#[derive(Clone, Debug, Default)]
+pub struct GuardianPlace {
+    /// In place of `$PTARMIGAN_GUARDIAN`, our own program's folder and PATH.
+    pub program: Option<PathBuf>,
+    /// In place of `$PTARMIGAN_RUN_DIR` and the guardian's defaults.
+    pub run_dir: Option<PathBuf>,
 }
 
 /// The local PostgreSQL. Clones are the same one.
@@ -43,7 +57,24 @@ pub(crate) struct Inner {
     /// The connections that stay open between queries.
     heartbeat: Mutex<Option<Arc<Session>>>,
     restapi: Mutex<Option<Arc<Session>>>,
+    /// The connection to the guardian, once it was needed.
+    pub(crate) guardian: Mutex<Option<Arc<Guardian>>>,
+    pub(crate) guardian_place: GuardianPlace,
+    /// The postmaster that was last seen alive: `postmaster.pid` may vanish before it does.
+    postmaster: watch::Sender<Option<Running>>,
+    /// The last server parameters that were checked by the server's program, and what it left of them.
+    pub(crate) checked_parameters: Mutex<Option<(Parameters, Parameters)>>,
+    /// What the HA loop wants in place of the configured value.
+    pub(crate) synchronous_standby_names: watch::Sender<Option<String>>,
+    /// The recovery that was written last.
+    recovery: watch::Sender<Option<Recovery>>,
+    /// The recovery settings that the server had last.
+    recovery_settings: watch::Sender<Option<Current>>,
+    pub(crate) pending_restart: watch::Sender<PendingRestart>,
 }
+
+/// Server parameters by name.
+type Parameters = BTreeMap<String, String>;
 
 /// As whom to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +90,11 @@ pub enum Login {
 impl Postgres {
     /// A handle for the data directory of the settings. Touches nothing yet: state `stopped`, role `uninitialized`.
     pub fn new(options: Options) -> Self {
+        Self::with_guardian(options, GuardianPlace::default())
+    }
+
+    /// As [`Postgres::new`], with a guardian of this place.
+    pub fn with_guardian(options: Options, guardian_place: GuardianPlace) -> Self {
         Self(Arc::new(Inner {
             name: options.name,
             scope: options.scope,
@@ -67,6 +103,14 @@ impl Postgres {
             role: watch::Sender::new(Role::Uninitialized),
             heartbeat: Mutex::new(None),
             restapi: Mutex::new(None),
+            guardian: Mutex::new(None),
+            guardian_place,
+            postmaster: watch::Sender::new(None),
+            checked_parameters: Mutex::new(None),
+            synchronous_standby_names: watch::Sender::new(None),
+            recovery: watch::Sender::new(None),
+            recovery_settings: watch::Sender::new(None),
+            pending_restart: watch::Sender::new(PendingRestart::new()),
         }))
     }
 
@@ -123,6 +167,32 @@ impl Postgres {
     /// Hears every change of the role.
     pub fn watch_role(&self) -> watch::Receiver<Role> {
         self.0.role.subscribe()
+    }
+
+    /// The postmaster that was last seen alive.
+    pub(crate) fn known_postmaster(&self) -> Option<Running> {
+        *self.0.postmaster.borrow()
+    }
+
+    /// Remembers the living postmaster.
+    pub(crate) fn know_postmaster(&self, running: Option<Running>) {
+        self.0.postmaster.send_replace(running);
+    }
+
+    pub(crate) fn remembered_recovery(&self) -> Option<Recovery> {
+        self.0.recovery.borrow().clone()
+    }
+
+    pub(crate) fn remember_recovery(&self, recovery: Recovery) {
+        self.0.recovery.send_replace(Some(recovery));
+    }
+
+    pub(crate) fn remembered_recovery_settings(&self) -> Option<Current> {
+        self.0.recovery_settings.borrow().clone()
+    }
+
+    pub(crate) fn remember_recovery_settings(&self, current: Current) {
+        self.0.recovery_settings.send_replace(Some(current));
     }
 
     /// The superuser connection that is kept open for this purpose; connects where there is none.

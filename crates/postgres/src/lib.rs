@@ -8,24 +8,53 @@
 //! - how a data directory comes to be or is repaired: the bootstrap, basebackup, rewind and crash recovery modules;
 //! - running programs: [`binaries`], [`command`].
 
+pub mod archive;
+mod basebackup;
 pub mod binaries;
+pub mod bootstrap;
+pub mod clone;
 pub mod command;
 pub mod connection;
 pub mod controldata;
+pub mod crash_recovery;
 pub mod data_directory;
+mod data_files;
 pub mod dsn;
+pub mod files;
+pub mod guc;
 pub mod handle;
+pub mod history;
+pub mod pending_restart;
 pub mod pgpass;
+pub mod postmaster;
+pub mod promote;
+pub mod recovery;
 pub mod replication;
+pub mod rewind;
 pub mod slots;
 pub mod status;
+pub mod stop;
 pub mod tls;
+pub mod upstream;
 pub mod version;
+pub mod waldump;
+
+#[cfg(test)]
+mod testing;
 
 pub use binaries::Tool;
 pub use connection::{Purpose, Session};
 pub use controldata::{ControlData, ControlState};
 pub use dsn::ConnInfo;
-pub use handle::{Login, Options, Postgres};
+pub use handle::{GuardianPlace, Login, Options, Postgres};
+pub use pending_restart::{Change, PendingRestart};
+pub use postmaster::{
+    Running,
+    readiness::Readiness,
+    start::{StartRequest, Started},
+};
+pub use recovery::{Recovery, SlotChoice, Source, difference::Difference};
 pub use status::ServerStatus;
+pub use stop::{StopMode, StopRequest, Stopped};
+pub use upstream::Upstream;
 pub use version::ServerVersion;

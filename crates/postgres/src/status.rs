@@ -225,7 +225,8 @@ impl ServerStatus {
     /// What is published as `xlog_location`: flushed on a primary, the greater of received and replayed on a standby
     /// (contract A.3.3).
     pub fn wal_position(&self) -> Lsn {
-        let position = if self.in_recovery { self.received_lsn().max(self.replay_lsn) } else { self.flush_lsn };
+        let position =
+            if self.in_recovery { self.received_lsn().max(self.replay_lsn) } else { self.flush_lsn };
         position.unwrap_or(Lsn::ZERO)
     }
 

@@ -1,0 +1,139 @@
+//! A changed configuration: writing it, reloading, and what only a restart will bring into force (contract C.6).
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ptarmigan_config::PostgresSettings;
+use ptarmigan_types::{MemberState, Role, scalar};
+use serde::Serialize;
+
+use crate::{
+    Postgres, Purpose, Tool, connection,
+    files::manage::{WriteError, Written},
+    postmaster,
+    recovery::is_recovery_guc,
+};
+
+/// How often the server is asked whether it has reloaded.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How long a reload may take to be seen; contract PR-3 waits that long always.
+const RELOAD_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the server's program may take to tell a value.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(5);
+
+/// One parameter that a restart will change, as published under `pending_restart_reason` (contract PR-4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// In force, in the largest exact unit.
+    pub old_value: String,
+    /// After the restart; `?` where unknown.
+    pub new_value: String,
+}
+
+/// Why a restart is pending, by parameter.
+pub type PendingRestart = BTreeMap<String, Change>;
+
+/// Why the configuration was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The files.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The signal.
+    #[error(transparent)]
+    Reload(#[from] postmaster::Error),
+    /// The server's answer; the files are written and the reload is on its way.
+    #[error(transparent)]
+    Query(#[from] connection::Error),
+}
+
+/// What a configuration change did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The files that changed.
+    pub written: Written,
+    /// Whether the server was told.
+    pub reloaded: bool,
+}
+
+impl Postgres {
+    /// Why a restart is pending; empty where none is.
+    pub fn pending_restart(&self) -> PendingRestart {
+        self.0.pending_restart.borrow().clone()
+    }
+
+    /// Takes another `postgresql` section: writes what changed, reloads a running server, and finds out what needs a
+    /// restart. With `force` the server reloads also where nothing changed (contract CF-10).
+    pub async fn apply_config(&self, settings: Arc<PostgresSettings>, force: bool) -> Result<Applied, Error> {
+        self.set_settings(settings);
+        self.reload_config(force).await
+    }
+
+    /// Writes the files for the role of now and reloads a running server where they changed (contract CF-25, PR-3).
+    pub async fn reload_config(&self, force: bool) -> Result<Applied, Error> {
+        if self.role() == Role::Uninitialized || self.version().is_err() {
+            return Ok(Applied::default());
+        }
+        let written = self.write_config(self.role()).await?;
+        if self.state() != MemberState::Running {
+            self.0.pending_restart.send_replace(PendingRestart::new());
+            return Ok(Applied { written, reloaded: false });
+        }
+        let reloaded = written.any() || force;
+        if reloaded {
+            self.reload_and_wait().await?;
+        }
+        self.refresh_pending_restart().await?;
+        Ok(Applied { written, reloaded })
+    }
+
+    /// Reloads and waits until the server has read its files; at most 1 s, because broken files are never taken over.
+    async fn reload_and_wait(&self) -> Result<(), Error> {
+        let session = self.session(Purpose::Heartbeat).await?;
+        let load_time = "SELECT pg_conf_load_time()";
+        let before = session.query_text(load_time).await?;
+        self.reload().await?;
+        let seen = async {
+            loop {
+                match session.query_text(load_time).await {
+                    Ok(now) if now == before => tokio::time::sleep(POLL).await,
+                    outcome => return outcome.map(drop),
+                }
+            }
+        };
+        if let Ok(outcome) = tokio::time::timeout(RELOAD_LIMIT, seen).await {
+            outcome?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the reasons by what the server says (contract PR-3): edits by others count, too.
+    pub async fn refresh_pending_restart(&self) -> Result<PendingRestart, connection::Error> {
+        let sql = "SELECT name, current_setting(name), vartype, unit FROM pg_settings WHERE pending_restart";
+        let rows = self.session(Purpose::Heartbeat).await?.query_text(sql).await?;
+        let mut reasons = PendingRestart::new();
+        for row in rows {
+            let [Some(name), Some(old_value), Some(vartype), unit] = &row[..] else { continue };
+            if is_recovery_guc(name) || name == "hot_standby" {
+                continue;
+            }
+            let new_value = match self.value_after_restart(name).await {
+                Some(value) => scalar::to_largest_unit(&value, vartype, unit.as_deref()),
+                None => "?".to_owned(),
+            };
+            reasons.insert(name.clone(), Change { old_value: old_value.clone(), new_value });
+        }
+        self.0.pending_restart.send_replace(reasons.clone());
+        Ok(reasons)
+    }
+
+    /// What the files say, from `postgres -C`.
+    pub async fn value_after_restart(&self, guc: &str) -> Option<String> {
+        let mut config = std::ffi::OsString::from("--config-file=");
+        config.push(self.config_files().conf);
+        let command =
+            self.command(Tool::Postgres).ok()?.arg("-C").arg(guc).arg("-D").arg(self.data_dir()).arg(config);
+        command.deadline(PROGRAM_LIMIT).succeed().await.ok().map(|output| output.stdout_text())
+    }
+}

@@ -1,0 +1,333 @@
+//! The server's main process: whether it runs, who holds it, and its start (contract B.26).
+//!
+//! It is started through the guardian, whose child it is: it outlives us, and its end is reported the instant the last
+//! of its processes is gone. One that was running before us is adopted by its pidfd.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use ptarmigan_guardian::{
+    ForeignProcess, Guardian, How, Postmaster as Guarded, PostmasterEvent, RawPid, SignalName, process,
+};
+
+use crate::Postgres;
+
+pub mod environment;
+pub mod pid_file;
+pub mod readiness;
+pub mod start;
+
+use pid_file::PidFile;
+
+/// How often a process that we cannot wait for is looked at.
+const LEFTOVER_POLL: Duration = Duration::from_millis(10);
+
+/// Why the postmaster could not be found, held or signalled.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The guardian could not be had, or refused.
+    #[error(transparent)]
+    Guardian(#[from] ptarmigan_guardian::client::Error),
+    /// The operating system refused.
+    #[error("postmaster {pid}: {source}")]
+    Process {
+        /// The postmaster.
+        pid: RawPid,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A postmaster that was found alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Its process id.
+    pub pid: RawPid,
+    /// Its start time in clock ticks since boot: with the pid, names the process for ever.
+    pub start_time_ticks: u64,
+}
+
+/// A hold on a living postmaster.
+pub enum Held {
+    /// It is the guardian's child.
+    Guarded {
+        /// The guardian.
+        guardian: Arc<Guardian>,
+        /// The postmaster.
+        postmaster: Guarded,
+    },
+    /// Somebody else started it.
+    Adopted {
+        /// A hold on the process.
+        process: ForeignProcess,
+        /// Its data directory: what works in it, is part of it.
+        data_dir: PathBuf,
+    },
+}
+
+impl Held {
+    /// The postmaster's process id.
+    pub const fn pid(&self) -> RawPid {
+        match self {
+            Self::Guarded { postmaster, .. } => postmaster.pid,
+            Self::Adopted { process, .. } => process.pid(),
+        }
+    }
+
+    /// True where it ends with us if its guardian dies: where the guardian is its parent.
+    pub const fn is_guarded(&self) -> bool {
+        matches!(self, Self::Guarded { .. })
+    }
+
+    /// Signals the postmaster; one that is gone is no error.
+    pub async fn signal(&self, signal: SignalName) -> Result<(), Error> {
+        match self {
+            Self::Guarded { guardian, postmaster } => {
+                let sent = guardian.signal(postmaster.pid, signal).await;
+                ignore_gone(sent)
+            }
+            Self::Adopted { process, .. } => signal_adopted(process, signal),
+        }
+    }
+
+    /// SIGSTOP to the postmaster, so that it starts nothing new, then SIGKILL to it and its children.
+    pub async fn freeze_kill(&self) -> Result<(), Error> {
+        match self {
+            Self::Guarded { guardian, postmaster } => ignore_gone(guardian.freeze_kill(postmaster.pid).await),
+            Self::Adopted { process, data_dir } => {
+                signal_adopted(process, SignalName::Stop)?;
+                kill_leftovers(data_dir, process.pid());
+                signal_adopted(process, SignalName::Kill)
+            }
+        }
+    }
+
+    /// Resolves when the last process is gone; how the postmaster ended, where its parent told. What an adopted
+    /// postmaster leaves behind is killed.
+    pub async fn exited(&self) -> Result<Option<How>, Error> {
+        match self {
+            Self::Guarded { guardian, postmaster } => {
+                Ok(Some(guardian.exited(postmaster.generation).await?.gone.how))
+            }
+            Self::Adopted { process, data_dir } => {
+                let pid = process.pid();
+                process.exited().await.map_err(|source| Error::Process { pid, source })?;
+                end_leftovers(data_dir).await;
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn ignore_gone(outcome: Result<(), ptarmigan_guardian::client::Error>) -> Result<(), Error> {
+    use ptarmigan_guardian::protocol::RefusalKind::NoSuchPostmaster;
+    match outcome {
+        Err(error) if error.refusal() == Some(NoSuchPostmaster) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn signal_adopted(process: &ForeignProcess, signal: SignalName) -> Result<(), Error> {
+    let gone = rustix::io::Errno::SRCH.raw_os_error();
+    match process.signal(signal) {
+        Err(error) if error.raw_os_error() == Some(gone) => Ok(()),
+        Err(source) => Err(Error::Process { pid: process.pid(), source }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// SIGKILLs every process that works in the data directory, except the postmaster itself; returns how many there were.
+fn kill_leftovers(data_dir: &std::path::Path, postmaster: RawPid) -> usize {
+    let own = RawPid::try_from(std::process::id()).unwrap_or(0);
+    let pids: Vec<RawPid> =
+        leftovers(data_dir).into_iter().filter(|&pid| pid != postmaster && pid != own).collect();
+    for &pid in &pids {
+        if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+            // It may have ended by itself since.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    pids.len()
+}
+
+/// Kills what an ended postmaster left in the data directory, and returns once nothing is there.
+pub(crate) async fn end_leftovers(data_dir: &std::path::Path) {
+    while kill_leftovers(data_dir, 0) > 0 {
+        tokio::time::sleep(LEFTOVER_POLL).await;
+    }
+}
+
+/// The living PostgreSQL processes that work in a data directory.
+pub fn leftovers(data_dir: &std::path::Path) -> Vec<RawPid> {
+    let Ok(canonical) = data_dir.canonicalize() else { return Vec::new() };
+    let is_postgres = |pid: &RawPid| {
+        process::exe_name(*pid).is_ok_and(|name| name.to_string_lossy().starts_with("postgres"))
+    };
+    process::with_cwd(&canonical).into_iter().filter(is_postgres).collect()
+}
+
+/// What is known of the process that `postmaster.pid` names.
+#[derive(Clone, Debug, Default)]
+struct PidFacts {
+    /// It is us, our parent or a child of ours.
+    is_kin: bool,
+    /// Its start time, seconds since the epoch.
+    start_epoch_s: Option<u64>,
+    exe_name: Option<String>,
+    /// Whether its working directory is the data directory.
+    cwd_matches: Option<bool>,
+}
+
+/// Whether that process is the postmaster of the data directory (contract B.26, "is running").
+fn is_postmaster(facts: &PidFacts, file_start_epoch_s: Option<u64>, binary: &str) -> bool {
+    if facts.is_kin {
+        return false;
+    }
+    if let (Some(started), Some(written)) = (facts.start_epoch_s, file_start_epoch_s)
+        && started.abs_diff(written) <= 3
+    {
+        return true;
+    }
+    let is_server = facts.exe_name.as_deref().is_some_and(|name| name == binary || name == "postmaster");
+    is_server && facts.cwd_matches.unwrap_or(true)
+}
+
+impl Postgres {
+    /// The postmaster of the data directory, where one lives (contract B.26).
+    pub fn running(&self) -> Option<Running> {
+        if let Some(known) = self.known_postmaster()
+            && process::start_time_ticks(known.pid).is_ok_and(|ticks| ticks == known.start_time_ticks)
+            && process::is_alive(known.pid)
+        {
+            return Some(known);
+        }
+        let file = PidFile::read(&self.data_dir()).ok()?;
+        let found = self.examine(&file);
+        self.know_postmaster(found);
+        found
+    }
+
+    /// True where the postmaster lives, or any process that it left in the data directory.
+    pub fn is_alive(&self) -> bool {
+        self.running().is_some() || !leftovers(&self.data_dir()).is_empty()
+    }
+
+    fn examine(&self, file: &PidFile) -> Option<Running> {
+        if !process::is_alive(file.pid) {
+            return None;
+        }
+        let stat = process::stat(file.pid).ok()?;
+        let own = RawPid::try_from(std::process::id()).unwrap_or(0);
+        let own_parent = rustix::process::getppid().map_or(0, rustix::process::Pid::as_raw_pid);
+        let data_dir = self.data_dir().canonicalize().unwrap_or_else(|_| self.data_dir());
+        let facts = PidFacts {
+            is_kin: file.pid == own || file.pid == own_parent || stat.parent_pid == own,
+            start_epoch_s: process::start_time_epoch(stat.start_time_ticks).ok().map(|start| start.as_secs()),
+            exe_name: process::exe_name(file.pid).ok().map(|name| name.to_string_lossy().into_owned()),
+            cwd_matches: process::cwd(file.pid).ok().map(|cwd| cwd == data_dir),
+        };
+        let settings = self.settings();
+        let binary = settings.bin_name.get("postgres").map_or("postgres", String::as_str);
+        let binary = binary.rsplit('/').next().unwrap_or(binary);
+        is_postmaster(&facts, file.start_epoch_s, binary)
+            .then_some(Running { pid: file.pid, start_time_ticks: stat.start_time_ticks })
+    }
+
+    /// The connection to the data directory's guardian, which is started where none lives. The data directory must
+    /// exist.
+    pub async fn guardian(&self) -> Result<Arc<Guardian>, ptarmigan_guardian::client::Error> {
+        let mut kept = self.0.guardian.lock().await;
+        let is_lost =
+            |guardian: &Guardian| matches!(*guardian.events().borrow(), PostmasterEvent::GuardianLost { .. });
+        if let Some(guardian) = kept.as_ref().filter(|guardian| !is_lost(guardian)) {
+            return Ok(Arc::clone(guardian));
+        }
+        *kept = None;
+        let guardian = Arc::new(Guardian::connect_or_spawn(&self.guardian_options()).await?);
+        *kept = Some(Arc::clone(&guardian));
+        Ok(guardian)
+    }
+
+    fn guardian_options(&self) -> ptarmigan_guardian::Options {
+        let mut options = ptarmigan_guardian::Options::new(self.data_dir());
+        options.run_dir.clone_from(&self.0.guardian_place.run_dir);
+        options.program.clone_from(&self.0.guardian_place.program);
+        options
+    }
+
+    /// Takes hold of the living postmaster; `None` where none lives.
+    pub async fn hold(&self) -> Result<Option<Held>, Error> {
+        let Some(running) = self.running() else { return Ok(None) };
+        let options = self.guardian_options();
+        // A guardian is looked for, not started: a server that is running already cannot become its child.
+        let guardian = match self.0.guardian.lock().await.as_ref() {
+            Some(guardian) => Some(Arc::clone(guardian)),
+            None => None,
+        };
+        let guardian = match guardian {
+            Some(guardian) => Some(guardian),
+            None => Guardian::connect(&options).await?.map(Arc::new),
+        };
+        if let Some(guardian) = guardian {
+            *self.0.guardian.lock().await = Some(Arc::clone(&guardian));
+            if let Ok(status) = guardian.status().await
+                && let Some(postmaster) = status.postmaster.filter(|postmaster| postmaster.pid == running.pid)
+            {
+                return Ok(Some(Held::Guarded { guardian, postmaster }));
+            }
+        }
+        match ForeignProcess::open(running.pid) {
+            Ok(process) if process.start_time_ticks() == running.start_time_ticks => {
+                Ok(Some(Held::Adopted { process, data_dir: self.data_dir() }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Process { pid: running.pid, source }),
+        }
+    }
+
+    /// Makes the server read its configuration files again.
+    pub async fn reload(&self) -> Result<(), Error> {
+        match self.hold().await? {
+            Some(held) => held.signal(SignalName::Hup).await,
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> PidFacts {
+        PidFacts {
+            is_kin: false,
+            start_epoch_s: Some(1000),
+            exe_name: Some("postgres".to_owned()),
+            cwd_matches: Some(true),
+        }
+    }
+
+    #[test]
+    fn b_26_is_running_start_time_within_three_seconds() {
+        let facts = PidFacts { exe_name: None, cwd_matches: None, ..server() };
+        assert!(is_postmaster(&facts, Some(1003), "postgres"));
+        assert!(is_postmaster(&facts, Some(997), "postgres"));
+        assert!(!is_postmaster(&facts, Some(1004), "postgres"));
+    }
+
+    #[test]
+    fn b_26_is_running_by_program_and_folder() {
+        assert!(is_postmaster(&server(), Some(1), "postgres"));
+        assert!(is_postmaster(&PidFacts { cwd_matches: None, ..server() }, None, "postgres"));
+        assert!(!is_postmaster(&PidFacts { cwd_matches: Some(false), ..server() }, None, "postgres"));
+        assert!(!is_postmaster(&PidFacts { exe_name: None, ..server() }, None, "postgres"));
+        let postmaster = PidFacts { exe_name: Some("postmaster".to_owned()), ..server() };
+        assert!(is_postmaster(&postmaster, None, "pg15"));
+        assert!(!is_postmaster(&server(), None, "pg15"));
+    }
+
+    #[test]
+    fn b_26_is_running_never_one_of_ours() {
+        assert!(!is_postmaster(&PidFacts { is_kin: true, ..server() }, Some(1000), "postgres"));
+    }
+}
