@@ -64,7 +64,7 @@ fn user_arguments(pg: &Postgres, version: ServerVersion) -> Vec<String> {
     let (arguments, warnings) =
         options::user_options("postgresql.basebackup", &settings.basebackup, options::NOT_FOR_BASEBACKUP);
     for warning in warnings {
-        tracing::warn!("{warning:?}");
+        tracing::warn!("{warning}");
     }
     arguments.into_iter().filter(|argument| is_usable(argument, version)).collect()
 }

@@ -78,7 +78,9 @@ pub async fn initdb(pg: &Postgres, bootstrap: &BootstrapSettings) -> Result<(), 
 
 async fn run_initdb(pg: &Postgres, bootstrap: &BootstrapSettings) -> Result<(), Error> {
     let settings = pg.settings();
-    let mut command = pg.command(Tool::Initdb)?.args(initdb_options(bootstrap)?).env_remove("PGDATA");
+    // The locale of our environment is what the operator gets where no option names one.
+    let mut command =
+        Command::new(pg.bin(Tool::Initdb)?).args(initdb_options(bootstrap)?).env_remove("PGDATA");
     if let Some(user) = &settings.superuser.username {
         command = command.arg(format!("--username={user}"));
     }
@@ -113,7 +115,7 @@ fn initdb_options(bootstrap: &BootstrapSettings) -> Result<Vec<String>, Error> {
     let (arguments, warnings) =
         options::user_options("bootstrap.initdb", &bootstrap.initdb, options::NOT_FOR_INITDB);
     if let Some(warning) = warnings.first() {
-        return Err(Error::Option(format!("{warning:?}")));
+        return Err(Error::Option(warning.to_string()));
     }
     match forbidden(&arguments, options::NOT_FOR_INITDB) {
         Some(name) => Err(Error::Option(format!("bootstrap.initdb: {name} may not be set"))),

@@ -123,7 +123,7 @@ async fn custom(
         data_directory::remove(&data_dir).await?;
     }
     let info = source.map(|source| source.conninfo(pg, Login::Replication));
-    let files = info.as_ref().map(|info| PasswordFiles::write(pg, name, info)).transpose()?;
+    let files = info.as_ref().map(|info| PasswordFiles::write(pg, "clone", info)).transpose()?;
     let connstring = match info {
         Some(info) => without_passwords(info).text(basebackup::program_version(pg).await?),
         None => String::new(),

@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 use crate::{
     archive,
     binaries::{self, Tool},
-    command, data_directory,
+    command::{self, Command},
+    data_directory,
     handle::Postgres,
 };
 
@@ -59,7 +60,7 @@ pub async fn run(pg: &Postgres) -> Result<(), Error> {
         }
     }
     let text = std::fs::read_to_string(data_dir.join("postmaster.opts")).unwrap_or_default();
-    let mut command = pg.command(Tool::Postgres)?.arg("--single").arg("-D").arg(&data_dir);
+    let mut command = Command::new(pg.bin(Tool::Postgres)?).arg("--single").arg("-D").arg(&data_dir);
     for (name, value) in options(&text) {
         command = command.arg("-c").arg(format!("{name}={value}"));
     }

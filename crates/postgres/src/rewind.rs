@@ -313,7 +313,7 @@ fn rewind_command(pg: &Postgres, arguments: &[String], dsn: &str) -> Result<Comm
     let (wanted, warnings) =
         options::user_options("postgresql.rewind", &settings.rewind_options, options::NOT_FOR_REWIND);
     for warning in warnings {
-        tracing::warn!("{warning:?}");
+        tracing::warn!("{warning}");
     }
     let wanted = wanted.into_iter().filter(|argument| {
         let allowed = !options::NOT_FOR_REWIND.contains(&option_name(argument));

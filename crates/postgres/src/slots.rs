@@ -369,10 +369,13 @@ pub fn plan(
             }
         }
     }
-    for (name, wish) in wanted.iter().filter(|(_, wish)| wish.kind == Kind::Physical) {
+    for (name, wish) in wanted {
         match actual.get(name) {
+            None if wish.kind != Kind::Physical => {
+                tracing::debug!("creating logical replication slots is not supported yet: {name}");
+            }
             None => actions.push(SlotAction::Create { name: name.clone() }),
-            Some(slot) if slot.kind == Kind::Physical && !slot.lost => {
+            Some(slot) if slot.kind == Kind::Physical && wish.kind == Kind::Physical && !slot.lost => {
                 actions.extend(maintain(name, wish, slot, situation));
             }
             Some(_) => {}
