@@ -1,0 +1,112 @@
+//! The commands, one file each.
+//!
+//! Here: `list`, `topology`, `switchover`, `failover`, `restart`, `reinit`, `reload`, `show-config`, `edit-config`,
+//! `history`, `version`. Their places are kept for the rest of patronictl's: `flush`, `pause`, `resume`, `dsn`,
+//! `query`, `remove`, `demote_cluster`, `promote_cluster`; and for our own: `demo`, `why`. Until they are there their
+//! names are usage errors.
+
+mod edit_config;
+mod failover;
+mod history;
+#[cfg(test)]
+pub(crate) mod layouts;
+mod list;
+mod reinit;
+mod reload;
+mod restart;
+mod show_config;
+mod switchover;
+mod takeover;
+mod topology;
+mod version;
+
+use anyhow::{Result, bail};
+use ptarmigan_types::{Cluster, Member};
+
+use crate::{
+    cli::{Command, RoleChoice},
+    rest::Answer,
+    selection,
+    session::{Context, Session},
+};
+
+/// Runs a command.
+///
+/// # Errors
+/// Whatever ends it with exit code 1.
+pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::List(options) => list::run(context, options).await,
+        Command::Topology(options) => topology::run(context, options).await,
+        Command::Switchover(options) => switchover::run(context, options).await,
+        Command::Failover(options) => failover::run(context, options).await,
+        Command::Restart(options) => restart::run(context, options).await,
+        Command::Reinit(options) => reinit::run(context, options).await,
+        Command::Reload(options) => reload::run(context, options).await,
+        Command::ShowConfig(options) => show_config::run(context, options).await,
+        Command::EditConfig(options) => edit_config::run(context, options).await,
+        Command::History(options) => history::run(context, options).await,
+        Command::Version(options) => version::run(context, options).await,
+    }
+}
+
+/// Shows the cluster and selects members by role and name (contract C.3).
+///
+/// # Errors
+/// The cluster has no members, or none of them is selected.
+fn select(
+    context: &Context,
+    session: &Session,
+    cluster: &Cluster,
+    names: &[String],
+    role: RoleChoice,
+) -> Result<Vec<Member>> {
+    if cluster.members.is_empty() {
+        bail!("{} cluster doesn't have any members", session.name);
+    }
+    context.show(session, cluster)?;
+    selection::by_name(selection::by_role(cluster, role), names, role)
+}
+
+/// Asks before an action on members; `at` is its schedule.
+///
+/// # Errors
+/// The answer is no.
+async fn confirm_members(
+    context: &Context,
+    action: &str,
+    members: &[Member],
+    at: Option<&str>,
+) -> Result<()> {
+    let names = member_names(members);
+    let question = match at {
+        Some(at) => format!("Are you sure you want to schedule {action} of members {names} at {at}?"),
+        None => format!("Are you sure you want to {action} members {names}?"),
+    };
+    confirm(context, &question, &format!("Aborted {action}")).await
+}
+
+async fn confirm(context: &Context, question: &str, refusal: &str) -> Result<()> {
+    if context.console.confirm(question).await? { Ok(()) } else { bail!("{refusal}") }
+}
+
+fn member_names(members: &[Member]) -> String {
+    members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Prints what became of an action on one member; true where it succeeded.
+fn report(context: &Context, action: &str, member: &Member, answer: &Answer) -> Result<bool> {
+    if answer.status >= 400 {
+        report_failure(context, action, member, answer)?;
+        return Ok(false);
+    }
+    context.console.line(format!("Success: {action} for member {}", member.name))?;
+    Ok(true)
+}
+
+fn report_failure(context: &Context, action: &str, member: &Member, answer: &Answer) -> Result<()> {
+    let Answer { status, body, .. } = answer;
+    context
+        .console
+        .line(format!("Failed: {action} for member {}, status code={status}, ({body})", member.name))
+}
