@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -51,7 +51,7 @@ fn validate_config(arguments: &Arguments) -> ExitCode {
         }
     };
     let options = validate::Options { ignore_listen_port: arguments.ignore_listen_port };
-    let faults = validate::validate(&local.config, options, &validate::SystemChecks);
+    let faults = validate::validate(&local.config, options, &validate::SystemChecks::new(major_version));
     for fault in &faults {
         complain(&fault.to_string());
     }
@@ -64,6 +64,13 @@ fn validate_config(arguments: &Arguments) -> ExitCode {
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
     }
     ExitCode::SUCCESS
+}
+
+/// The major version that a `postgres` program tells of itself.
+fn major_version(program: &Path) -> Option<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let version = runtime.block_on(ptarmigan_postgres::version::of_program(program)).ok()?;
+    Some(version.major().to_string())
 }
 
 fn complain(text: &str) {

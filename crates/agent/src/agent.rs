@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ptarmigan_dcs::Changes;
 use ptarmigan_ha::{Memory, decide};
-use ptarmigan_types::{MemberState, Monotonic};
+use ptarmigan_types::{Member, MemberState, Monotonic};
 use tokio::sync::watch;
 
 use crate::{
@@ -107,20 +107,33 @@ impl Agent {
                 }
                 changed = self.changes.changed() => {
                     if changed.is_err() { std::future::pending::<()>().await; }
-                    if self.matters() { return; }
+                    if self.matters().await { return; }
                 }
             }
         }
     }
 
     /// Whether what changed in the DCS is a reason to look again: the lock, the configuration, an operator's wish, and
-    /// the leader's position for those who follow it. Other members' keys change all the time.
-    fn matters(&mut self) -> bool {
+    /// the leader's position for those who follow it. Other members' keys change all the time; a leader looks again only
+    /// where one came or went, because a new standby waits for its slot.
+    async fn matters(&mut self) -> bool {
         let now = *self.changes.borrow_and_update();
         let before = std::mem::replace(&mut self.seen, now);
-        now.leader != before.leader
-            || now.config != before.config
-            || now.failover != before.failover
-            || (now.status != before.status && !self.node.leads())
+        if now.leader != before.leader || now.config != before.config || now.failover != before.failover {
+            return true;
+        }
+        if self.node.leads() {
+            now.members != before.members && self.members_came_or_went().await
+        } else {
+            now.status != before.status
+        }
+    }
+
+    async fn members_came_or_went(&self) -> bool {
+        let Ok(view) = self.node.dcs.view().await else { return false };
+        let known = self.node.known();
+        let Some(old) = &known.view else { return true };
+        let names = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
+        names(&view.cluster.members) != names(&old.cluster.members)
     }
 }

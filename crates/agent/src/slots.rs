@@ -85,7 +85,8 @@ pub fn retained(node: &Node) -> Option<Vec<String>> {
     let ttl = Duration::from_secs(global.member_slots_ttl_s);
     let mut known = node.known();
     let cluster = known.view.as_ref().map_or_else(Cluster::default, |view| view.cluster.clone());
-    let existing: Vec<String> = known.slots.iter().flatten().map(|(name, _)| name.clone()).collect();
+    let mut existing: Vec<String> = known.slots.iter().flatten().map(|(name, _)| name.clone()).collect();
+    existing.push(name_of_member(node.name.as_str()));
     let names = known.retained.update(
         &cluster,
         &node.name,
