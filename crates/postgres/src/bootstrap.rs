@@ -10,6 +10,7 @@ use crate::{
     binaries::{self, Tool},
     command::{self, Command},
     connection::{self, Purpose, Session},
+    files,
     handle::{Login, Postgres},
     pgpass,
     upstream::{PasswordFiles, beside, without_passwords, write_private},
@@ -50,6 +51,9 @@ pub enum Error {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// The copies of the configuration files cannot be written.
+    #[error(transparent)]
+    Files(#[from] files::Error),
     /// The server refused a statement.
     #[error(transparent)]
     Sql(#[from] connection::Error),
@@ -98,7 +102,8 @@ async fn run_initdb(pg: &Postgres, bootstrap: &BootstrapSettings) -> Result<(), 
     let result = command.arg(&settings.data_dir).succeed().await;
     drop(password_file);
     result?;
-    append_pg_hba(pg, bootstrap)
+    append_pg_hba(pg, bootstrap)?;
+    Ok(pg.backup_config()?)
 }
 
 /// Removed with the value, also where the task is cancelled.
@@ -143,7 +148,7 @@ fn append_pg_hba(pg: &Postgres, bootstrap: &BootstrapSettings) -> Result<(), Err
     {
         return Ok(());
     }
-    let path = settings.config_dir.join("pg_hba.conf");
+    let path = pg.config_files().hba;
     let failed = |source| Error::Io { path: path.clone(), source };
     let mut text = format!("\n{}\n", bootstrap.pg_hba.join("\n"));
     if !path.exists() && settings.config_dir != settings.data_dir {

@@ -8,7 +8,7 @@ use ptarmigan_types::MemberState;
 use crate::{
     basebackup, binaries,
     command::{self, Command},
-    data_directory, data_files,
+    data_directory, files,
     handle::{Login, Postgres},
     pgpass,
     upstream::{PasswordFiles, Upstream, without_passwords},
@@ -47,7 +47,10 @@ pub enum Error {
         /// Its command.
         command: String,
     },
-    /// A file in the new data directory cannot be written.
+    /// A configuration file of the new data directory cannot be written.
+    #[error(transparent)]
+    Files(#[from] files::Error),
+    /// A trigger file cannot be removed.
     #[error("{path}: {source}", path = path.display())]
     Io {
         /// The file.
@@ -68,8 +71,24 @@ pub async fn clone(pg: &Postgres, source: Option<&Upstream>, methods: &[String])
     let result = try_methods(pg, source, methods).await;
     pg.set_state(MemberState::Stopped);
     let method = result?;
-    data_files::finish_clone(pg)?;
+    finish(pg)?;
     Ok(method)
+}
+
+/// Restores the configuration files from their copies beside the data, and removes what would promote the replica.
+fn finish(pg: &Postgres) -> Result<(), Error> {
+    let settings = pg.settings();
+    let paths = pg.config_files();
+    let mut restored = vec![paths.conf, paths.hba, paths.ident];
+    if settings.custom_conf.is_none() {
+        restored.push(paths.base);
+    }
+    files::backup::restore(&restored, &["pg_ident.conf"], &settings.data_dir)?;
+    let path = settings.data_dir.join("promote");
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Io { path, source }),
+        _ => Ok(()),
+    }
 }
 
 async fn try_methods(pg: &Postgres, source: Option<&Upstream>, methods: &[String]) -> Result<String, Error> {

@@ -18,7 +18,6 @@ pub mod connection;
 pub mod controldata;
 pub mod crash_recovery;
 pub mod data_directory;
-mod data_files;
 pub mod dsn;
 pub mod files;
 pub mod guc;
