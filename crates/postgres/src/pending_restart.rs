@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use ptarmigan_config::PostgresSettings;
+use ptarmigan_config::{PostgresSettings, controlled};
 use ptarmigan_types::{MemberState, Role, scalar};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     Postgres, Purpose, Tool, connection,
@@ -108,18 +109,36 @@ impl Postgres {
         Ok(())
     }
 
-    /// Replaces the reasons by what the server says (contract PR-3): edits by others count, too.
-    pub async fn refresh_pending_restart(&self) -> Result<PendingRestart, connection::Error> {
-        let sql = "SELECT name, current_setting(name), vartype, unit FROM pg_settings WHERE pending_restart";
-        let rows = self.session(Purpose::Heartbeat).await?.query_text(sql).await?;
+    /// Replaces the reasons by what the server says (contract PR-3): edits by others count, too. A parameter on the command
+    /// line is also compared with the one configured: the server does not before its first reload, and a standby that was
+    /// started with raised ones (contract PR-5) must not seem up to date until then.
+    pub async fn refresh_pending_restart(&self) -> Result<PendingRestart, Error> {
+        let configured = self.server_parameters(self.role()).await.map_err(WriteError::from)?;
+        let ours: Vec<&String> =
+            configured.keys().filter(|name| controlled::is_on_command_line(name)).collect();
+        let names: Vec<String> = ours.iter().map(|name| format!("'{name}'")).collect();
+        let sql = format!(
+            "SELECT name, setting, current_setting(name), vartype, unit, pending_restart FROM pg_settings \
+             WHERE pending_restart OR name IN ({})",
+            names.join(", ")
+        );
+        let rows = self.session(Purpose::Heartbeat).await?.query_text(&sql).await?;
         let mut reasons = PendingRestart::new();
-        for row in rows {
-            let [Some(name), Some(old_value), Some(vartype), unit] = &row[..] else { continue };
-            if is_recovery_guc(name) || name == "hot_standby" {
+        for row in &rows {
+            let [Some(name), Some(setting), Some(old_value), Some(vartype), unit, Some(flag)] = &row[..]
+            else {
+                continue;
+            };
+            let unit = unit.as_deref();
+            let wanted = configured.get(name).filter(|_| ours.contains(&name));
+            let differs =
+                |wanted: &String| !scalar::same_setting(vartype, unit, &text(setting), &text(wanted));
+            if is_recovery_guc(name) || name == "hot_standby" || (flag != "t" && !wanted.is_some_and(differs))
+            {
                 continue;
             }
             let new_value = match self.value_after_restart(name).await {
-                Some(value) => scalar::to_largest_unit(&value, vartype, unit.as_deref()),
+                Some(value) => scalar::to_largest_unit(&value, vartype, unit),
                 None => "?".to_owned(),
             };
             reasons.insert(name.clone(), Change { old_value: old_value.clone(), new_value });
@@ -136,4 +155,8 @@ impl Postgres {
             self.command(Tool::Postgres).ok()?.arg("-C").arg(guc).arg("-D").arg(self.data_dir()).arg(config);
         command.deadline(PROGRAM_LIMIT).succeed().await.ok().map(|output| output.stdout_text())
     }
+}
+
+fn text(value: &str) -> Value {
+    Value::from(value)
 }

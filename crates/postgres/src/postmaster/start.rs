@@ -160,6 +160,9 @@ impl Postgres {
     ///
     /// Cancel-safe: a server that was started goes on.
     pub async fn start(&self, request: StartRequest) -> Result<Started, Error> {
+        if let Some(running) = self.running() {
+            return Err(Error::Running(running.pid));
+        }
         let restarting = self.state() == MemberState::Restarting;
         if !matches!(self.state(), MemberState::Restarting | MemberState::StartingAfterCustomBootstrap) {
             self.set_state(MemberState::Starting);
@@ -173,7 +176,6 @@ impl Postgres {
         match &outcome {
             Ok(Started::Accepting(_)) => self.set_state(MemberState::Running),
             Ok(Started::StillStarting(_)) => self.set_state(MemberState::Starting),
-            Err(Error::Running(_)) => {}
             Err(_) if restarting => self.set_state(MemberState::RestartFailed),
             Err(_) => self.set_state(MemberState::StartFailed),
         }
@@ -243,9 +245,6 @@ impl Postgres {
     }
 
     async fn check_startable(&self) -> Result<(), Error> {
-        if let Some(running) = self.running() {
-            return Err(Error::Running(running.pid));
-        }
         let leftovers = super::leftovers(&self.data_dir());
         if !leftovers.is_empty() {
             return Err(Error::Leftovers(leftovers));

@@ -1,0 +1,353 @@
+//! The running server: start, stop, promotion and configuration, with a real PostgreSQL under the real guardian.
+
+#![allow(clippy::unwrap_used, reason = "a test whose servers cannot be set up has failed")]
+
+#[path = "server/node.rs"]
+mod node;
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use node::{LIMIT, Node, as_postgres};
+use ptarmigan_postgres::{
+    ControlState, Difference, Readiness, Recovery, SlotChoice, Source, StopMode, StopRequest, Tool,
+    postmaster::start::{Attached, Error as StartError},
+};
+use ptarmigan_testkit::{Workspace, process, wait_until};
+use ptarmigan_types::{Lsn, MemberState, Role};
+use serde_json::json;
+
+#[test]
+fn b_26_start_heartbeat_and_fast_stop() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("start").unwrap();
+        let node = Node::primary(&workspace, &guardian, "a", &json!({})).await;
+        let pg = &node.pg;
+        assert_eq!((pg.state(), pg.readiness().await), (MemberState::Running, Readiness::Accepting));
+        assert!(pg.hold().await.unwrap().unwrap().is_guarded());
+
+        let status = pg.status().await.unwrap();
+        assert!(!status.in_recovery && status.wal_position() > Lsn::ZERO);
+        assert_eq!(status.primary_timeline(), Some(1));
+        assert_eq!(status.system_identifier, pg.system_identifier().await.unwrap());
+        assert_eq!(status.version().major(), pg.version().unwrap().major());
+        assert_eq!(status.postmaster_start_time.len(), "2026-11-20 19:05:11.000123+00:00".len());
+
+        // Controlled parameters win over ALTER SYSTEM because they stand on the command line.
+        let pid = pg.running().unwrap().pid;
+        let line = String::from_utf8(fs::read(format!("/proc/{pid}/cmdline")).unwrap()).unwrap();
+        assert!(line.contains("--max_connections=100") && line.contains("--cluster_name=demo"), "{line}");
+        assert!(!line.contains("secret"));
+        let conf = pg.config_files().conf;
+        assert!(fs::read_to_string(&conf).unwrap().contains("include 'postgresql.base.conf'\n"));
+        assert_eq!(fs::metadata(&conf).unwrap().mode() & 0o777, 0o600);
+        assert!(pg.data_dir().join("postgresql.base.conf.backup").exists());
+        assert_eq!(node.value("SHOW search_path").await, "pg_catalog");
+
+        let stopped =
+            pg.stop(StopRequest { checkpoint: true, ..StopRequest::new(StopMode::Fast) }).await.unwrap();
+        assert!(stopped.was_running && !stopped.forced, "{stopped:?}");
+        assert_eq!((pg.state(), pg.is_alive()), (MemberState::Stopped, false));
+        assert_eq!(pg.control_data().await.unwrap().state, ControlState::ShutDown);
+        assert!(pg.status().await.unwrap_err().is_refused());
+        assert_eq!(pg.readiness().await, Readiness::NoResponse);
+        let again = pg.stop(StopRequest::new(StopMode::Fast)).await.unwrap();
+        assert!(!again.was_running);
+    });
+}
+
+#[test]
+fn b_26_failed_starts_say_why() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("failed").unwrap();
+        let node = Node::new(&workspace, &guardian, "a", &json!({}));
+        let request = || Node::request(Role::Primary, Recovery::None);
+        let error = node.pg.start(request()).await.unwrap_err();
+        assert!(matches!(error, StartError::DataDirectory { .. }), "{error}");
+        assert_eq!(node.pg.state(), MemberState::StartFailed);
+
+        node.initdb().await;
+        let listener = std::net::TcpListener::bind(node.port.address()).unwrap();
+        let error = node.pg.start(request()).await.unwrap_err();
+        assert!(matches!(error, StartError::PortTaken { .. }), "{error}");
+        drop(listener);
+        fs::write(node.pg.config_files().base, "this is = no '.conf\n").unwrap();
+        let error = node.pg.start(request()).await.unwrap_err();
+        assert!(matches!(error, StartError::Exited { .. }), "{error}");
+        assert_eq!(node.pg.state(), MemberState::StartFailed);
+
+        fs::write(node.pg.config_files().base, "").unwrap();
+        node.start_primary().await;
+        let error = node.pg.start(request()).await.unwrap_err();
+        assert!(matches!(error, StartError::Running(_)), "{error}");
+        assert_eq!(node.pg.state(), MemberState::Running);
+    });
+}
+
+#[test]
+fn b_26_stop_timeout_is_enforced() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("timeout").unwrap();
+        let node = Node::primary(&workspace, &guardian, "a", &json!({})).await;
+        // A smart shutdown waits for this session.
+        let _session = node.session().await;
+        let timeout = Some(Duration::from_secs(1));
+        let stopped =
+            node.pg.stop(StopRequest { timeout, ..StopRequest::new(StopMode::Smart) }).await.unwrap();
+        assert!(stopped.forced && !node.pg.is_alive());
+
+        // A frozen postmaster reacts to no shutdown: it is killed.
+        node.start_primary().await;
+        let pid = node.pg.running().unwrap().pid;
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let stopped =
+            node.pg.stop(StopRequest { timeout, ..StopRequest::new(StopMode::Fast) }).await.unwrap();
+        assert!(stopped.forced && !node.pg.is_alive());
+        assert_eq!(node.pg.control_data().await.unwrap().state, ControlState::InProduction);
+        node.start_primary().await;
+    });
+}
+
+#[test]
+fn b_16_hooks_come_before_the_end() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("hooks").unwrap();
+        // The archiver delays the postmaster's end after the shutdown checkpoint.
+        let parameters = json!({"parameters": {"archive_mode": "on", "archive_command": "sleep 1"}});
+        let node = Node::primary(&workspace, &guardian, "a", &parameters).await;
+        let session = node.session().await;
+        let (safe, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(std::sync::Mutex::new(None)));
+        let pid = node.pg.running().unwrap().pid;
+        let request = StopRequest {
+            on_safepoint: Some({
+                let safe = Arc::clone(&safe);
+                Box::new(move |()| Box::pin(async move { safe.store(true, Ordering::SeqCst) }))
+            }),
+            on_shutdown: Some({
+                let seen = Arc::clone(&seen);
+                Box::new(move |data| {
+                    Box::pin(async move {
+                        let alive = fs::exists(format!("/proc/{pid}")).unwrap();
+                        *seen.lock().unwrap() = Some((data.state, alive));
+                    })
+                })
+            }),
+            ..StopRequest::new(StopMode::Fast)
+        };
+        let stopped = node.pg.stop(request).await.unwrap();
+        assert!(!stopped.forced && safe.load(Ordering::SeqCst) && session.is_closed());
+        assert_eq!(*seen.lock().unwrap(), Some((ControlState::ShutDown, true)));
+    });
+}
+
+#[test]
+fn b_26_server_of_somebody_else_is_adopted() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("adopted").unwrap();
+        let mut node = Node::primary(&workspace, &guardian, "a", &json!({})).await;
+        node.pg.stop(StopRequest::new(StopMode::Fast)).await.unwrap();
+        let command =
+            node.pg.command(Tool::PgCtl).unwrap().args(["start", "-w", "-D"]).arg(node.pg.data_dir());
+        let port = format!("-p {} -k {}", node.port, workspace.path().display());
+        command.arg("-o").arg(port).deadline(LIMIT).succeed().await.unwrap();
+
+        node.reopen();
+        let Attached::Running(running) = node.pg.attach().await else { panic!("it runs") };
+        assert_eq!((node.pg.role(), node.pg.state()), (Role::Primary, MemberState::Running));
+        let held = node.pg.hold().await.unwrap().unwrap();
+        assert!(held.pid() == running.pid && !held.is_guarded());
+
+        // Of a killed postmaster, the sessions go on: they are part of it.
+        let session = node.session().await;
+        let backend = session.query_text("SELECT pg_backend_pid()").await.unwrap()[0][0].clone().unwrap();
+        held.signal(ptarmigan_guardian::SignalName::Kill).await.unwrap();
+        held.exited().await.unwrap();
+        let backend = backend.parse().unwrap();
+        assert!(!ptarmigan_guardian::process::is_alive(backend) && !node.pg.is_alive());
+    });
+}
+
+#[test]
+fn b_26_restarted_daemon_finds_its_server() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("attach").unwrap();
+        let mut node = Node::new(&workspace, &guardian, "a", &json!({}));
+        assert_eq!(node.pg.attach().await, Attached::Down);
+        assert_eq!(node.pg.role(), Role::Uninitialized);
+        node.initdb().await;
+        node.start_primary().await;
+        let pid = node.pg.running().unwrap().pid;
+        node.reopen();
+        let Attached::Running(running) = node.pg.attach().await else { panic!("it runs") };
+        assert_eq!(
+            (running.pid, node.pg.role(), node.pg.state()),
+            (pid, Role::Primary, MemberState::Running)
+        );
+        assert!(node.pg.hold().await.unwrap().unwrap().is_guarded());
+        node.pg.stop(StopRequest::new(StopMode::Immediate)).await.unwrap();
+        node.reopen();
+        assert_eq!(node.pg.attach().await, Attached::Down);
+        assert_eq!((node.pg.role(), node.pg.state()), (Role::Demoted, MemberState::Stopped));
+    });
+}
+
+#[test]
+fn stop_may_be_cancelled_and_repeated() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("cancel").unwrap();
+        let node = Node::primary(&workspace, &guardian, "a", &json!({})).await;
+        let _session = node.session().await;
+        let smart = node.pg.stop(StopRequest::new(StopMode::Smart));
+        assert!(tokio::time::timeout(Duration::from_millis(500), smart).await.is_err());
+        assert_eq!(node.pg.state(), MemberState::Stopping);
+        let stopped = node.pg.stop(StopRequest::new(StopMode::Fast)).await.unwrap();
+        assert!(stopped.was_running && !stopped.forced);
+    });
+}
+
+#[test]
+fn b_19_standby_follows_and_is_promoted() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("standby").unwrap();
+        // More connections than the standby is configured for.
+        let more = json!({"parameters": {"wal_receiver_status_interval": "1s"}});
+        let primary = Node::primary(&workspace, &guardian, "primary", &more).await;
+        primary.value("SELECT pg_create_physical_replication_slot('standby_1')").await;
+        let standby = Node::new(&workspace, &guardian, "standby-1", &json!({}));
+        standby.clone_from(&primary).await;
+        let source =
+            Source { upstream: Some(primary.upstream()), slot: SlotChoice::Own, ..Source::default() };
+        let wanted = standby.pg.wanted_recovery(&source).unwrap();
+        standby.pg.set_role(Role::Replica);
+        let mut request = Node::request(Role::Replica, Recovery::Standby(wanted.parameters.clone()));
+        request.passfile_lines.clone_from(&wanted.passfile_lines);
+        standby.pg.start(request).await.unwrap();
+        let conf = fs::read_to_string(standby.pg.config_files().conf).unwrap();
+        assert!(conf.contains("# recovery.conf\n") && !conf.contains("super secret"), "{conf}");
+
+        let status = wait_until("the standby to stream", LIMIT, || async {
+            let status = standby.pg.status().await?;
+            anyhow::ensure!(status.replication_state() == Some("streaming"), "{status:?}");
+            anyhow::ensure!(status.receiver_timeline().is_some(), "{status:?}");
+            Ok(status)
+        })
+        .await
+        .unwrap();
+        assert_eq!(status.receiver_timeline(), Some(1));
+        let senders = primary.pg.status().await.unwrap().replication;
+        assert_eq!((senders[0].application_name.as_str(), senders.len()), ("standby-1", 1));
+
+        let difference = |wanted| async move {
+            let status = standby.pg.status().await.unwrap();
+            (standby.pg.recovery_difference(&wanted, Some(&status)).await.unwrap(), standby)
+        };
+        let (same, standby) = difference(wanted.clone()).await;
+        assert_eq!(same, Difference::None);
+        let mut other = wanted.clone();
+        other.parameters.insert("recovery_min_apply_delay".to_owned(), "1s".to_owned());
+        assert_eq!(
+            standby.pg.recovery_difference(&other, Some(&standby.pg.status().await.unwrap())).await.unwrap(),
+            Difference::Reload
+        );
+        let written = standby
+            .pg
+            .write_recovery(Role::Replica, Recovery::Standby(other.parameters.clone()), &other.passfile_lines)
+            .await
+            .unwrap();
+        assert!(written.conf);
+        standby.pg.reload_config(true).await.unwrap();
+        assert_eq!(standby.value("SHOW recovery_min_apply_delay").await, "1s");
+
+        primary.pg.stop(StopRequest::new(StopMode::Fast)).await.unwrap();
+        standby.pg.promote(LIMIT).await.unwrap();
+        assert_eq!(standby.pg.role(), Role::Promoted);
+        standby.pg.wait_promoted(LIMIT).await.unwrap();
+        assert_eq!(standby.pg.role(), Role::Primary);
+        standby.pg.checkpoint(Some(LIMIT)).await.unwrap();
+        let status = standby.pg.status().await.unwrap();
+        assert_eq!((status.primary_timeline(), status.in_recovery), (Some(2), false));
+        assert!(!standby.pg.data_dir().join("standby.signal").exists());
+    });
+}
+
+#[test]
+fn b_26_pr_5_standby_keeps_what_the_primary_had() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("floor").unwrap();
+        let node = Node::new(&workspace, &guardian, "a", &json!({}));
+        node.initdb().await;
+        node.pg.set_settings(node.settings(&json!({}), &json!({"parameters": {"max_connections": 150}})));
+        node.start_primary().await;
+        node.pg.stop(StopRequest::new(StopMode::Fast)).await.unwrap();
+        node.pg.set_settings(node.settings(&json!({}), &json!({"parameters": {"max_connections": 50}})));
+        let wanted = node.pg.wanted_recovery(&Source::default()).unwrap();
+        node.pg.start(Node::request(Role::Replica, Recovery::Standby(wanted.parameters))).await.unwrap();
+        assert_eq!(node.value("SHOW max_connections").await, "150");
+        let pending = node.pg.pending_restart();
+        assert_eq!(
+            (&*pending["max_connections"].old_value, &*pending["max_connections"].new_value),
+            ("150", "50")
+        );
+        assert_eq!(pending.len(), 1);
+        // The server itself sees it the same way.
+        assert_eq!(node.pg.refresh_pending_restart().await.unwrap(), pending);
+    });
+}
+
+#[test]
+fn c_6_changed_configuration_is_reloaded_and_restarts_are_pending() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("config").unwrap();
+        let node = Node::primary(&workspace, &guardian, "a", &json!({})).await;
+        let none = node.pg.reload_config(false).await.unwrap();
+        assert!(!none.written.any() && !none.reloaded && node.pg.pending_restart().is_empty());
+
+        let local = json!({"parameters": {"work_mem": "12MB", "shared_buffers": "64MB", "nonsense": "1", "a.b": "c"},
+                           "pg_hba": ["host all all 127.0.0.1/32 scram-sha-256"]});
+        let dynamic = json!({"parameters": {"max_connections": 77}});
+        let applied = node.pg.apply_config(node.settings(&local, &dynamic), false).await.unwrap();
+        assert!(applied.written.conf && applied.written.access && applied.reloaded);
+        assert_eq!(node.value("SHOW work_mem").await, "12MB");
+        assert_eq!(node.value("SHOW a.b").await, "c");
+        let pending = node.pg.pending_restart();
+        let change = |name: &str| (pending[name].old_value.clone(), pending[name].new_value.clone());
+        assert_eq!(pending.keys().collect::<Vec<_>>(), ["max_connections", "shared_buffers"]);
+        assert_eq!(change("shared_buffers"), ("128MB".to_owned(), "64MB".to_owned()));
+        assert_eq!(change("max_connections"), ("100".to_owned(), "77".to_owned()));
+
+        // Set back: nothing is pending any more.
+        node.pg.apply_config(node.settings(&json!({}), &json!({})), false).await.unwrap();
+        assert!(node.pg.pending_restart().is_empty());
+        assert_eq!(node.value("SHOW work_mem").await, "4MB");
+
+        assert!(node.pg.own_synchronous_standby_names(Some("\"x\"")));
+        assert!(!node.pg.own_synchronous_standby_names(Some("\"x\"")));
+        node.pg.reload_config(false).await.unwrap();
+        assert_eq!(node.pg.status().await.unwrap().synchronous_standby_names, "\"x\"");
+    });
+}
+
+#[test]
+fn dead_postmaster_takes_its_sessions_along() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("crash").unwrap();
+        let node = Node::primary(&workspace, &guardian, "a", &json!({})).await;
+        let session = node.session().await;
+        let held = node.pg.hold().await.unwrap().unwrap();
+        held.signal(ptarmigan_guardian::SignalName::Kill).await.unwrap();
+        held.exited().await.unwrap();
+        assert!(!node.pg.is_alive());
+        assert!(session.query_text("SELECT 1").await.is_err());
+        let own = |found: &process::Found| found.name == "postgres";
+        assert!(!process::processes_of(&node.pg.data_dir()).iter().any(own));
+        node.start_primary().await;
+    });
+}
