@@ -1,8 +1,27 @@
 //! A changed configuration reaches the DCS client, PostgreSQL and REST (contract CF-8, CF-10).
 
+use ptarmigan_config::{Settings, SynchronousMode};
 use ptarmigan_types::{DynamicConfig, Role};
 
 use crate::node::Node;
+
+/// Cluster-wide switches that this release does not follow: an operator who sets one must hear it.
+pub fn warn_of_unsupported(settings: &Settings) {
+    let global = &settings.global;
+    let switches = [
+        ("pause", global.pause, "the cluster goes on being managed"),
+        (
+            "synchronous_mode",
+            global.synchronous_mode != SynchronousMode::Off,
+            "replication stays asynchronous",
+        ),
+        ("failsafe_mode", global.failsafe_mode, "a primary without the DCS steps down"),
+        ("standby_cluster", global.standby_cluster.is_some(), "the cluster stays an independent one"),
+    ];
+    for (name, _, consequence) in switches.iter().filter(|(_, on, _)| *on) {
+        tracing::error!("{name} is not supported yet and has no effect: {consequence}");
+    }
+}
 
 /// Adopts `/config` at the start of a cycle, so that the decision already sees it.
 pub fn adopt_dynamic(node: &Node, config: Option<&DynamicConfig>) {
@@ -10,6 +29,7 @@ pub fn adopt_dynamic(node: &Node, config: Option<&DynamicConfig>) {
         return;
     }
     tracing::info!("the dynamic configuration changed");
+    node.configuration.with(warn_of_unsupported);
     node.dcs.set_timing(node.configuration.timing());
     node.known().unapplied = Some(Unapplied::Changed);
 }

@@ -81,7 +81,7 @@ async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
             match node.dcs.release(held).await {
                 Ok(true) => Outcome::Done,
                 Ok(false) => Outcome::Refused("the lock was not mine any more".into()),
-                Err(error) => no_answer(error),
+                Err(error) => no_answer(&error),
             }
         }
         Action::ForgetLease => {
@@ -139,11 +139,11 @@ fn verdict(node: &Node, answer: Result<Verdict, DcsError>) -> Outcome {
             tracing::warn!("the leader lock was refused: {reason}");
             Outcome::Refused(reason)
         }
-        Err(error) => no_answer(error),
+        Err(error) => no_answer(&error),
     }
 }
 
-fn no_answer(error: DcsError) -> Outcome {
+fn no_answer(error: &DcsError) -> Outcome {
     tracing::warn!("{error}");
     Outcome::NoAnswer { maybe: matches!(error, DcsError::Indeterminate(_)), reason: error.to_string() }
 }
@@ -156,7 +156,7 @@ fn written(answer: Result<Written, DcsError>) -> Outcome {
             tracing::error!("the DCS refused a write: {reason}");
             Outcome::Failed(reason)
         }
-        Err(error) => no_answer(error),
+        Err(error) => no_answer(&error),
     }
 }
 
@@ -173,7 +173,7 @@ pub async fn write_member(node: &Node) -> Outcome {
     let data = publish::member(node);
     let lease = match node.dcs.keep_lease(false).await {
         Ok(lease) => lease,
-        Err(error) => return no_answer(error),
+        Err(error) => return no_answer(&error),
     };
     let unchanged = {
         let known = node.known();
@@ -185,7 +185,7 @@ pub async fn write_member(node: &Node) -> Outcome {
     }
     match node.dcs.put_member(&data.to_json()).await {
         Ok(()) => Outcome::Done,
-        Err(error) => no_answer(error),
+        Err(error) => no_answer(&error),
     }
 }
 

@@ -1,27 +1,42 @@
 //! How long this node may call itself leader, shared by the loop, its jobs and REST.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use ptarmigan_types::Monotonic;
 
-/// The validity of the leader lease. 0 stands for "not leader".
+/// The validity of the leader lease.
 #[derive(Debug, Default)]
-pub struct Lease(AtomicU64);
+pub struct Lease {
+    /// 0 stands for "not leader".
+    leads_until: AtomicU64,
+    /// What the store granted last, whether or not this node still wants to lead: nobody else leads before.
+    granted_until: AtomicU64,
+}
 
 impl Lease {
     /// The store answered: the lock is ours at least until then.
     pub fn hold(&self, until: Monotonic) {
-        self.0.store(until.0, Ordering::Release);
+        self.granted_until.store(until.0, Ordering::Release);
+        self.leads_until.store(until.0, Ordering::Release);
     }
 
     /// Leadership ended.
     pub fn forget(&self) {
-        self.0.store(0, Ordering::Release);
+        self.leads_until.store(0, Ordering::Release);
+    }
+
+    /// How much is left at `now` of what the store granted last: the time in which a server may still be stopped
+    /// gently.
+    pub fn left_at(&self, now: Monotonic) -> Duration {
+        Monotonic(self.granted_until.load(Ordering::Acquire)).since(now)
     }
 
     /// Until when, where this node leads at all.
     pub fn until(&self) -> Option<Monotonic> {
-        match self.0.load(Ordering::Acquire) {
+        match self.leads_until.load(Ordering::Acquire) {
             0 => None,
             until => Some(Monotonic(until)),
         }
@@ -46,5 +61,7 @@ mod tests {
         assert!(!lease.is_held_at(Monotonic(10)));
         lease.forget();
         assert_eq!(lease.until(), None);
+        assert_eq!(lease.left_at(Monotonic(4)), Duration::from_micros(6));
+        assert_eq!(lease.left_at(Monotonic(11)), Duration::ZERO);
     }
 }

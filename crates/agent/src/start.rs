@@ -122,7 +122,7 @@ where
 async fn attach(postgres: &Postgres) {
     match postgres.attach().await {
         Attached::Running(running) => {
-            tracing::info!("taking care of the running PostgreSQL, process {}", running.pid)
+            tracing::info!("taking care of the running PostgreSQL, process {}", running.pid);
         }
         Attached::Down => {}
     }

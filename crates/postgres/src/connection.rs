@@ -278,6 +278,7 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
+    #[expect(clippy::disallowed_methods, reason = "the session keeps the handle and ends it")]
     let driver = tokio::spawn(async move {
         // The client sees the error with its next query.
         let _ = connection.await;

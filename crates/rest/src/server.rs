@@ -197,6 +197,7 @@ async fn accept(listener: TcpListener, context: Arc<Context>, connections: Arc<S
             continue;
         };
         let context = Arc::clone(&context);
+        #[expect(clippy::disallowed_methods, reason = "ends with its connection, whose time is limited")]
         tokio::spawn(async move {
             serve(stream, peer, context).await;
             drop(permit);

@@ -68,6 +68,7 @@ pub async fn connect(config: &Config) -> Result<Client> {
         .await
         .with_context(|| format!("no connection to {hosts} within {CONNECT_TIMEOUT:?}"))?
         .with_context(|| format!("no connection to {hosts}"))?;
+    #[expect(clippy::disallowed_methods, reason = "ends with its client")]
     tokio::spawn(connection);
     Ok(client)
 }

@@ -280,6 +280,7 @@ impl Work {
         config.host(&target.host).port(target.port).dbname("postgres").application_name("ptarmigan-writer");
         config.user(&self.options.user).password(&self.options.password);
         let (client, connection) = config.connect(NoTls).await?;
+        #[expect(clippy::disallowed_methods, reason = "ends with its client")]
         tokio::spawn(connection);
         let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await?;
         ensure!(!row.get::<_, bool>(0), "in recovery");

@@ -1,7 +1,10 @@
 //! Stepping down (contract B.16). What follows — crash recovery, rewind, start as a standby — is decided by the next
 //! cycles from what they find, except where the DCS is away: then the server comes up read-only at once.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ptarmigan_ha::action::DemoteMode;
 use ptarmigan_postgres::{
@@ -13,6 +16,12 @@ use ptarmigan_types::Role;
 
 use super::{follow, start::await_start};
 use crate::{execute::write_member, node::Node, release};
+
+/// What an immediate stop and the SIGKILLs after it may need.
+const ENFORCED_STOP: Duration = Duration::from_secs(2);
+
+/// A fast stop gets at least this long before it becomes an immediate one.
+const FAST_STOP_MIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(node: &Arc<Node>, mode: DemoteMode) -> Result<(), String> {
     tracing::info!("demoting self ({mode:?})");
@@ -36,7 +45,11 @@ async fn stop(node: &Arc<Node>, mode: DemoteMode) -> Result<bool, String> {
     }
     let (hook, released) = release::early(node);
     let request = match mode {
-        DemoteMode::Offline => StopRequest::new(StopMode::Fast),
+        DemoteMode::Offline => {
+            // Nothing may be left of a server that hangs in its shutdown when somebody else may lead.
+            let left = node.lease.left_at(ptarmigan_clock::now()).saturating_sub(ENFORCED_STOP);
+            StopRequest { timeout: Some(left.max(FAST_STOP_MIN)), ..StopRequest::new(StopMode::Fast) }
+        }
         DemoteMode::Graceful => {
             StopRequest { checkpoint: true, on_shutdown: Some(hook), ..StopRequest::new(StopMode::Fast) }
         }

@@ -111,7 +111,7 @@ impl Template {
                 }
                 None => {
                     push_text(&mut parts, "%");
-                    rest = from.strip_prefix("%%").unwrap_or(&from[1..]);
+                    rest = from.strip_prefix("%%").unwrap_or_else(|| &from[1..]);
                 }
             }
         }
