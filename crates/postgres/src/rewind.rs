@@ -201,8 +201,14 @@ async fn checkpoint_ends_at(
 
 /// RW-5: of a running standby by its own connections, else by the control file.
 async fn current_position(pg: &Postgres, control: &ControlData) -> Result<Option<LocalPosition>, Error> {
-    let Ok(session) = Session::connect(&pg.local_conninfo(Login::Superuser), Purpose::Heartbeat).await else {
-        return Ok(local_position(control));
+    let session = match Session::connect(&pg.local_conninfo(Login::Superuser), Purpose::Heartbeat).await {
+        Ok(session) => session,
+        Err(connection::Error::Refused(_) | connection::Error::Rejecting(_)) => {
+            return Ok(local_position(control));
+        }
+        // A running standby has replayed more than its control file says.
+        Err(error) if data_directory::holder(&pg.data_dir()).is_some() => return Err(error.into()),
+        Err(_) => return Ok(local_position(control)),
     };
     let rows = session.query_text("SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()").await?;
     let cell = |index: usize| rows.first().and_then(|row| row.get(index)).and_then(Option::as_deref);

@@ -8,7 +8,7 @@ mod server;
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _};
 
 use ptarmigan_postgres::{
-    ControlState, Login, bootstrap, clone, crash_recovery, data_directory, history,
+    ControlState, Login, Upstream, bootstrap, clone, crash_recovery, data_directory, history,
     replication::{self, Connection},
     rewind::{self, Outcome, Verdict},
     slots::{self, Kind, Situation, SlotAction, Wanted, sql},
@@ -145,7 +145,7 @@ fn replication_mode_speaks_tls() {
         let (key, cert) = (server.home.join("server.key"), server.home.join("server.crt"));
         let mut openssl = process::command(&workspace, &server.home, "openssl");
         openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=db"]);
-        openssl.args(["-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:TRUE"]);
+        openssl.args(["-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:FALSE"]);
         openssl.arg("-keyout").arg(&key).arg("-out").arg(&cert);
         process::run(openssl, LIMIT).await.unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
@@ -166,6 +166,8 @@ fn replication_mode_speaks_tls() {
         // The certificate names localhost and not the address.
         let checked = info.with("sslmode", "verify-full").with("sslrootcert", cert.to_str().unwrap());
         assert!(matches!(Connection::connect(&checked).await, Err(replication::Error::Io(_))));
+        let named = checked.clone().with("host", "localhost");
+        assert!(Connection::connect(&named).await.is_ok());
         let required = checked.with("channel_binding", "require");
         assert!(matches!(Connection::connect(&required).await, Err(replication::Error::Unsupported(_))));
     });
@@ -232,6 +234,64 @@ fn rw_13_missing_wal_comes_from_the_archive() {
         let restore = format!("\nrestore_command = 'cp {folder}/%f %p'\n");
         fs::write(&conf, fs::read_to_string(&conf).unwrap() + &restore).unwrap();
         assert_eq!(rewind::execute(&old.pg, &new.upstream()).await.unwrap(), Outcome::Success);
+    });
+}
+
+#[test]
+fn rw_1_rewind_needs_checksums_or_hints() {
+    as_postgres(async {
+        let workspace = Workspace::new("possible").unwrap();
+        for (options, possible) in [(json!(["no-sync"]), false), (json!(["no-sync", "data-checksums"]), true)]
+        {
+            let server = Server::new(&workspace, "a", &json!({}), &json!({"initdb": options}));
+            bootstrap::initdb(&server.pg, &server.settings.bootstrap.clone().unwrap()).await.unwrap();
+            assert_eq!(rewind::is_possible(&server.pg).await, possible, "{options}");
+            data_directory::remove(&server.pg.data_dir()).await.unwrap();
+        }
+        let server = Server::new(&workspace, "a", &json!({"use_pg_rewind": false}), &json!({}));
+        bootstrap::initdb(&server.pg, &server.settings.bootstrap.clone().unwrap()).await.unwrap();
+        assert!(!rewind::is_possible(&server.pg).await);
+    });
+}
+
+/// Releases before 13 do not fetch WAL themselves; scripts stand in for the programs of such a release.
+#[test]
+fn rw_14_old_releases_get_missing_wal_one_by_one() {
+    as_postgres(async {
+        let workspace = Workspace::new("old-release").unwrap();
+        let bin = workspace.folder("bin").unwrap();
+        let runs = workspace.path().join("runs");
+        let script = |name: &str, text: String| {
+            fs::write(bin.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        let server = Server::new(&workspace, "a", &json!({"bin_dir": bin}), &json!({}));
+        let data = server.pg.data_dir();
+        fs::create_dir_all(data.join("pg_wal/archive_status")).unwrap();
+        fs::write(data.join("PG_VERSION"), "12\n").unwrap();
+        script("postgres", format!("echo 'cp {}/%f %p'", workspace.path().display()));
+        let wal = data.join("pg_wal").display().to_string();
+        let rewind = format!(
+            "echo \"$@\" >> {}\nfor f in 000000010000000000000002 000000010000000000000001; do\n\
+             [ -e {wal}/$f ] || {{ echo \"could not open file \\\"{wal}/$f\\\": No such file\" >&2; exit 1; }}\ndone",
+            runs.display()
+        );
+        script("pg_rewind", rewind);
+        let upstream = Upstream::of_conn_url("b".into(), "postgres://127.0.0.1:1/db").unwrap();
+        fs::write(workspace.path().join("000000010000000000000002"), "x").unwrap();
+        let outcome = rewind::execute(&server.pg, &upstream).await.unwrap();
+        assert!(
+            matches!(&outcome, Outcome::Failed(why) if why.contains("could not be restored")),
+            "{outcome:?}"
+        );
+        fs::write(workspace.path().join("000000010000000000000001"), "x").unwrap();
+        assert_eq!(rewind::execute(&server.pg, &upstream).await.unwrap(), Outcome::Success);
+        let runs = fs::read_to_string(runs).unwrap();
+        assert_eq!(runs.lines().count(), 4, "{runs}");
+        let expected =
+            format!("-D {} --source-server dbname=db user=rewind-user host=127.0.0.1 port=1", data.display());
+        assert!(runs.lines().all(|line| line.starts_with(&expected)), "RW-13: {runs}");
+        assert!(!runs.contains("secret"), "{runs}");
     });
 }
 
@@ -391,8 +451,7 @@ fn b_17_3_custom_methods_get_their_arguments() {
         let replica = Server::new(&workspace, "replica", &options, &json!({}));
         fs::create_dir(replica.pg.data_dir()).unwrap();
         fs::write(replica.pg.data_dir().join("PG_VERSION"), "15\n").unwrap();
-        let source =
-            ptarmigan_postgres::Upstream::of_conn_url("p".into(), "postgres://10.0.0.1:5433/db").unwrap();
+        let source = Upstream::of_conn_url("p".into(), "postgres://10.0.0.1:5433/db").unwrap();
         let methods = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
 
         let done =
