@@ -300,10 +300,10 @@ pub(crate) struct Version {
 
 /// Reads the arguments; what was asked for, or the exit code where help or a usage error was printed instead.
 pub(crate) fn parse(program: &'static str, arguments: &[OsString], console: Console) -> Result<Cli, u8> {
-    let command = as_click(Cli::command(), true).name(program).bin_name(program);
-    let matches =
-        command.try_get_matches_from(arguments).map_err(|error| report(program, &error, console))?;
-    Cli::from_arg_matches(&matches).map_err(|error| report(program, &error, console))
+    let mut command = as_click(Cli::command(), true).name(program).bin_name(program);
+    let parsed =
+        command.try_get_matches_from_mut(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| report(&mut command, arguments, &error, console))
 }
 
 /// Click's manners: the last of a repeated option counts, an option's value may look like an option, help is only
@@ -322,7 +322,7 @@ fn as_click(command: ClapCommand, is_group: bool) -> ClapCommand {
     if is_group { command.mut_subcommands(|command| as_click(command, false)) } else { command }
 }
 
-fn report(program: &str, error: &clap::Error, console: Console) -> u8 {
+fn report(command: &mut ClapCommand, arguments: &[OsString], error: &clap::Error, console: Console) -> u8 {
     let rendered = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp => {
@@ -331,22 +331,29 @@ fn report(program: &str, error: &clap::Error, console: Console) -> u8 {
             return 0;
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => console.error_text(&rendered),
-        _ => console.error_text(&usage_error(program, error, &rendered)),
+        _ => console.error_text(&usage_error(command, arguments, error, &rendered)),
     }
     2
 }
 
 /// `Usage: ...`, a hint, and `Error: ...`, as click prints them.
-fn usage_error(program: &str, error: &clap::Error, rendered: &str) -> String {
-    let usage = rendered.lines().find_map(|line| line.strip_prefix("Usage: "));
-    let usage = usage.map_or_else(|| format!("{program} [OPTIONS] COMMAND [ARGS]..."), str::to_owned);
-    let words: Vec<&str> =
-        usage.split_whitespace().take_while(|word| !word.starts_with(['[', '<', '-'])).take(2).collect();
-    let command = if words.last() == Some(&"COMMAND") { program.to_owned() } else { words.join(" ") };
+fn usage_error(
+    command: &mut ClapCommand,
+    arguments: &[OsString],
+    error: &clap::Error,
+    rendered: &str,
+) -> String {
+    let program = command.get_name().to_owned();
+    let names: Vec<&str> = arguments.iter().skip(1).filter_map(|argument| argument.to_str()).collect();
+    let name = names.into_iter().find(|name| command.find_subcommand(name).is_some());
+    let (usage, path) = match name.and_then(|name| Some((name, command.find_subcommand_mut(name)?))) {
+        Some((name, command)) => (command.render_usage().to_string(), format!("{program} {name}")),
+        None => (format!("Usage: {program} [OPTIONS] COMMAND [ARGS]..."), program),
+    };
     let message = match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
         (ErrorKind::InvalidSubcommand, Some(name)) => format!("No such command '{name}'."),
         _ => rendered.lines().take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"),
     };
     let message = message.strip_prefix("error: ").unwrap_or(&message).to_owned();
-    format!("Usage: {usage}\nTry '{command} --help' for help.\n\nError: {message}\n")
+    format!("{usage}\nTry '{path} --help' for help.\n\nError: {message}\n")
 }

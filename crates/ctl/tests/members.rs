@@ -1,0 +1,254 @@
+//! The commands that act through members, against our own REST server with a scripted agent and a real etcd.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use common::Ptctl;
+use ptarmigan_config::{HostPort, RestSettings, Secret, VerifyClient};
+use ptarmigan_rest::{Envelope, GlobalSettings, Reply, Request, Requests, Server, Snapshot};
+use ptarmigan_testkit::{Etcd, Workspace};
+use ptarmigan_types::{MemberState, Monotonic, Role, Tags};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+/// Members `a` (leader) and `b` whose REST API is one server; what was asked of its agent is kept.
+struct Fixture {
+    ptctl: Ptctl,
+    etcd: Etcd,
+    asked: Arc<Mutex<Vec<Request>>>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    _server: Server,
+    _workspace: Workspace,
+}
+
+fn settings() -> RestSettings {
+    RestSettings {
+        listen: HostPort { host: "127.0.0.1".into(), port: 0 },
+        connect_address: HostPort::default(),
+        authentication: Some(("admin".into(), Secret::new("sesame"))),
+        certfile: None,
+        keyfile: None,
+        keyfile_password: None,
+        cafile: None,
+        ciphers: None,
+        verify_client: VerifyClient::None,
+        allowlist: Vec::new(),
+        allowlist_include_members: false,
+        http_extra_headers: Default::default(),
+        https_extra_headers: Default::default(),
+        request_queue_size: 5,
+        server_tokens: "original".into(),
+    }
+}
+
+fn snapshot(state: MemberState) -> Snapshot {
+    Snapshot {
+        name: "b".into(),
+        scope: "demo".into(),
+        version: "4.1.4".into(),
+        leader_until: None,
+        view: None,
+        dcs_last_seen: 0,
+        global: GlobalSettings {
+            ttl: Duration::from_secs(30),
+            loop_wait: Duration::from_secs(10),
+            retry_timeout: Duration::from_secs(10),
+            pause: false,
+            standby_cluster: false,
+            synchronous: false,
+            quorum: false,
+            maximum_lag_on_failover_bytes: 0,
+            failsafe_mode: false,
+            primary_start_timeout: Duration::from_secs(300),
+        },
+        state,
+        role: Role::Replica,
+        figures: None,
+        tags: Tags::default(),
+        effective_tags: Tags::default(),
+        system_identifier: None,
+        pending_restart_reason: serde_json::Map::new(),
+        scheduled_restart: None,
+        watchdog_failed: false,
+        failsafe_active: false,
+        next_run: Monotonic(0),
+        postmaster_alive: true,
+        job: None,
+    }
+}
+
+impl Fixture {
+    /// `answer` is what the agent says.
+    async fn start(answer: impl Fn(&Request) -> Reply + Send + 'static) -> Self {
+        let workspace = Workspace::new("ptctl").unwrap();
+        let etcd = Etcd::start(&workspace, 1).await.unwrap();
+        let (sender, mut receiver) = mpsc::channel::<Envelope>(8);
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(MemberState::Running)));
+        let server = Server::start(settings(), Arc::clone(&snapshot), Requests(sender)).unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Some((request, reply)) = receiver.recv().await {
+                let _ = reply.send(answer(&request));
+                log.lock().unwrap().push(request);
+            }
+        });
+        let api = server.addresses()[0];
+        for (name, role) in [("a", "primary"), ("b", "replica")] {
+            let member = json!({"conn_url": format!("postgres://{name}:5432/postgres"), "role": role,
+                "api_url": format!("http://{api}/patroni"), "state": "running",
+                "scheduled_restart": {"schedule": "2198-01-01T10:00:00+00:00"}});
+            etcd.put(&format!("/service/demo/members/{name}"), &member.to_string()).await.unwrap();
+        }
+        etcd.put("/service/demo/leader", "a").await.unwrap();
+        etcd.put("/service/demo/config", r#"{"loop_wait":7}"#).await.unwrap();
+        let ptctl = Ptctl::default()
+            .with("PATRONI_ETCD3_HOST", &etcd.hosts()[0])
+            .with("PATRONI_SCOPE", "demo")
+            .with("PATRONI_RESTAPI_USERNAME", "admin")
+            .with("PATRONI_RESTAPI_PASSWORD", "sesame");
+        Self { ptctl, etcd, asked, snapshot, _server: server, _workspace: workspace }
+    }
+
+    fn asked(&self) -> Vec<Request> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+}
+
+/// What stands below the first table.
+fn below_table(out: &str) -> String {
+    let lines = out.lines().filter(|line| !line.starts_with(['+', '|']));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// Result lines without their time, which must have five digits of a second (contract C.1).
+fn without_time(line: &str) -> &str {
+    let (time, rest) = line.split_at("2026-11-20 17:10:30.12345".len());
+    assert!(time.as_bytes()[19] == b'.' && time[20..].bytes().all(|byte| byte.is_ascii_digit()), "{line}");
+    rest
+}
+
+#[tokio::test]
+async fn c_5_switchover_and_failover_by_rest() {
+    let fixture = Fixture::start(|request| match request {
+        Request::Failover(wish) if wish.action == "switchover" => {
+            Reply::text(200, "Successfully switched over to \"b\"")
+        }
+        _ => Reply::text(412, "no good candidates"),
+    })
+    .await;
+    let out = fixture.ptctl.run("switchover --scheduled=now --force --primary=a --candidate=b").await.ok();
+    assert!(out.starts_with("Current cluster topology\n+ Cluster: demo "), "{out}");
+    let line = out.lines().find(|line| line.contains("switched over")).unwrap();
+    assert_eq!(without_time(line), " Successfully switched over to \"b\"");
+    assert_eq!(out.matches("+ Cluster: demo").count(), 2, "the table again: {out}");
+    let Request::Failover(wish) = fixture.asked().remove(0) else { panic!() };
+    assert_eq!((wish.leader.as_deref(), wish.candidate.as_deref()), (Some("a"), Some("b")));
+    let out = fixture.ptctl.run("failover --force --candidate=b").await.ok();
+    assert!(out.ends_with("\nFailover failed, details: 412, no good candidates\n"), "{out}");
+    assert_eq!(out.matches("+ Cluster: demo").count(), 1);
+    let Request::Failover(wish) = fixture.asked().remove(0) else { panic!() };
+    assert_eq!((wish.action, wish.leader), ("failover", None));
+    assert!(fixture.etcd.get("/service/demo/failover").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn h_4_a_503_falls_back_only_where_it_blames_the_dcs() {
+    let answers = Mutex::new(vec![
+        Reply::text(503, "Switchover status unknown"),
+        Reply::text(503, "Switchover failed"),
+        Reply::dcs_unreachable(),
+    ]);
+    let fixture = Fixture::start(move |_| answers.lock().unwrap().pop().unwrap()).await;
+    let ptctl = fixture.ptctl.clone().with("LOGLEVEL", "ERROR");
+    let out = ptctl.run("switchover --force").await.ok();
+    assert!(out.contains("falling back to DCS"), "{out}");
+    let written = fixture.etcd.get("/service/demo/failover").await.unwrap().unwrap();
+    assert_eq!(written.value, r#"{"leader":"a"}"#);
+    fixture.etcd.delete("/service/demo/failover").await.unwrap();
+    let out = ptctl.run("switchover --force").await.ok();
+    assert!(out.ends_with("\nSwitchover failed, details: 503, Switchover failed\n"), "{out}");
+    let out = ptctl.run("switchover --force").await.ok();
+    assert!(out.ends_with("\nSwitchover result unknown, details: 503, Switchover status unknown\n"), "{out}");
+    assert!(fixture.etcd.get("/service/demo/failover").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn c_5_restart() {
+    let fixture = Fixture::start(|request| match request {
+        Request::Restart(restart) if restart.schedule.is_some() => Reply::text(202, "Restart scheduled"),
+        Request::Restart(restart) if restart.restart_pending => Reply::text(409, ""),
+        Request::Restart(restart) if restart.postgres_version.is_some() => Reply::text(503, "no need"),
+        _ => Reply::text(200, "Restarted"),
+    })
+    .await;
+    let ptctl = &fixture.ptctl;
+    let out = ptctl.run("restart demo --force").await.ok();
+    assert_eq!(below_table(&out), "Success: restart on member a\nSuccess: restart on member b\n");
+    assert_eq!(fixture.asked(), [Request::Restart(Default::default()), Request::Restart(Default::default())]);
+    let out = ptctl.run("restart demo b --force --scheduled 2199-01-01T10:00+01 --timeout 1min").await.ok();
+    assert_eq!(below_table(&out), "Success: restart scheduled on member b\n");
+    let asked = fixture.asked();
+    assert_eq!(asked[0], Request::CancelRestart, "--force removes what is scheduled");
+    let Request::Restart(restart) = &asked[1] else { panic!() };
+    assert_eq!(restart.body["schedule"], "2199-01-01T10:00:00+01:00");
+    assert_eq!(restart.timeout_s, Some(60));
+    let out = ptctl.run("restart demo -r replica --force --pg-version 17.5").await.ok();
+    assert_eq!(below_table(&out), "Failed: restart for member b, status code=503, (no need)\n");
+    let out = ptctl.run("restart demo --any --force").await.ok();
+    assert_eq!(below_table(&out).lines().count(), 1);
+    let out = ptctl.run("restart demo --pending --force").await.ok();
+    assert_eq!(below_table(&out), "", "nothing is pending");
+    let wrong = ptctl.clone().with("PATRONI_CTL_USERNAME", "admin").with("PATRONI_CTL_PASSWORD", "x");
+    let out = wrong.run("restart demo b --force").await.ok();
+    assert!(out.ends_with("Failed: restart for member b, status code=401, (not authenticated)\n"), "{out}");
+}
+
+#[tokio::test]
+async fn c_5_reload_and_version() {
+    let fixture = Fixture::start(|_| Reply::text(202, "reload scheduled")).await;
+    let out = fixture.ptctl.run("reload demo b --force").await.ok();
+    let expected = "Reload request received for member b and will be processed within 7 seconds\n";
+    assert_eq!(below_table(&out), expected);
+    assert_eq!(fixture.asked(), [Request::Reload]);
+    let out = fixture.ptctl.run("version demo b").await.ok();
+    assert!(out.ends_with("\n\nb: Patroni 4.1.4\n"), "{out}");
+}
+
+#[tokio::test]
+async fn c_5_reinit_can_cancel_what_is_in_progress_and_wait() {
+    let fixture = Fixture::start(|request| match request {
+        Request::Reinitialize { force: false, .. } => Reply::text(503, "restart already in progress"),
+        _ => Reply::text(200, "reinitialize started"),
+    })
+    .await;
+    let snapshots = Arc::clone(&fixture.snapshot);
+    snapshots.store(Arc::new(snapshot(MemberState::CreatingReplica)));
+    let rebuilt = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        snapshots.store(Arc::new(snapshot(MemberState::Running)));
+    });
+    let out = fixture.ptctl.typed("reinit demo --wait --from-leader", "b\ny\ny\n").await.ok();
+    rebuilt.await.unwrap();
+    let busy = "Failed: reinitialize for member b, status code=503, (restart already in progress)\n";
+    assert!(out.contains(busy), "{out}");
+    let rest = "Do you want to cancel it and reinitialize anyway? [y/N]: Success: reinitialize for member b\n\
+                Waiting for reinitialize to complete on: b\nReinitialize is completed on: b\n";
+    assert!(out.ends_with(rest), "{out}");
+    let asked: Vec<Request> = fixture
+        .asked()
+        .into_iter()
+        .filter(|request| matches!(request, Request::Reinitialize { .. }))
+        .collect();
+    let wish = |force| Request::Reinitialize { force, from_leader: true };
+    assert_eq!(asked, [wish(false), wish(true)]);
+    let out = fixture.ptctl.run("reinit demo b").await;
+    out.fails_with("Aborted!");
+}
