@@ -3,7 +3,7 @@
 // Helpers of tests unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
-mod common;
+mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{DEADLINE, Site, kill, soon, until};
+use support::{DEADLINE, Site, kill, soon, until};
 use ptarmigan_guardian::client::Error;
 use ptarmigan_guardian::protocol::{LINE_BYTES_MAX, RefusalKind};
 use ptarmigan_guardian::{
@@ -176,8 +176,8 @@ const DAEMON_SITE: &str = "PTARMIGAN_TEST_DAEMON_SITE";
 async fn a_killed_daemon_leaves_postgresql_running_and_the_next_one_finds_it() {
     if let Some(site) = std::env::var_os(DAEMON_SITE) {
         let site = Path::new(&site);
-        let guardian = Guardian::connect_or_spawn(&common::options_in(site)).await.unwrap();
-        let postmaster = guardian.start(common::sh_in(site, "exec sleep 1000")).await.unwrap();
+        let guardian = Guardian::connect_or_spawn(&support::options_in(site)).await.unwrap();
+        let postmaster = guardian.start(support::sh_in(site, "exec sleep 1000")).await.unwrap();
         fs::write(site.join("daemon.pid"), format!("{}\n", postmaster.pid)).unwrap();
         return guardian.lost().await;
     }

@@ -3,12 +3,12 @@
 // Helpers of tests unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
-mod common;
+mod support;
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
-use common::{DEADLINE, Site, soon, until};
+use support::{DEADLINE, Site, soon, until};
 use ptarmigan_clock::now;
 use ptarmigan_guardian::protocol::{OsText, StartRequest};
 use ptarmigan_guardian::{Guardian, How, Postmaster, RawPid, SignalName, process};

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
+mod support;
 
 use std::{
     io::{Read, Write},
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{POSITION, primary, replica, settings, start, start_replica, willing};
+use support::{POSITION, primary, replica, settings, start, start_replica, willing};
 use ptarmigan_clock::now;
 use ptarmigan_config::Secret;
 use ptarmigan_rest::{Client, peer::Error};
@@ -40,7 +40,7 @@ fn answering(answer: &str) -> (String, thread::JoinHandle<String>) {
 #[test]
 fn hn_4_a_peer_of_ours_is_understood() {
     let (standby, leader) = (start_replica(), start(settings(), primary(now()), willing));
-    let url = |node: &common::Node| format!("http://{}/patroni", node.address());
+    let url = |node: &support::Node| format!("http://{}/patroni", node.address());
     let peers = vec![("a".into(), url(&standby)), ("b".into(), url(&leader)), ("c".into(), "garbage".into())];
     let answers = block_on(Client::new(None).unwrap().ask_all(peers));
     let names: Vec<&str> = answers.iter().map(|(name, _)| name.as_str()).collect();

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
+mod support;
 
 use std::{
     io::{Read, Write},
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use support::{
     Answer, PASSWORD, connect, exchange, primary, read_all, replica, settings, start, start_replica, willing,
     with_password,
 };

@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
+mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use common::{query_rows, replica, situation, start_replica};
+use support::{query_rows, replica, situation, start_replica};
 use ptarmigan_rest::{Reported, document::status_document, query::Query, verdict};
 use ptarmigan_types::{Monotonic, pyjson};
 

@@ -205,6 +205,7 @@ mod tests {
     async fn exchange(answer: &'static str, method: &str) -> (Result<Response>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        #[expect(clippy::disallowed_methods, reason = "awaited below")]
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut buffer = [0; 4096];

@@ -1,3 +1,5 @@
+//! The wanted recovery parameters and their comparison, by rule.
+
 use ptarmigan_config::Secret;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Which slots a node should have, and what is done about those it has, by rule.
+
 use ptarmigan_types::RawValue;
 use serde_json::json;
 
