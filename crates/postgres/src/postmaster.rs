@@ -37,6 +37,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// True where the guardian died; a server that ran under it may live on.
+    pub const fn is_guardian_lost(&self) -> bool {
+        matches!(self, Self::Guardian(ptarmigan_guardian::client::Error::Lost))
+    }
+}
+
 /// A postmaster that was found alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Running {

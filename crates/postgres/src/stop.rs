@@ -109,7 +109,7 @@ impl Postgres {
         self.run_before_stop().await;
         let backends =
             if request.on_safepoint.is_some() { user_backends(held.pid(), self.scope()) } else { Vec::new() };
-        held.signal(request.mode.signal()).await?;
+        self.order(Some(request.mode.signal())).await?;
         self.close_sessions().await;
         let (gone, ended) = watch::channel(false);
         let exit = async {
@@ -148,27 +148,40 @@ impl Postgres {
             return Ok((how?, false));
         }
         tracing::warn!("PostgreSQL did not stop within {limit:?}: immediate shutdown");
-        held.signal(SignalName::Quit).await?;
+        self.order(Some(SignalName::Quit)).await?;
         if let Ok(how) = tokio::time::timeout(limit, self.exited(held)).await {
             return Ok((how?, true));
         }
         tracing::warn!("PostgreSQL did not stop within {limit:?} either: killing it");
-        held.freeze_kill().await?;
+        self.order(None).await?;
         Ok((self.exited(held).await?, true))
+    }
+
+    /// Sends a signal, or kills where `None`, by way of whoever holds the server now: its guardian may have died since.
+    async fn order(&self, signal: Option<SignalName>) -> Result<(), postmaster::Error> {
+        loop {
+            let Some(held) = self.hold().await? else { return Ok(()) };
+            let outcome = match signal {
+                Some(signal) => held.signal(signal).await,
+                None => held.freeze_kill().await,
+            };
+            match outcome {
+                Err(error) if error.is_guardian_lost() && held.is_guarded() => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// As [`Held::exited`]; a server whose guardian dies meanwhile is watched by itself.
     async fn exited(&self, held: &Held) -> Result<Option<How>, postmaster::Error> {
         match held.exited().await {
-            Err(postmaster::Error::Guardian(ptarmigan_guardian::client::Error::Lost)) => {
-                match self.hold().await? {
-                    Some(orphan) => orphan.exited().await,
-                    None => {
-                        postmaster::end_leftovers(&self.data_dir()).await;
-                        Ok(None)
-                    }
+            Err(error) if error.is_guardian_lost() => match self.hold().await? {
+                Some(orphan) => orphan.exited().await,
+                None => {
+                    postmaster::end_leftovers(&self.data_dir()).await;
+                    Ok(None)
                 }
-            }
+            },
             outcome => outcome,
         }
     }

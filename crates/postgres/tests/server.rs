@@ -7,7 +7,7 @@ mod node;
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +17,10 @@ use std::{
 
 use node::{LIMIT, Node, as_postgres};
 use ptarmigan_postgres::{
-    ControlState, Difference, Readiness, Recovery, SlotChoice, Source, StopMode, StopRequest, Tool,
+    ControlState, Difference, Login, Purpose, Readiness, Recovery, Session, SlotChoice, Source, StopMode,
+    StopRequest, Tool,
+    command::Command,
+    connection,
     postmaster::start::{Attached, Error as StartError},
 };
 use ptarmigan_testkit::{Workspace, process, wait_until};
@@ -349,5 +352,100 @@ fn dead_postmaster_takes_its_sessions_along() {
         let own = |found: &process::Found| found.name == "postgres";
         assert!(!process::processes_of(&node.pg.data_dir()).iter().any(own));
         node.start_primary().await;
+    });
+}
+
+/// A certificate authority and a certificate for `localhost`, in the folder.
+async fn make_certificates(folder: &std::path::Path) {
+    fs::write(folder.join("ext"), "subjectAltName=DNS:localhost\n").unwrap();
+    let authority = |name: &str| {
+        format!(
+            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -keyout {name}.key -out {name}.crt"
+        )
+    };
+    for line in [
+        authority("ca"),
+        authority("other"),
+        "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr".to_owned(),
+        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.crt".to_owned(),
+    ] {
+        let command = Command::new("openssl").args(line.split(' ')).working_dir(folder);
+        command.deadline(LIMIT).succeed().await.unwrap();
+    }
+    fs::set_permissions(folder.join("server.key"), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn sslmode_means_what_it_means_in_libpq() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("tls").unwrap();
+        let folder = workspace.folder("certs").unwrap();
+        make_certificates(&folder).await;
+        let file = |name: &str| folder.join(name).display().to_string();
+        let parameters = json!({"parameters": {
+            "ssl": "on", "ssl_cert_file": file("server.crt"), "ssl_key_file": file("server.key")}});
+        let node = Node::primary(&workspace, &guardian, "a", &parameters).await;
+        let base = node.pg.local_conninfo(Login::Superuser);
+        let encrypted = |host: &str, mode: &str, root: &str, binding: &str| {
+            let info = base.clone().with("host", host).with("sslmode", mode).with("channel_binding", binding);
+            let info = if root.is_empty() { info } else { info.with("sslrootcert", file(root)) };
+            async move {
+                let session = Session::connect(&info, Purpose::Heartbeat).await?;
+                let rows =
+                    session.query_text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").await?;
+                Ok::<_, connection::Error>(rows[0][0].as_deref() == Some("t"))
+            }
+        };
+        for (host, mode, root, binding, expected) in [
+            ("127.0.0.1", "disable", "", "", Some(false)),
+            ("127.0.0.1", "allow", "", "", Some(false)),
+            ("127.0.0.1", "prefer", "", "", Some(true)),
+            ("127.0.0.1", "require", "", "require", Some(true)),
+            ("127.0.0.1", "verify-ca", "ca.crt", "", Some(true)),
+            ("127.0.0.1", "require", "other.crt", "", None),
+            ("127.0.0.1", "verify-ca", "other.crt", "", None),
+            ("127.0.0.1", "verify-full", "ca.crt", "", None),
+            ("localhost", "verify-full", "ca.crt", "require", Some(true)),
+            ("localhost", "verify-full", "other.crt", "", None),
+        ] {
+            let outcome = encrypted(host, mode, root, binding).await;
+            assert_eq!(outcome.as_ref().ok().copied(), expected, "{host} {mode} {root}: {outcome:?}");
+        }
+        node.pg.stop(StopRequest::new(StopMode::Fast)).await.unwrap();
+    });
+}
+
+#[test]
+fn killed_guardian_does_not_take_control_away() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("lost").unwrap();
+        let node = Node::primary(&workspace, &guardian, "a", &json!({})).await;
+        let kill = || async {
+            let guardian = node.pg.guardian().await.unwrap();
+            let pid = rustix::process::Pid::from_raw(guardian.hello().guardian_pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            guardian.lost().await;
+        };
+        kill().await;
+        node.pg.stop(StopRequest::new(StopMode::Fast)).await.unwrap();
+        assert!(!node.pg.is_alive());
+
+        // Also in the middle of a stop.
+        node.start_primary().await;
+        let _session = node.session().await;
+        let timeout = Some(Duration::from_secs(2));
+        let smart = node.pg.stop(StopRequest { timeout, ..StopRequest::new(StopMode::Smart) });
+        let (stopped, ()) = tokio::join!(smart, async {
+            wait_until("the stop to begin", LIMIT, || async {
+                anyhow::ensure!(node.pg.state() == MemberState::Stopping);
+                Ok(())
+            })
+            .await
+            .unwrap();
+            kill().await;
+        });
+        assert!(stopped.unwrap().was_running && !node.pg.is_alive());
+        node.start_primary().await;
+        assert!(node.pg.hold().await.unwrap().unwrap().is_guarded());
     });
 }
