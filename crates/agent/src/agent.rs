@@ -84,10 +84,21 @@ impl Agent {
         Ok(())
     }
 
-    /// The line that operators watch. Repetitions are kept: they are the heartbeat that operators count on.
+    /// The line that operators watch: every heartbeat, unless `log.deduplicate_heartbeat_logs` keeps repetitions back.
+    /// Before anything but a heartbeat it is said who holds the lock (contract D.7).
     fn say(&mut self, line: &str) {
         if line.is_empty() {
             return;
+        }
+        let heartbeat = line.starts_with("no action.");
+        let deduplicate = self.node.configuration.with(|settings| settings.log.deduplicate_heartbeat_logs);
+        if heartbeat && deduplicate && line == self.last_line {
+            return;
+        }
+        if !heartbeat {
+            let holder = self.node.known().view.as_ref().and_then(|view| view.cluster.leader_name().cloned());
+            let holder = holder.map_or_else(|| "None".to_owned(), |name| name.0);
+            tracing::info!("Lock owner: {holder}; I am {}", self.node.name);
         }
         tracing::info!("{line}");
         line.clone_into(&mut self.last_line);

@@ -1,10 +1,24 @@
-//! The journal of decisions: what was observed, what was decided, by which rules. It is what `ptctl why` reads, and what
-//! the core can be replayed from.
+//! The journal of decisions: what was observed, what was decided, by which rules. It is what `ptctl why` will read, and
+//! what the core can be replayed from.
+//!
+//! The last rounds are kept in memory. With `journal.file` in the local configuration every round that differs from the
+//! one before it is also appended to that file, one JSON object a line; it is renamed to `.1` at `journal.file_size` bytes
+//! (25000000 by default).
 
-use std::{collections::VecDeque, sync::Mutex};
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard},
+};
 
 use ptarmigan_ha::{Decision, Memory, Observation};
+use ptarmigan_types::scalar::parse_int;
 use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::logging::rotating::RotatingFile;
+
+const FILE_SIZE_BYTES: u64 = 25_000_000;
 
 /// One round.
 #[derive(Clone, Debug, Serialize)]
@@ -17,35 +31,70 @@ pub struct Entry {
     pub decision: Decision,
 }
 
-/// The most recent rounds. Rounds that repeat the one before them in rules and status line are counted, not kept.
+/// The most recent rounds.
 #[derive(Debug)]
-pub struct Journal {
-    entries: Mutex<VecDeque<Entry>>,
+pub struct Journal(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    entries: VecDeque<Entry>,
     limit: usize,
+    file: Option<RotatingFile>,
 }
 
 impl Journal {
-    /// Keeps at most `limit` rounds.
-    pub const fn new(limit: usize) -> Self {
-        Self { entries: Mutex::new(VecDeque::new()), limit }
+    /// Keeps at most `limit` rounds; `config` is the local configuration. A file that cannot be written: an error in the
+    /// log, and the memory alone.
+    pub fn new(limit: usize, config: &Map<String, Value>) -> Self {
+        let section = config.get("journal").and_then(Value::as_object);
+        let path = section.and_then(|section| section.get("file")).and_then(Value::as_str).map(PathBuf::from);
+        let size = section
+            .and_then(|section| section.get("file_size"))
+            .and_then(|size| u64::try_from(parse_int(size, None)?).ok())
+            .unwrap_or(FILE_SIZE_BYTES);
+        let file = path.and_then(|path| match RotatingFile::open(&path, size, 1, Some(0o600)) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                tracing::error!("journal.file: cannot write {}: {error}", path.display());
+                None
+            }
+        });
+        Self(Mutex::new(State { entries: VecDeque::new(), limit, file }))
     }
 
-    /// Adds a round.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("invariant: nobody panics while holding the journal")
+    }
+
+    /// Adds a round. One that repeats the round before it, in rules and status line, takes its place.
     pub fn add(&self, entry: Entry) {
-        let mut entries = self.entries.lock().expect("invariant: nobody panics while holding the journal");
-        if entries.back().is_some_and(|last| repeats(last, &entry)) {
-            entries.pop_back();
+        let mut state = self.state();
+        if state.entries.back().is_some_and(|last| repeats(last, &entry)) {
+            state.entries.pop_back();
+        } else {
+            state.write(&entry);
         }
-        if entries.len() == self.limit {
-            entries.pop_front();
+        if state.entries.len() == state.limit {
+            state.entries.pop_front();
         }
-        entries.push_back(entry);
+        state.entries.push_back(entry);
     }
 
     /// A copy, oldest first.
     pub fn entries(&self) -> Vec<Entry> {
-        let entries = self.entries.lock().expect("invariant: nobody panics while holding the journal");
-        entries.iter().cloned().collect()
+        self.state().entries.iter().cloned().collect()
+    }
+}
+
+impl State {
+    fn write(&mut self, entry: &Entry) {
+        let Some(file) = &mut self.file else { return };
+        let line = serde_json::to_string(entry).map(|line| line + "\n");
+        let written = line.map_err(std::io::Error::other).and_then(|line| file.write(line.as_bytes()));
+        if let Err(error) = written {
+            tracing::error!("journal.file: {error}; no more is written to it");
+            self.file = None;
+        }
     }
 }
 

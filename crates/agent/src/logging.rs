@@ -2,7 +2,7 @@
 //! `file_size`, `file_num`, `mode`, `static_fields`, `loggers`.
 
 pub mod format;
-mod rotating;
+pub mod rotating;
 
 use std::{
     collections::BTreeMap,

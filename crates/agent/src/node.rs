@@ -127,14 +127,14 @@ impl Node {
     pub fn new(parts: Parts) -> Self {
         Self {
             name: parts.configuration.with(|settings| settings.name.clone()),
-            configuration: parts.configuration,
             dcs: parts.dcs,
             postgres: parts.postgres,
             lease: Lease::default(),
             jobs: Arc::new(Jobs::default()),
             peers: parts.peers,
             snapshot: parts.snapshot,
-            journal: Journal::new(JOURNAL_ROUNDS),
+            journal: Journal::new(JOURNAL_ROUNDS, &parts.configuration.current().local),
+            configuration: parts.configuration,
             cycle: tokio::sync::Mutex::new(()),
             wake: Notify::new(),
             known: Mutex::new(Known::default()),

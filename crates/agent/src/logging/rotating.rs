@@ -9,7 +9,7 @@ use std::{
 
 /// The open file.
 #[derive(Debug)]
-pub(super) struct RotatingFile {
+pub struct RotatingFile {
     path: PathBuf,
     size_max: u64,
     backups: u32,
@@ -20,14 +20,14 @@ pub(super) struct RotatingFile {
 
 impl RotatingFile {
     /// Opens or creates the file for appending. `size_max` 0: it is never renamed.
-    pub(super) fn open(path: &Path, size_max: u64, backups: u32, mode: Option<u32>) -> io::Result<Self> {
+    pub fn open(path: &Path, size_max: u64, backups: u32, mode: Option<u32>) -> io::Result<Self> {
         let file = create(path, mode)?;
         let size = file.metadata()?.len();
         Ok(Self { path: path.to_owned(), size_max, backups, mode, file, size })
     }
 
     /// Appends a line; renames first where it would not fit.
-    pub(super) fn write(&mut self, line: &[u8]) -> io::Result<()> {
+    pub fn write(&mut self, line: &[u8]) -> io::Result<()> {
         let length = line.len() as u64;
         if self.size_max > 0 && self.size > 0 && self.size + length > self.size_max {
             self.rotate()?;
