@@ -31,22 +31,16 @@ pub(crate) fn by_role(cluster: &Cluster, role: RoleChoice) -> Vec<Member> {
 }
 
 /// Those of `members` that are named, all of them where none is named. Unknown names are passed over as long as one
-/// is known.
+/// is known. `what` names the selection in the error.
 ///
 /// # Errors
 /// None is left.
-pub(crate) fn by_name(members: Vec<Member>, names: &[String], role: RoleChoice) -> Result<Vec<Member>> {
+pub(crate) fn by_name(members: Vec<Member>, names: &[String], what: &str) -> Result<Vec<Member>> {
     let found: Vec<Member> = match names {
         [] => members,
         names => members.into_iter().filter(|member| names.contains(&member.name.0)).collect(),
     };
-    if found.is_empty() {
-        match role {
-            RoleChoice::Any => bail!("No member among provided members"),
-            role => bail!("No {} among provided members", role.word()),
-        }
-    }
-    Ok(found)
+    if found.is_empty() { bail!("No {what} among provided members") } else { Ok(found) }
 }
 
 #[cfg(test)]
@@ -93,9 +87,9 @@ mod tests {
     #[test]
     fn c_3_unknown_names_are_dropped_while_one_is_known() {
         let all = by_role(&cluster("primary"), RoleChoice::Any);
-        let chosen = by_name(all.clone(), &["c".into(), "x".into(), "a".into()], RoleChoice::Any).unwrap();
+        let chosen = by_name(all.clone(), &["c".into(), "x".into(), "a".into()], "'any'").unwrap();
         assert_eq!(names(&chosen), "a,c", "the order is that of the DCS");
-        let error = by_name(all, &["x".into()], RoleChoice::StandbyLeader).unwrap_err();
-        assert_eq!(error.to_string(), "No standby-leader among provided members");
+        let error = by_name(all, &["x".into()], "replica").unwrap_err();
+        assert_eq!(error.to_string(), "No replica among provided members");
     }
 }

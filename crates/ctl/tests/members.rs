@@ -16,7 +16,7 @@ use ptarmigan_rest::{Envelope, GlobalSettings, Reply, Request, Requests, Server,
 use ptarmigan_testkit::{Etcd, Workspace};
 use ptarmigan_types::{MemberState, Monotonic, Role, Tags};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 /// Members `a` (leader) and `b` whose REST API is one server; what was asked of its agent is kept.
 struct Fixture {
@@ -25,6 +25,7 @@ struct Fixture {
     asked: Arc<Mutex<Vec<Request>>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     _server: Server,
+    _agent: JoinSet<()>,
     _workspace: Workspace,
 }
 
@@ -94,7 +95,8 @@ impl Fixture {
         let server = Server::start(settings(), Arc::clone(&snapshot), Requests(sender)).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&asked);
-        tokio::spawn(async move {
+        let mut agent = JoinSet::new();
+        agent.spawn(async move {
             while let Some((request, reply)) = receiver.recv().await {
                 let _ = reply.send(answer(&request));
                 log.lock().unwrap().push(request);
@@ -114,7 +116,7 @@ impl Fixture {
             .with("PATRONI_SCOPE", "demo")
             .with("PATRONI_RESTAPI_USERNAME", "admin")
             .with("PATRONI_RESTAPI_PASSWORD", "sesame");
-        Self { ptctl, etcd, asked, snapshot, _server: server, _workspace: workspace }
+        Self { ptctl, etcd, asked, snapshot, _server: server, _agent: agent, _workspace: workspace }
     }
 
     fn asked(&self) -> Vec<Request> {
@@ -231,12 +233,20 @@ async fn c_5_reinit_can_cancel_what_is_in_progress_and_wait() {
     .await;
     let snapshots = Arc::clone(&fixture.snapshot);
     snapshots.store(Arc::new(snapshot(MemberState::CreatingReplica)));
-    let rebuilt = tokio::spawn(async move {
+    let rebuilt = async {
+        let has_begun = || async {
+            let is_forced = |request: &Request| matches!(request, Request::Reinitialize { force: true, .. });
+            anyhow::ensure!(fixture.asked.lock().unwrap().iter().any(is_forced), "nobody asked");
+            Ok(())
+        };
+        ptarmigan_testkit::wait_until("the rebuild", Duration::from_secs(30), has_begun).await.unwrap();
+        // Long enough for at least one look at a member that is being rebuilt.
         tokio::time::sleep(Duration::from_millis(2500)).await;
         snapshots.store(Arc::new(snapshot(MemberState::Running)));
-    });
-    let out = fixture.ptctl.typed("reinit demo --wait --from-leader", "b\ny\ny\n").await.ok();
-    rebuilt.await.unwrap();
+    };
+    let command = fixture.ptctl.typed("reinit demo --wait --from-leader", "b\ny\ny\n");
+    let (run, ()) = tokio::join!(command, rebuilt);
+    let out = run.ok();
     let busy = "Failed: reinitialize for member b, status code=503, (restart already in progress)\n";
     assert!(out.contains(busy), "{out}");
     let rest = "Do you want to cancel it and reinitialize anyway? [y/N]: Success: reinitialize for member b\n\

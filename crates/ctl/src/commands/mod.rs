@@ -65,7 +65,7 @@ fn select(
         bail!("{} cluster doesn't have any members", session.name);
     }
     context.show(session, cluster)?;
-    selection::by_name(selection::by_role(cluster, role), names, role)
+    selection::by_name(selection::by_role(cluster, role), names, &format!("'{}'", role.word()))
 }
 
 /// Asks before an action on members; `at` is its schedule.
@@ -79,11 +79,12 @@ async fn confirm_members(
     at: Option<&str>,
 ) -> Result<()> {
     let names = member_names(members);
-    let question = match at {
-        Some(at) => format!("Are you sure you want to schedule {action} of members {names} at {at}?"),
-        None => format!("Are you sure you want to {action} members {names}?"),
+    let (question, refusal) = match at {
+        Some(at) => (format!("schedule {action} of members {names} at {at}"), format!("scheduled {action}")),
+        None => (format!("{action} members {names}"), action.to_owned()),
     };
-    confirm(context, &question, &format!("Aborted {action}")).await
+    let question = format!("Are you sure you want to {question}?");
+    confirm(context, &question, &format!("Aborted {refusal}")).await
 }
 
 async fn confirm(context: &Context, question: &str, refusal: &str) -> Result<()> {

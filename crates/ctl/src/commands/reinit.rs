@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{confirm_members, member_names, report, select};
 use crate::{
     cli::{Reinit, RoleChoice},
+    selection,
     session::{Context, NoGroup},
 };
 
@@ -29,11 +30,15 @@ pub(super) async fn run(context: &Context, options: Reinit) -> Result<()> {
         [] => {
             let all = member_names(&replicas);
             let question = format!("Which member do you want to reinitialize [{all}]?");
-            vec![context.console.prompt(&question, "").await?]
+            let name = context.console.prompt(&question, "").await?;
+            if cluster.member(&name.as_str().into()).is_none() {
+                bail!("{name} is not a member of cluster");
+            }
+            vec![name]
         }
         names => names.to_vec(),
     };
-    let members = crate::selection::by_name(replicas, &names, RoleChoice::Replica)?;
+    let members = selection::by_name(replicas, &names, "replica")?;
     if !options.force {
         confirm_members(context, "reinitialize", &members, None).await?;
     }

@@ -135,6 +135,5 @@ async fn fall_back(context: &Context, session: &Session, wish: &Wish<'_>, reason
     context.console.line(format!("{now} Could not {action} using Patroni api, falling back to DCS"))?;
     let value = Failover::to_json(wish.leader, Some(wish.candidate), wish.scheduled_at.as_deref());
     session.write(&Key::Failover, &value, Condition::Always).await?;
-    let now = moment::timestamp_long();
-    context.console.line(format!("{now} Initialized {action} in the DCS"))
+    Ok(())
 }
