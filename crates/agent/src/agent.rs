@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use ptarmigan_dcs::Changes;
-use ptarmigan_ha::{Memory, decide};
-use ptarmigan_types::{Member, MemberState, Monotonic};
+use ptarmigan_ha::{Action, Memory, decide};
+use ptarmigan_types::{Cluster, Member, MemberName, MemberState, Monotonic};
 use tokio::sync::watch;
 
 use crate::{
@@ -58,7 +58,18 @@ impl Agent {
         if let Ok(cluster) = &view {
             apply::adopt_dynamic(&node, cluster.config.as_ref());
         }
+        // The renewal waits for nothing, not even for what PostgreSQL says of itself (DESIGN, "The lease"): it is the
+        // first action of every cycle of a leader, so it is carried out before the rest is observed.
+        let renewal = view.as_ref().ok().and_then(|cluster| renewal(cluster, &node.name));
+        let renewed = match renewal {
+            Some(action) => {
+                let outcome = execute(&node, &action).await?;
+                vec![(action, outcome)]
+            }
+            None => Vec::new(),
+        };
         let mut observation = observe::observation(&node, view).await;
+        observation.outcomes = renewed;
         for _ in 0..ROUNDS_MAX {
             let decision = decide(&self.memory, &observation);
             node.journal.add(Entry {
@@ -147,4 +158,8 @@ impl Agent {
         let names = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
         names(&view.cluster.members) != names(&old.cluster.members)
     }
+}
+
+fn renewal(cluster: &Cluster, me: &MemberName) -> Option<Action> {
+    cluster.leader.as_ref().filter(|leader| leader.name == *me).cloned().map(Action::RenewLock)
 }

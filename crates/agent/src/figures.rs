@@ -1,16 +1,21 @@
 //! PostgreSQL's answer to the monitoring query, as the core and REST read it.
 
+use std::time::Duration;
+
 use ptarmigan_ha::observation::ServerFacts;
 use ptarmigan_postgres::{
     Login,
     replication::Connection,
-    status::{ServerStatus, TimelineSource, WalSender},
+    status::{Error, ServerStatus, TimelineSource, WalSender},
 };
 use ptarmigan_rest::snapshot::Figures;
 use ptarmigan_types::{Lsn, MemberState, Role, Timeline};
 use serde_json::{Map, Value, json};
 
 use crate::node::Node;
+
+/// A server that takes longer to answer counts as silent: the loop has other things to do.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Asks PostgreSQL and keeps the answer. Nothing is asked of a server that is not up.
 pub async fn refresh(node: &Node) {
@@ -23,7 +28,8 @@ pub async fn refresh(node: &Node) {
         return;
     }
     let asked = ptarmigan_clock::now();
-    match node.postgres.status().await {
+    let answer = tokio::time::timeout(ANSWER_MAX, node.postgres.status()).await;
+    match answer.unwrap_or(Err(Error::TimedOut)) {
         Ok(status) => {
             let timeline = timeline(node, &status).await;
             let figures = figures(&status, timeline, asked);
