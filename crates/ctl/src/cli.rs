@@ -8,7 +8,7 @@ use clap::{
     error::{ContextKind, ErrorKind},
 };
 
-use crate::console::Console;
+use crate::{console::Console, demo};
 
 /// Command-line interface for operating a cluster.
 #[derive(Debug, Parser)]
@@ -60,6 +60,8 @@ pub(crate) enum Command {
     History(History),
     /// Print the version of this program or of members.
     Version(Version),
+    /// Show a cluster, a switchover and a failover on this machine.
+    Demo(demo::Options),
 }
 
 /// Output formats.

@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod config;
 mod console;
+mod demo;
 mod members;
 mod moment;
 mod output;
@@ -28,7 +29,7 @@ use anyhow::Result;
 use tracing::level_filters::LevelFilter;
 
 use crate::{
-    cli::Cli,
+    cli::{Cli, Command},
     config::Configuration,
     console::{Aborted, Console},
     session::Context,
@@ -50,6 +51,9 @@ pub async fn main_with(arguments: Vec<OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code.into(),
     };
+    if let Command::Demo(options) = cli.command {
+        return demo::main(console, options).await;
+    }
     let result = tokio::select! {
         result = run(cli, console, program, &variables) => result,
         _ = tokio::signal::ctrl_c() => {

@@ -268,7 +268,7 @@ fn cells(member: &Map<String, Value>, with_port: bool, style: Style) -> BTreeMap
     }
     put("Pending restart reason", pending_reason(member, style.is_table()).into());
     put("Scheduled restart", scheduled_restart(member).into());
-    if let Some(tags) = member.get("tags").and_then(Value::as_object).filter(|tags| !tags.is_empty()) {
+    if let Some(tags) = member.get("tags").and_then(Value::as_object) {
         put(
             "Tags",
             match style {

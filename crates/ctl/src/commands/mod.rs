@@ -47,13 +47,15 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::EditConfig(options) => edit_config::run(context, options).await,
         Command::History(options) => history::run(context, options).await,
         Command::Version(options) => version::run(context, options).await,
+        // It needs no configuration: see the caller.
+        Command::Demo(_) => Ok(()),
     }
 }
 
 /// Shows the cluster and selects members by role and name (contract C.3).
 ///
 /// # Errors
-/// The cluster has no members, or none of them is selected.
+/// No member has the role, or none of those is named.
 fn select(
     context: &Context,
     session: &Session,
@@ -61,11 +63,12 @@ fn select(
     names: &[String],
     role: RoleChoice,
 ) -> Result<Vec<Member>> {
-    if cluster.members.is_empty() {
+    let members = selection::by_role(cluster, role);
+    if members.is_empty() {
         bail!("{} cluster doesn't have any members", session.name);
     }
     context.show(session, cluster)?;
-    selection::by_name(selection::by_role(cluster, role), names, &format!("'{}'", role.word()))
+    selection::by_name(members, names, &format!("'{}'", role.word()))
 }
 
 /// Asks before an action on members; `at` is its schedule.

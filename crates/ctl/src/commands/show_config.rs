@@ -15,12 +15,11 @@ pub(super) async fn run(context: &Context, options: OneCluster) -> Result<()> {
     context.console.write(&text(&session.view().await?))
 }
 
-/// Keys sorted, a blank line at the end; nothing where there is no configuration.
+/// Keys sorted, a blank line at the end; nothing where there is no configuration, `{}` where it is garbage.
 pub(super) fn text(cluster: &Cluster) -> String {
     cluster
         .config
         .as_ref()
-        .filter(|config| config.is_valid())
         .map(|config| format!("{}\n", to_yaml(&Value::Object(config.value.clone()))))
         .unwrap_or_default()
 }
