@@ -1,6 +1,9 @@
 #!/bin/sh
 # Installs what building and testing need, and only what is missing. Needs root or sudo only where something is.
+# With the argument `runtime`: only the servers that `ptctl demo` starts.
 set -eu
+
+purpose=${1:-all}
 
 missing=""
 need() { missing="$missing $1"; }
@@ -23,8 +26,11 @@ find_missing() {
     missing=""
     has_postgresql || need postgresql
     has etcd || need etcd
-    has etcdctl || need etcdctl
     has haproxy || need haproxy
+    if [ "$purpose" = runtime ]; then
+        return
+    fi
+    has etcdctl || need etcdctl
     has protoc || need protoc
     has curl || need curl
     has cc || need cc
@@ -127,4 +133,6 @@ if [ -n "$missing" ]; then
         exit 1
     fi
 fi
-check_rust
+if [ "$purpose" != runtime ]; then
+    check_rust
+fi

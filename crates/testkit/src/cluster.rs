@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use tokio_postgres::Client;
 
 use crate::{
     Etcd, HaProxy, Node, Workspace,
     haproxy::Backend,
     http,
     node::{Credentials, Runner, Spec},
-    wait_until,
+    postgres, wait_until,
     writer::{self, Target},
 };
 
@@ -148,6 +149,16 @@ impl Cluster {
         let answer = request.timeout(Duration::from_secs(60)).send().await?;
         ensure!(answer.status == 200, "switchover: {} {}", answer.status, answer.body);
         Ok(answer.body)
+    }
+
+    /// Opens a superuser's connection through HAProxy to whatever node it takes for the primary.
+    ///
+    /// # Errors
+    /// There is no HAProxy, or no primary behind it.
+    pub async fn connect_through_haproxy(&self) -> Result<Client> {
+        let haproxy = self.haproxy.as_ref().context("there is no HAProxy")?;
+        postgres::connect(&postgres::superuser_config(haproxy.primary_port(), &self.credentials.superuser))
+            .await
     }
 
     /// How a [`crate::Writer`] reaches the nodes directly.

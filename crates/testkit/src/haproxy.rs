@@ -72,6 +72,11 @@ impl HaProxy {
         self.replicas.address()
     }
 
+    /// The port that leads to the replicas.
+    pub const fn replicas_port(&self) -> u16 {
+        self.replicas.number()
+    }
+
     /// `127.0.0.1:<port>` of the statistics page (`/;csv` for programs).
     pub fn statistics_address(&self) -> String {
         self.statistics.address()
@@ -93,8 +98,8 @@ impl HaProxy {
     }
 }
 
-/// Debian puts it where a plain user's `PATH` does not look.
-fn program() -> &'static str {
+/// The program's path or name: Debian puts it where a plain user's `PATH` does not look.
+pub fn program() -> &'static str {
     if std::path::Path::new("/usr/sbin/haproxy").exists() { "/usr/sbin/haproxy" } else { "haproxy" }
 }
 

@@ -100,6 +100,11 @@ impl Node {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// From its next start on another daemon runs the node, with the same configuration file.
+    pub fn set_runner(&mut self, runner: Runner) {
+        self.spec.runner = runner;
+    }
+
     /// Starts the daemon and does not wait for anything. Where it still runs, it is killed first.
     ///
     /// # Errors
@@ -237,6 +242,11 @@ impl Node {
         self.home.join("data")
     }
 
+    /// The file that takes the daemon's output.
+    pub fn log_path(&self) -> PathBuf {
+        self.workspace.log_path(&self.spec.name)
+    }
+
     /// The last lines of the daemon's output.
     pub fn log_tail(&self, lines: usize) -> String {
         process::tail(&self.workspace.log_path(&self.spec.name), lines)
@@ -285,10 +295,7 @@ impl Node {
 
     /// How to connect as superuser.
     pub fn postgres_config(&self) -> Config {
-        let mut config = Config::new();
-        config.host("127.0.0.1").port(self.postgres_port()).user("postgres").dbname("postgres");
-        config.password(&self.spec.credentials.superuser).connect_timeout(Duration::from_secs(3));
-        config
+        postgres::superuser_config(self.postgres_port(), &self.spec.credentials.superuser)
     }
 
     /// Opens a superuser's connection to this node's PostgreSQL.

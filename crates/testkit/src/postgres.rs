@@ -58,6 +58,14 @@ pub fn random_password() -> String {
     std::iter::repeat_with(fastrand::alphanumeric).take(24).collect()
 }
 
+/// How to connect as superuser to a server on this machine: user and database `postgres`.
+pub fn superuser_config(port: u16, password: &str) -> Config {
+    let mut config = Config::new();
+    config.host("127.0.0.1").port(port).user("postgres").dbname("postgres");
+    config.password(password).connect_timeout(CONNECT_TIMEOUT);
+    config
+}
+
 /// Opens a connection. Its task ends with the client.
 ///
 /// # Errors
@@ -122,10 +130,7 @@ impl Server {
 
     /// How to connect: user `postgres`, database `postgres`.
     pub fn config(&self) -> Config {
-        let mut config = Config::new();
-        config.host("127.0.0.1").port(self.port()).user("postgres").dbname("postgres");
-        config.password(&self.password).connect_timeout(CONNECT_TIMEOUT);
-        config
+        superuser_config(self.port(), &self.password)
     }
 
     /// Opens a connection.

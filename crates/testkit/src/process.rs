@@ -47,6 +47,24 @@ pub(crate) fn bare_command(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
 }
 
+/// A shell that inherits everything from this process, for what must change the machine itself.
+pub fn installer() -> Command {
+    bare_command("sh")
+}
+
+/// Runs a command to its end on this program's own terminal.
+///
+/// # Errors
+/// It cannot be started, does not end before `deadline`, or fails.
+pub async fn run_on_terminal(command: Command, deadline: Duration) -> Result<()> {
+    let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
+    let status = tokio::time::timeout(deadline, child.wait())
+        .await
+        .with_context(|| format!("it did not end within {deadline:?}"))??;
+    ensure!(status.success(), "it ended with {status}");
+    Ok(())
+}
+
 /// Runs a short command to its end and returns its output.
 ///
 /// # Errors

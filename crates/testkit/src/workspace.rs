@@ -9,7 +9,10 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -42,6 +45,7 @@ struct Inner {
     path: PathBuf,
     account: Option<Account>,
     keep: Mutex<bool>,
+    released: AtomicBool,
     janitor: Child,
 }
 
@@ -59,7 +63,14 @@ impl Workspace {
             chown(&path, Some(account.uid), Some(account.gid))?;
         }
         let janitor = start_janitor(&path)?;
-        let inner = Inner { dir: Some(dir), path, account, keep: Mutex::new(false), janitor };
+        let inner = Inner {
+            dir: Some(dir),
+            path,
+            account,
+            keep: Mutex::new(false),
+            released: AtomicBool::new(false),
+            janitor,
+        };
         let workspace = Self { inner: Arc::new(inner) };
         workspace.folder("log")?;
         Ok(workspace)
@@ -73,6 +84,19 @@ impl Workspace {
         fs::write(self.path().join(".keep"), "")?;
         *self.inner.keep.lock().expect("invariant: nothing panics while it holds this lock") = true;
         Ok(())
+    }
+
+    /// Leaves the folder and its processes to others: nothing is cleaned up any more, not even at our death. What
+    /// holds processes, such as a [`crate::Cluster`], must be forgotten, because it still kills them when dropped.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn release(&self) -> Result<()> {
+        self.keep()?;
+        self.inner.released.store(true, Ordering::Relaxed);
+        let mut janitor =
+            self.inner.janitor.stdin.as_ref().context("invariant: the janitor's pipe is open")?;
+        janitor.write_all(b"done\n").context("the janitor is gone")
     }
 
     /// The folder, free of symbolic links.
@@ -129,6 +153,11 @@ impl Workspace {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.released.load(Ordering::Relaxed) {
+            let _ = self.dir.take().map(TempDir::keep);
+            let _ = self.janitor.wait();
+            return;
+        }
         // processes that fork while they are looked for turn up in the next round
         let mut rounds = 0;
         while process::signal_all(&self.path, Signal::KILL) > 0 && rounds < 200 {
@@ -211,6 +240,21 @@ mod tests {
         let path = kept.path().to_owned();
         drop(kept);
         assert!(path.is_dir());
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_released_workspace_leaves_its_processes_alone() {
+        let workspace = Workspace::new("unit").unwrap();
+        let path = workspace.path().to_owned();
+        let mut sleep = process::command(&workspace, &path, "sleep");
+        sleep.arg("60");
+        let mut sleep = process::Process::spawn(&workspace, "sleep", sleep).unwrap();
+        workspace.release().unwrap();
+        drop(workspace);
+        assert!(sleep.exit_status().is_none());
+        assert!(path.is_dir());
+        drop(sleep);
         fs::remove_dir_all(path).unwrap();
     }
 

@@ -135,6 +135,11 @@ impl Writer {
         self.record().acknowledged.clone()
     }
 
+    /// The row that was acknowledged last.
+    pub fn last_acknowledged(&self) -> Option<Acknowledged> {
+        self.record().acknowledged.last().copied()
+    }
+
     /// How many rows were acknowledged so far.
     pub fn count(&self) -> usize {
         self.record().acknowledged.len()
