@@ -24,14 +24,15 @@ test: build
 		cargo test --workspace --lib --bins --tests --no-fail-fast -- --test-threads=2; \
 	fi
 
-## demo    a cluster on this machine, and a failover: make demo ARGS="..."
+## demo    a cluster on this machine, and a failover: make demo ARGS=--keep
 demo: setup
 	cargo build --package ptarmigan --package ptarmigan-guardian --bins
 	"$(CARGO_TARGET_DIR)/debug/ptctl" demo $(ARGS)
 
-## bench   run the benchmarks (not yet)
-bench:
-	@echo "bench: there are no benchmarks yet" >&2; exit 1
+## bench   Ptarmigan and Patroni side by side, about 20 minutes: make bench ARGS="--rounds 1"
+bench: setup
+	cargo build --release --package ptarmigan --package ptarmigan-guardian --package ptarmigan-testkit --bins
+	"$(CARGO_TARGET_DIR)/release/ptarmigan-bench" $(ARGS)
 
 ## lint    clippy, warnings are errors
 lint:

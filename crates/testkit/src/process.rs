@@ -41,15 +41,10 @@ pub fn command(workspace: &Workspace, home: &Path, program: impl AsRef<OsStr>) -
     command
 }
 
-/// A command that inherits everything from this process.
+/// A command that inherits user and environment from this process: for what is no server of a workspace.
 #[allow(clippy::disallowed_methods, reason = "this is the process helper that the ban points to")]
-pub(crate) fn bare_command(program: impl AsRef<OsStr>) -> Command {
+pub fn bare_command(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
-}
-
-/// A shell that inherits everything from this process, for what must change the machine itself.
-pub fn installer() -> Command {
-    bare_command("sh")
 }
 
 /// Runs a command to its end on this program's own terminal.

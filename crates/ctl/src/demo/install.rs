@@ -1,6 +1,9 @@
 //! What must be there before anything can be started.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ptarmigan_testkit::{Binaries, Workspace, postgres, process};
@@ -23,15 +26,15 @@ pub(super) async fn ensure_servers(screen: &Screen) -> Result<()> {
         return Ok(());
     }
     let names = missing.join(", ");
-    let known = on_path("apt-get") || on_path("dnf");
+    let known = on_path("apt-get").is_some() || on_path("dnf").is_some();
     ensure!(known, "please install {names} and try again: this machine has neither apt-get nor dnf");
     let root = rustix::process::geteuid().is_root();
     ensure!(
-        root || on_path("sudo"),
+        root || on_path("sudo").is_some(),
         "please install {names} and try again: you are not root, and there is no sudo"
     );
     screen.fact(&format!("Missing: {names}. They are installed from this machine's packages."))?;
-    let mut command = process::installer();
+    let mut command = process::bare_command("sh");
     command.args(["-c", SETUP, "setup", "runtime"]);
     // sudo may ask for a password on the terminal, which no picture may hide
     let status = if root {
@@ -86,17 +89,17 @@ fn missing() -> Vec<&'static str> {
     if postgres::bin_dir().is_err() {
         missing.push("PostgreSQL");
     }
-    if !on_path("etcd") {
+    if on_path("etcd").is_none() {
         missing.push("etcd");
     }
-    if !on_path(ptarmigan_testkit::haproxy::program()) {
+    if on_path(ptarmigan_testkit::haproxy::program()).is_none() {
         missing.push("HAProxy");
     }
     missing
 }
 
-fn on_path(program: &str) -> bool {
+/// Where a shell finds a program; an absolute path stays what it is.
+pub(super) fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // An absolute name stays what it is.
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|found| found.is_file())
 }

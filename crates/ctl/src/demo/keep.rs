@@ -1,16 +1,15 @@
 //! A cluster that is left running: how to reach it, and how to end it.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ptarmigan_testkit::{Cluster, Workspace, postgres, process, wait_until};
 use rustix::process::Signal;
 
-use super::screen::{Nothing, Screen};
+use super::{
+    install,
+    screen::{Nothing, Screen},
+};
 
 /// What the demo's folders are called: see [`Workspace::new`].
 const PREFIX: &str = "ptarmigan-demo-";
@@ -32,8 +31,8 @@ pub(super) fn leave(screen: &Screen, workspace: &Workspace, cluster: Cluster) ->
 fn directions(workspace: &Workspace, cluster: &Cluster, pgpass: &Path) -> Result<String> {
     let folder = workspace.path().display();
     let haproxy = cluster.haproxy.as_ref().context("invariant: the demo has a HAProxy")?;
-    let ptctl = program("ptctl", std::env::current_exe()?);
-    let psql = program("psql", postgres::bin_dir()?.join("psql"));
+    let ptctl = ourselves()?;
+    let psql = psql()?;
     let config = cluster.nodes.first().context("invariant: the demo has nodes")?.config_path();
     let connect =
         |port| format!("{psql} \"host=127.0.0.1 port={port} user=postgres passfile={}\"", pgpass.display());
@@ -60,12 +59,20 @@ fn directions(workspace: &Workspace, cluster: &Cluster, pgpass: &Path) -> Result
     Ok(lines.join("\n"))
 }
 
-/// A program's name where a shell finds it, else its path.
-fn program(name: &str, path: PathBuf) -> String {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|found| found.is_file());
-    let same = found.is_some_and(|found| found.canonicalize().ok() == path.canonicalize().ok());
-    if same { name.to_owned() } else { path.display().to_string() }
+/// Our name where a shell finds this very program by it, else the path: another release would not do.
+fn ourselves() -> Result<String> {
+    let path = std::env::current_exe()?;
+    let same =
+        install::on_path("ptctl").is_some_and(|found| found.canonicalize().ok() == path.canonicalize().ok());
+    Ok(if same { "ptctl".to_owned() } else { path.display().to_string() })
+}
+
+/// Any psql will do.
+fn psql() -> Result<String> {
+    if install::on_path("psql").is_some() {
+        return Ok("psql".to_owned());
+    }
+    Ok(postgres::bin_dir()?.join("psql").display().to_string())
 }
 
 /// Ends a cluster that was left running, and removes its folder.

@@ -2,8 +2,9 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context as _, Result};
-use ptarmigan_testkit::{Cluster, Workspace, Writer, cluster, node::Runner};
+use anyhow::{Context as _, Result, ensure};
+use ptarmigan_testkit::{Cluster, Workspace, Writer, cluster, http, node::Runner, wait_until};
+use serde_json::json;
 
 use super::{
     install, keep,
@@ -27,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) async fn tell(screen: &Screen, keep: bool) -> Result<()> {
     screen.say(
         "Ptarmigan demo: a PostgreSQL cluster of three nodes on this machine, a switchover, a failover.\n\
-         It takes about a minute. Ctrl-C stops it and cleans up.",
+         It takes less than a minute. Ctrl-C stops it and cleans up.",
     )?;
     screen.heading("What is needed", CHAPTERS)?;
     install::ensure_servers(screen).await?;
@@ -88,11 +89,32 @@ async fn bootstrap(screen: &Screen, stage: &mut Stage) -> Result<usize> {
     let ((), time) = screen.during("The others copy it", view, replicas).await?;
     let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
     screen.fact(&format!("{} have copied it and stream ({})", names(cluster, &others), seconds(time)))?;
+    let ((), _) =
+        screen.during("Making commits safe", view, replicate_before_answer(cluster, leader)).await?;
+    screen.fact(
+        "From now on a commit is acknowledged when a replica has it too\n(synchronous_standby_names).",
+    )?;
     view.writer = Some(Writer::start(cluster.writer_options())?);
     let ((), _) = screen.during("A writer starts", view, rows_flow(view)).await?;
     screen.fact("A client inserts a row every 20 ms on whichever node takes writes, and remembers those acknowledged.")?;
     table(screen, view).await?;
     Ok(leader)
+}
+
+/// Without it the loss of a machine could take the last instant's rows with it, however well it is managed.
+async fn replicate_before_answer(cluster: &Cluster, leader: usize) -> Result<()> {
+    let change = json!({"postgresql": {"parameters": {"synchronous_standby_names": "ANY 1 (*)"}}});
+    let leader = &cluster.nodes[leader];
+    let answer = http::patch(&leader.rest_address(), "/config", &change).await?;
+    ensure!(answer.status == 200, "PATCH /config: {} {}", answer.status, answer.body);
+    let client = leader.connect().await?;
+    wait_until("two synchronous replicas", PATIENCE, || async {
+        let query = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'";
+        let count: i64 = client.query_one(query, &[]).await?.get(0);
+        ensure!(count == 2, "{count}");
+        Ok(())
+    })
+    .await
 }
 
 async fn switchover(screen: &Screen, stage: &Stage, leader: usize) -> Result<usize> {
@@ -125,7 +147,7 @@ async fn lose_machine(screen: &Screen, stage: &mut Stage, leader: usize) -> Resu
     screen.during("Killing its daemon, guardian and PostgreSQL", view, kill).await?;
     screen.fact(&format!(
         "Daemon, guardian and PostgreSQL of {old} are killed. The others wait until its lock expires:\n\
-         here ttl is 20 s, the least that Patroni takes (30 s by default)."
+         ttl is 20 s here, which is Patroni's minimum (the default is 30 s)."
     ))?;
     let work = async {
         let new = one_primary(cluster, Some(leader), PATIENCE).await?;
@@ -154,9 +176,9 @@ async fn come_back(screen: &Screen, stage: &mut Stage, lost: usize, leader: usiz
     let ((), time) = screen.during(&format!("{name} finds its place"), view, replicas).await?;
     let log = log_of(cluster, lost);
     let how = if log.get(log_bytes..).is_some_and(|new| new.contains("pg_rewind from")) {
-        "What it had and the new leader lacks was undone by pg_rewind."
+        "pg_rewind has undone what the others never received."
     } else {
-        "It had nothing that the new leader lacks: pg_rewind was not needed."
+        "pg_rewind was not needed."
     };
     screen.fact(&format!("{name} streams as a replica ({}). {how}", seconds(time)))?;
     table(screen, view).await
@@ -177,11 +199,7 @@ async fn count_rows(screen: &Screen, stage: &mut Stage, leader: usize) -> Result
     };
     let (port, _) = screen.during("Asking HAProxy", &Nothing, routed).await?;
     let new = &cluster.nodes[leader];
-    anyhow::ensure!(
-        port == new.postgres_port().to_string(),
-        "HAProxy leads to port {port}, not to {}",
-        new.name()
-    );
+    ensure!(port == new.postgres_port().to_string(), "HAProxy leads to port {port}, not to {}", new.name());
     screen.fact(&format!(
         "{} rows were acknowledged, and every one of them is on {}.\nHAProxy leads clients to {}.",
         writer.count(),
