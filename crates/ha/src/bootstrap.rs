@@ -1,10 +1,14 @@
 //! An empty data directory becomes a cluster's first node or a replica (contract B.6, B.17.1).
 
+use std::time::Duration;
+
 use ptarmigan_types::{Member, Role};
 
 use crate::{
-    action::{Action, Job, ReloadAfter, When},
+    action::{Action, Job, When},
+    identity,
     memory::RewindState,
+    observation::JobKind,
     round::{Round, Step, finish},
 };
 
@@ -22,11 +26,13 @@ pub(crate) fn empty_data_directory(r: &mut Round<'_>) -> Step<()> {
         let from = if r.view.is_leader(&source.name) { "leader" } else { "replica" };
         let line = format!("trying to bootstrap from {from} '{}'", source.name);
         r.fired("BS-2", source.name.to_string());
+        r.hold_back(JobKind::Clone)?;
         return r.start(Job::Clone { source: Some(source.name.clone()) }, line);
     }
     let initializing = r.view.initialize.as_ref().is_some_and(|key| key.value.is_empty());
     if r.view.is_unlocked() && r.obs.settings.can_clone_without_leader && !initializing {
         r.fired("BS-3", "");
+        r.hold_back(JobKind::Clone)?;
         return r.start(Job::Clone { source: None }, "trying to bootstrap (without leader)");
     }
     r.fired("BS-4", format!("{me} waits"));
@@ -45,7 +51,8 @@ fn race_to_initialize(r: &mut Round<'_>) -> Step<()> {
 }
 
 /// A running member with the `clonefrom` tag, else the leader. Where several offer themselves, each node starts its
-/// search at another one, so that they share the load without a random number.
+/// search at another one, so that they share the load without a random number, and moves on with time, so that it does
+/// not try for ever one that cannot be copied.
 fn clone_source<'a>(r: &Round<'a>) -> Option<&'a Member> {
     let leader = r.view.leader_member().filter(|member| member.data.conn_url().is_some());
     let offering: Vec<&Member> = r
@@ -58,14 +65,18 @@ fn clone_source<'a>(r: &Round<'a>) -> Option<&'a Member> {
         .collect();
     // Without a leader there is nobody to follow afterwards, so nobody to clone from (contract BS-2).
     leader?;
+    let minutes = usize::try_from(r.obs.now.0 / 60_000_000).unwrap_or_default();
     let start =
         r.obs.me.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-    let chosen = start.checked_rem(offering.len()).and_then(|index| offering.get(index).copied());
+    let chosen = start
+        .wrapping_add(minutes)
+        .checked_rem(offering.len())
+        .and_then(|index| offering.get(index).copied());
     chosen.or(leader)
 }
 
 /// Contract HA-060 to HA-064: this node's bootstrap job has ended.
-pub(crate) fn finish_bootstrap(r: &mut Round<'_>) -> Step<String> {
+pub(crate) fn finish_bootstrap(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
     if !r.obs.postgres.running || r.memory.post_bootstrap == Some(false) {
         return abandon(r);
     }
@@ -79,38 +90,66 @@ pub(crate) fn finish_bootstrap(r: &mut Round<'_>) -> Step<String> {
             r.request(Action::SetRole(Role::Primary));
             r.start(Job::PostBootstrap, "running post_bootstrap")
         }
-        Some(_) => initialized(r),
+        Some(_) => initialized(r, renewed),
     }
 }
 
+/// HA-060. `/initialize` is deleted only where it can be the one that this node wrote.
 fn abandon(r: &mut Round<'_>) -> Step<String> {
     r.fired("HA-060", "");
-    r.request(Action::DeleteInitialize);
+    if is_still_mine(r) {
+        r.request(Action::DeleteInitialize);
+    }
     r.request(Action::AbandonBootstrap);
     let reason = "failed to bootstrap cluster";
     r.request(Action::Exit { stop_postgres: true, reason: reason.into() });
     Ok(reason.into())
 }
 
-/// HA-064. The lock is created only if nobody holds it: a bootstrapper that was frozen and thawed must not overwrite a
-/// holder (DESIGN, "The lease"; the contract puts unconditionally).
-fn initialized(r: &mut Round<'_>) -> Step<String> {
+/// Neither another leader nor another system identifier: nobody else bootstrapped this cluster meanwhile.
+fn is_still_mine(r: &Round<'_>) -> bool {
+    let theirs = r.view.system_identifier();
+    (r.view.is_unlocked() || r.has_lock())
+        && theirs.is_none_or(|theirs| r.obs.postgres.system_identifier.as_deref() == Some(theirs))
+}
+
+/// HA-064. Nothing is put over what somebody else wrote: a bootstrapper that was frozen and thawed must overwrite
+/// neither a holder nor a cluster (DESIGN, "The lease"; the contract puts unconditionally).
+fn initialized(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
     let Some(value) = r.obs.postgres.system_identifier.clone() else { return abandon(r) };
+    if !is_still_mine(r) {
+        r.fired("HA-064", "somebody else initialized the cluster meanwhile");
+        return abandon(r);
+    }
     // HA-063: the watchdog has its place here.
-    r.request(Action::EnsureCheckpoint);
-    let identified = r.write(Action::WriteInitialize { value, when: When::Always })?;
-    if !identified || !r.write(Action::WriteConfig)? {
-        r.wake_within(std::time::Duration::from_secs(1));
+    let primary = r.obs.postgres.is_primary();
+    if primary {
+        r.request(Action::EnsureCheckpoint);
+    }
+    let named = r.view.system_identifier().is_some();
+    let when = identity::unchanged_initialize(r.view);
+    if !(named || r.write(Action::WriteInitialize { value, when })?) || !r.write(Action::WriteConfig)? {
+        r.wake_within(Duration::from_secs(1));
         return Ok("the DCS refused to store the new cluster, trying again".into());
     }
-    let held = r.lock(Action::AcquireLock)?;
-    r.fired("HA-064", if held { "" } else { "somebody else holds the lock" });
-    r.reload_view(ReloadAfter::Bootstrap)?;
+    // The key may be this node's already: an earlier answer of the store was lost.
+    let held = match renewed {
+        Some(renewed) => renewed,
+        None => r.lock(Action::AcquireLock)?,
+    };
+    // From here on this is a leader like any other: in the cycle that holds the lock nothing may fail any more.
     r.memory.bootstrapping = false;
     r.memory.post_bootstrap = None;
     r.memory.rewind = RewindState::Initial;
     r.memory.joined = true;
-    r.request(Action::SetRole(Role::Primary));
-    r.wake_within(std::time::Duration::ZERO);
-    Ok(if held { "initialized a new cluster".into() } else { "lost the leader lock after bootstrap".into() })
+    r.wake_within(Duration::ZERO);
+    if !held {
+        r.fired("HA-064", "somebody else holds the lock");
+        return Ok("lost the leader lock after bootstrap".into());
+    }
+    r.fired("HA-064", "");
+    if primary {
+        r.request(Action::SetRole(Role::Primary));
+    }
+    Ok("initialized a new cluster".into())
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use ptarmigan_types::{Cluster, MemberState};
 
 use crate::{
-    action::{Action, DemoteMode, ReloadAfter, When},
+    action::{Action, DemoteMode, ReloadAfter},
     bootstrap,
     decision::Decision,
     identity, job, leader,
-    memory::{Memory, RewindState},
-    observation::{JobEnd, JobKind, Observation},
+    memory::{FailedJob, Memory, RewindState},
+    observation::{JobEnd, JobKind, JobResult, Observation},
     recover,
     round::{Round, Step, Stop},
     schedule, startup, unlocked, unreachable,
@@ -32,7 +32,8 @@ pub fn decide(memory: &Memory, obs: &Observation) -> Decision {
         Ok(line) | Err(Stop::Finish(line)) => complete(round, line),
         Err(Stop::NoDcs(reason)) => {
             // The rules that ran before the store fell silent must not leave half of their work behind.
-            let mut round = Round { memory: memory.clone(), actions: Vec::new(), ..round };
+            let report = round.report;
+            let mut round = Round { report, ..Round::new(memory, obs, view) };
             account_for_jobs(&mut round);
             note_position(&mut round);
             let line = unreachable::dcs_not_accessible(&mut round, &reason);
@@ -72,31 +73,33 @@ fn cycle(r: &mut Round<'_>) -> Step<String> {
     let renewed = renew(r)?;
 
     // Pause and maintenance mode (HA-004, HA-005) have their place here.
-    keep_keys(r)?;
+    keep_keys(r, renewed)?;
+    // The view may have been read again after the renewal: the lock that vanished in between is lost.
+    let renewed = renewed.map(|renewed| renewed && r.has_lock());
 
     if let Some(job) = &r.obs.job {
         r.fired("HA-009", job.kind.words());
         return job::in_flight(r, job, renewed);
     }
-    if r.obs.postgres.is_starting() {
+    if r.obs.postgres.is_starting() && r.obs.postgres.running {
         r.fired("HA-010", "");
         startup::starting(r, renewed)?;
     }
     if r.memory.bootstrapping {
         r.fired("HA-011", "");
-        return bootstrap::finish_bootstrap(r);
+        return bootstrap::finish_bootstrap(r, renewed);
     }
     if r.memory.recovering {
         r.fired("HA-012", "");
         recover::verify(r)?;
     }
-    identity::check(r)?;
+    identity::check(r, renewed)?;
     if !r.obs.postgres.running {
         r.fired("HA-014", "");
         return recover::recover(r, renewed);
     }
     join(r);
-    let line = if r.view.is_unlocked() {
+    let line = if r.view.is_unlocked() && renewed.is_none() {
         r.fired("HA-015", "");
         unlocked::process(r)?
     } else {
@@ -128,7 +131,10 @@ fn locked(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
 fn renew(r: &mut Round<'_>) -> Step<Option<bool>> {
     let Some(held) = r.held() else {
         r.fired("LV-4", "");
-        r.request(Action::ForgetLease);
+        // Once, at the beginning: a later round may run on a lock that this very cycle has acquired.
+        if r.outcome(&Action::ForgetLease).is_none() {
+            r.request(Action::ForgetLease);
+        }
         return Ok(None);
     };
     let renewed = r.lock(Action::RenewLock(held.clone()))?;
@@ -163,6 +169,7 @@ fn note_position(r: &mut Round<'_>) {
 fn account_for_jobs(r: &mut Round<'_>) {
     for result in &r.obs.finished {
         let done = result.end == JobEnd::Done;
+        note_failure(r, result);
         match result.kind {
             JobKind::PostBootstrap => r.memory.post_bootstrap = Some(done),
             JobKind::Bootstrap if !done => r.memory.post_bootstrap = Some(false),
@@ -174,7 +181,10 @@ fn account_for_jobs(r: &mut Round<'_>) {
             JobKind::Promote if result.end == JobEnd::PrePromoteFailed => {
                 r.memory.released_at = Some(r.obs.now);
             }
-            JobKind::Clone | JobKind::Reinitialize if done => r.memory.rewind = RewindState::Initial,
+            // RW-31.
+            JobKind::Clone | JobKind::Reinitialize | JobKind::Promote if done => {
+                r.memory.rewind = RewindState::Initial;
+            }
             // DM-1. An offline demotion ends with a start, every other one with a stopped server.
             JobKind::Demote(mode) => {
                 crate::rewind::trigger(r, "demoted");
@@ -185,20 +195,30 @@ fn account_for_jobs(r: &mut Round<'_>) {
     }
 }
 
-/// HA-006 to HA-008.
-fn keep_keys(r: &mut Round<'_>) -> Step<()> {
+fn note_failure(r: &mut Round<'_>, result: &JobResult) {
+    match result.end {
+        JobEnd::Failed(_) => r.memory.failed = Some(FailedJob { kind: result.kind, at: r.obs.now }),
+        JobEnd::Done if r.memory.failed.is_some_and(|failed| failed.kind == result.kind) => {
+            r.memory.failed = None;
+        }
+        _ => {}
+    }
+}
+
+/// HA-006 to HA-008. A leader whose renewal was refused is none, whatever the view says: it writes nothing.
+fn keep_keys(r: &mut Round<'_>, renewed: Option<bool>) -> Step<()> {
     if r.view.member(&r.obs.me).is_none() {
         r.fired("HA-006", "");
         r.request(Action::WriteMember);
     }
-    if !r.has_lock() {
+    if renewed != Some(true) {
         return Ok(());
     }
     if r.view.system_identifier().is_none()
         && let Some(value) = r.obs.postgres.system_identifier.clone()
     {
         r.fired("HA-007", value.clone());
-        let when = if r.view.initialize.is_none() { When::Absent } else { When::Always };
+        let when = identity::unchanged_initialize(r.view);
         r.request(Action::WriteInitialize { value, when });
     }
     let config = r.view.config.as_ref();
@@ -212,7 +232,8 @@ fn keep_keys(r: &mut Round<'_>) -> Step<()> {
 
 /// RW-3: the first cycle on a running standby asks whether it can follow at all.
 fn join(r: &mut Round<'_>) {
-    if r.memory.joined || r.obs.postgres.state != MemberState::Running {
+    let server = r.obs.postgres.server.as_ref();
+    if r.memory.joined || r.obs.postgres.state != MemberState::Running || server.is_none() {
         return;
     }
     r.memory.joined = true;

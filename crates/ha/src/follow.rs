@@ -19,9 +19,9 @@ pub fn node_to_follow(me: &MemberName, tags: &Tags, cluster: &Cluster) -> Option
 
 /// Contract HA-279 to HA-294: `follows` is the line of a standby, `demotes` that of a primary that has to step down.
 pub(crate) fn follow(r: &mut Round<'_>, follows: &str, demotes: &str) -> Step<String> {
-    if r.obs.postgres.is_primary() {
+    if r.obs.postgres.may_write() {
         r.fired("HA-282", "");
-        r.request(Action::ForgetLease);
+        r.forget_lease();
         return r.start(Job::Demote(DemoteMode::ImmediateNoLock), demotes);
     }
     rewind::act(r)?;

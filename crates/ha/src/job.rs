@@ -1,5 +1,7 @@
 //! A long action is in flight (contract B.4).
 
+use std::time::Duration;
+
 use ptarmigan_types::Role;
 
 use crate::{
@@ -24,16 +26,19 @@ pub(crate) fn in_flight(r: &mut Round<'_>, job: &JobView, renewed: Option<bool>)
         r.fired("HA-031", words);
         return Ok(format!("updated leader lock during {words}"));
     }
-    if !r.memory.bootstrapping {
-        if job.kind == JobKind::Promote && job.cancellable && !is_or_becomes_primary(r) {
+    if !r.memory.bootstraps_without_lock() {
+        let writable = r.obs.postgres.may_write() || job.is_promoting();
+        if job.kind == JobKind::Promote && !writable {
             r.fired("HA-032", "");
             r.request(Action::CancelJob);
+            // `pg_ctl promote` may have begun since this was observed: look again at once.
+            r.wake_within(Duration::ZERO);
             return Ok("lost leader lock before promote".into());
         }
-        if is_or_becomes_primary(r) && !already_stopping_at_once(job.kind) {
+        if writable && !is_stopping_at_once(r, job.kind) {
             r.fired("HA-033", words);
             r.request(Action::CancelJob);
-            r.request(Action::ForgetLease);
+            r.forget_lease();
             return r
                 .start(Job::Demote(DemoteMode::ImmediateNoLock), format!("lost leader lock during {words}"));
         }
@@ -49,13 +54,12 @@ fn crash_recovery_overdue(r: &Round<'_>, job: &JobView) -> bool {
             .is_some_and(|since| r.obs.now.since(since) >= r.obs.settings.primary_start_timeout)
 }
 
-/// The contract asks for the role `primary` only; a server that was told to promote is as dangerous.
-fn is_or_becomes_primary(r: &Round<'_>) -> bool {
-    matches!(r.obs.postgres.role, Role::Primary | Role::Promoted)
-        || r.obs.postgres.server.as_ref().is_some_and(|server| !server.in_recovery)
-}
-
-/// The job in flight stops the server no slower than what HA-033 would begin.
-const fn already_stopping_at_once(kind: JobKind) -> bool {
-    matches!(kind, JobKind::Demote(DemoteMode::Immediate | DemoteMode::ImmediateNoLock))
+/// The job in flight stops the server no slower than what HA-033 would begin, or has stopped it: the role `demoted`
+/// comes with the shutdown checkpoint, while the postmaster may still wait for its archiver.
+fn is_stopping_at_once(r: &Round<'_>, kind: JobKind) -> bool {
+    match kind {
+        JobKind::Demote(DemoteMode::Immediate | DemoteMode::ImmediateNoLock) => true,
+        JobKind::Demote(_) => r.obs.postgres.role == Role::Demoted,
+        _ => false,
+    }
 }

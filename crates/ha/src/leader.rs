@@ -5,6 +5,7 @@ use ptarmigan_types::Role;
 use crate::{
     action::{Action, DemoteMode, Job},
     follow, manual,
+    observation::JobKind,
     round::{Round, Step, finish},
 };
 
@@ -28,16 +29,16 @@ pub(crate) fn process(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
 
 /// HA-172, HA-173. Maintenance mode (HA-171) has its place here.
 fn renewal_refused(r: &mut Round<'_>) -> Step<String> {
-    if r.obs.postgres.is_primary() {
+    if r.obs.postgres.may_write() {
         r.fired("HA-172", "");
-        r.request(Action::ForgetLease);
+        r.forget_lease();
         return r.start(
             Job::Demote(DemoteMode::ImmediateNoLock),
             "demoted self because failed to update leader lock in DCS",
         );
     }
     r.fired("HA-173", "");
-    r.request(Action::ForgetLease);
+    r.forget_lease();
     Ok("not promoting because failed to update leader lock in DCS".into())
 }
 
@@ -52,7 +53,9 @@ fn without_lock(r: &mut Round<'_>) -> Step<String> {
 /// Contract HA-250 to HA-256, for the holder.
 pub(crate) fn enforce_primary_role(r: &mut Round<'_>, leads: &str, promoted: &str) -> Step<String> {
     // HA-250, HA-251: the watchdog has its place here.
-    if r.memory.released_at == Some(r.obs.now) {
+    // Within this time nobody here races (HA-200): whoever still holds the lock has not given it up yet.
+    let gave_up = r.memory.released_at.is_some_and(|at| r.obs.now.since(at) < r.obs.settings.ttl);
+    if gave_up && !r.obs.postgres.may_write() {
         r.fired("HA-252", "");
         r.release();
         return finish("Promotion cancelled because the pre-promote script failed");
@@ -71,6 +74,7 @@ pub(crate) fn enforce_primary_role(r: &mut Round<'_>, leads: &str, promoted: &st
         r.wake_within(std::time::Duration::from_secs(1));
         return Ok(leads.into());
     }
+    r.hold_back(JobKind::Promote)?;
     r.fired("HA-256", format!("timeline {:?}", r.obs.postgres.timeline()));
     r.start(Job::Promote { timeline: r.obs.postgres.timeline() }, promoted)
 }
@@ -81,7 +85,9 @@ fn update_history(r: &mut Round<'_>) {
     let fits = r.view.history.as_ref().is_some_and(|history| {
         history.entries.as_ref().is_some_and(|entries| match entries.last() {
             None => timeline == 1,
-            Some(last) => timeline > 1 && last.timeline + 1 == timeline && last.new_leader.is_some(),
+            Some(last) => {
+                timeline > 1 && last.timeline.checked_add(1) == Some(timeline) && last.new_leader.is_some()
+            }
         })
     });
     let absent_and_first = r.view.history.is_none() && timeline == 1;

@@ -3,6 +3,7 @@
 use crate::{
     action::{Action, DemoteMode, Job, When},
     candidates,
+    observation::JobKind,
     round::{Round, Step},
     schedule::{self, Due},
 };
@@ -40,6 +41,7 @@ pub(crate) fn seen_by_leader(r: &mut Round<'_>) -> Step<Option<String>> {
         return Ok(None);
     }
     if candidates::failover_possible(r, failover.candidate.as_ref())? {
+        r.hold_back(JobKind::Demote(DemoteMode::Graceful))?;
         r.fired("HA-235", failover.candidate.map_or_else(String::new, |name| name.0));
         r.request(Action::StartJob(Job::Demote(DemoteMode::Graceful)));
         return Ok(Some("manual failover: demoting myself".into()));

@@ -3,6 +3,8 @@
 use ptarmigan_types::{Lsn, Member, MemberName, Monotonic, Revision, Timeline};
 use serde::{Deserialize, Serialize};
 
+use crate::observation::JobKind;
+
 /// The state of the question whether the local WAL must be rewound (contract B.20).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RewindState {
@@ -66,6 +68,25 @@ pub struct Memory {
     pub yielding: Option<Yield>,
     /// The timeline for which `/history` was last brought up to date.
     pub history_done: Option<Timeline>,
+    /// The long action that failed last, so that it is not begun again at once, over and over.
+    pub failed: Option<FailedJob>,
+}
+
+impl Memory {
+    /// Nobody can follow a bootstrapping node, and nobody else can bootstrap, as long as it has not reached for the lock:
+    /// until then there is no lock to lose. After that an answer may have been lost, and others may have cloned from here.
+    pub const fn bootstraps_without_lock(&self) -> bool {
+        self.bootstrapping && !matches!(self.post_bootstrap, Some(true))
+    }
+}
+
+/// A long action that failed. Its end wakes the loop, so nothing but this keeps it from being repeated without a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedJob {
+    /// What kind.
+    pub kind: JobKind,
+    /// The cycle that heard of it.
+    pub at: Monotonic,
 }
 
 /// Contract HA-133: give the candidate a moment before looking for somebody to follow.

@@ -152,6 +152,14 @@ impl PostgresView {
         self.server.as_ref().map_or(self.running && self.role == Role::Primary, |server| !server.in_recovery)
     }
 
+    /// Whether this server may be writable, or about to be, for all that is known: where the lock is lost, this decides
+    /// about stepping down. Wider than [`Self::is_primary`]: a server that was told to promote counts even where its
+    /// answer is a moment old and still says otherwise.
+    pub fn may_write(&self) -> bool {
+        matches!(self.role, Role::Primary | Role::Promoted)
+            || self.server.as_ref().is_some_and(|server| !server.in_recovery)
+    }
+
     /// My position, where known.
     pub fn lsn(&self) -> Option<Lsn> {
         self.server.as_ref().map(|server| server.lsn).filter(|lsn| !lsn.is_zero())
@@ -165,6 +173,13 @@ impl PostgresView {
     /// The server was started and does not accept connections yet.
     pub const fn is_starting(&self) -> bool {
         matches!(self.state, MemberState::Starting | MemberState::StartingAfterCustomBootstrap)
+    }
+}
+
+impl JobView {
+    /// `pg_ctl promote` may have been called.
+    pub fn is_promoting(&self) -> bool {
+        self.kind == JobKind::Promote && !self.cancellable
     }
 }
 

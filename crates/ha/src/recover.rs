@@ -8,7 +8,7 @@ use crate::{
     action::{Action, DemoteMode, Job, ReloadAfter},
     candidates, follow,
     memory::RewindState,
-    observation::ControlState,
+    observation::{ControlState, JobKind},
     rewind,
     round::{Round, Step, finish},
 };
@@ -48,6 +48,7 @@ pub(crate) fn recover(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
     }
     let timeout = start_timeout(r, renewed)?;
     start_crashed_primary(r, timeout, crashed)?;
+    r.hold_back(JobKind::Follow)?;
     let skip = r.obs.postgres.major_version >= 15 && r.obs.postgres.has_backup_label;
     if skip && needs_crash_recovery(r.obs.postgres.control_state) {
         r.fired("HA-105", "backup_label");

@@ -5,7 +5,7 @@ use ptarmigan_types::{Member, Role, version};
 use crate::{
     action::{Action, Divergence, Job, Outcome},
     memory::RewindState,
-    observation::ControlState,
+    observation::{ControlState, JobKind},
     recover,
     round::{Round, Step, finish},
 };
@@ -39,6 +39,7 @@ pub(crate) fn act(r: &mut Round<'_>) -> Step<()> {
     }
     if r.obs.settings.remove_data_directory_on_diverged_timelines {
         r.fired("RW-10", "reinitialize");
+        r.hold_back(JobKind::Reinitialize)?;
         r.memory.rewind = RewindState::Initial;
         return r.start(Job::Reinitialize { source: Some(name) }, "reinitializing due to diverged timelines");
     }
@@ -80,6 +81,7 @@ fn rewind(r: &mut Round<'_>, leader: &Member) -> Step<()> {
         r.wake_within(std::time::Duration::from_millis(500));
         return finish(format!("waiting for checkpoint on {} before rewind", leader.name));
     }
+    r.hold_back(JobKind::Rewind)?;
     r.fired("RW-10", format!("rewind from {}", leader.name));
     r.start(
         Job::Rewind { leader: leader.name.clone(), checkpoint_first: !speaks },

@@ -8,8 +8,11 @@ use crate::{
     action::{Action, Job, Outcome, ReloadAfter},
     decision::{Fired, Rule},
     memory::Memory,
-    observation::Observation,
+    observation::{JobKind, Observation},
 };
+
+/// How long a long action that failed is left alone.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why a rule does not go on.
 pub(crate) enum Stop {
@@ -77,6 +80,29 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// Forgets the lease, also where an answer of this very cycle gave one after it was forgotten before.
+    pub(crate) fn forget_lease(&mut self) {
+        let last = self.obs.outcomes.iter().rev().find(|(action, outcome)| {
+            *action == Action::ForgetLease || matches!(outcome, Outcome::Held { .. })
+        });
+        let forgotten = last.is_some_and(|(action, _)| *action == Action::ForgetLease);
+        if !forgotten && !self.actions.contains(&Action::ForgetLease) {
+            self.actions.push(Action::ForgetLease);
+        }
+    }
+
+    /// Ends the cycle where this long action failed a moment ago: its end woke the loop, and nothing has changed since.
+    pub(crate) fn hold_back(&mut self, kind: JobKind) -> Step<()> {
+        let Some(failed) = self.memory.failed.filter(|failed| failed.kind == kind) else { return Ok(()) };
+        let left = RETRY.saturating_sub(self.obs.now.since(failed.at));
+        if left.is_zero() {
+            return Ok(());
+        }
+        self.fired("B.0.1", format!("{} failed a moment ago", kind.words()));
+        self.wake_within(left);
+        finish(format!("{} failed, trying again", kind.words()))
+    }
+
     /// Begins the long action and ends the cycle.
     pub(crate) fn start<T>(&mut self, job: Job, line: impl Into<String>) -> Step<T> {
         self.request(Action::StartJob(job));
@@ -86,6 +112,9 @@ impl<'a> Round<'a> {
     /// The answer of the store about the leader key: ours or not. No answer ends in contract HA-018.
     pub(crate) fn lock(&mut self, action: Action) -> Step<bool> {
         match self.need(action)? {
+            Outcome::Held { until } if *until <= self.obs.now => {
+                Err(Stop::NoDcs("the answer came after the end of the lease".into()))
+            }
             Outcome::Held { .. } => Ok(true),
             Outcome::Refused(_) => Ok(false),
             Outcome::NoAnswer { reason, .. } | Outcome::Failed(reason) => Err(Stop::NoDcs(reason.clone())),
@@ -131,7 +160,7 @@ impl<'a> Round<'a> {
         if let Some(held) = self.held() {
             self.request(Action::ReleaseLock(held.clone()));
         } else {
-            self.request(Action::ForgetLease);
+            self.forget_lease();
         }
         self.request(Action::WriteMember);
     }

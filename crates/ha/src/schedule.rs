@@ -62,9 +62,9 @@ pub fn restart_refused(filter: &RestartFilter, postgres: &PostgresView) -> Optio
 /// Contract HA-016, RS-1, RS-2, RS-7.
 pub(crate) fn scheduled_restart(r: &mut Round<'_>) -> Step<()> {
     let Some(restart) = r.obs.scheduled_restart.clone() else { return Ok(()) };
-    if restart.postmaster_start_time.is_some()
-        && restart.postmaster_start_time != r.obs.postgres.postmaster_start_time
-    {
+    let started = r.obs.postgres.postmaster_start_time.as_ref();
+    // A server that did not answer just now was not restarted for that.
+    if restart.postmaster_start_time.as_ref().is_some_and(|meant| started.is_some_and(|now| now != meant)) {
         r.fired("RS-1", "the postmaster was restarted meanwhile");
         r.request(Action::ClearScheduledRestart);
         return Ok(());

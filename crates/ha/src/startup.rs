@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    action::{Action, DemoteMode, Job},
+    action::{DemoteMode, Job},
     candidates, manual,
     round::{Round, Step, finish},
 };
@@ -18,7 +18,7 @@ pub(crate) fn starting(r: &mut Round<'_>, renewed: Option<bool>) -> Step<()> {
         }
         Some(false) => {
             r.fired("HA-041", "");
-            r.request(Action::ForgetLease);
+            r.forget_lease();
             r.start(
                 Job::Demote(DemoteMode::ImmediateNoLock),
                 "stopped PostgreSQL while starting up because leader key was lost",

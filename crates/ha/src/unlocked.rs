@@ -65,9 +65,15 @@ fn back_off(r: &mut Round<'_>) -> Step<()> {
 
 /// HA-131, HA-132.
 fn take_lock(r: &mut Round<'_>) -> Step<String> {
-    if !r.lock(Action::AcquireLock)? {
-        r.fired("HA-132", "");
-        r.reload_view(ReloadAfter::Lock)?;
+    let acquired = r.lock(Action::AcquireLock)?;
+    if acquired && r.view.failover.is_some() {
+        r.request(Action::ClearFailover(When::Always));
+    }
+    r.reload_view(ReloadAfter::Lock)?;
+    // What the store says last counts: a lock that is gone by now is nothing to promote on.
+    if !acquired || !r.has_lock() {
+        r.fired("HA-132", if acquired { "lost again" } else { "" });
+        r.forget_lease();
         return follow::follow(
             r,
             "following new leader after trying and failing to obtain lock",
@@ -75,10 +81,6 @@ fn take_lock(r: &mut Round<'_>) -> Step<String> {
         );
     }
     r.fired("HA-131", "");
-    if r.view.failover.is_some() {
-        r.request(Action::ClearFailover(When::Always));
-    }
-    r.reload_view(ReloadAfter::Lock)?;
     r.wake_within(Duration::ZERO);
     leader::enforce_primary_role(
         r,

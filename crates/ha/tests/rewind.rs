@@ -1,0 +1,224 @@
+//! Rewind, or clone again (contract B.20).
+
+mod support;
+
+use ptarmigan_ha::{
+    Action, Job, RewindState,
+    action::Divergence,
+    memory::FailedJob,
+    observation::{ControlState, JobEnd, JobKind},
+};
+use ptarmigan_types::{MemberState, Monotonic};
+use serde_json::json;
+use support::*;
+
+const CHECK: fn() -> Action = || Action::CheckDivergence { upstream: name("b") };
+
+fn in_state(state: RewindState) -> Scene {
+    Scene::standby().with(|scene| scene.memory.rewind = state)
+}
+
+fn rewind(checkpoint_first: bool) -> Job {
+    Job::Rewind { leader: name("b"), checkpoint_first }
+}
+
+#[test]
+fn rw_2_a_question_only_where_its_answer_matters() {
+    for (possible, remove, before, after) in [
+        (true, false, RewindState::Initial, RewindState::Check),
+        (false, true, RewindState::Success, RewindState::Check),
+        (false, false, RewindState::Initial, RewindState::Initial),
+        (true, false, RewindState::Need, RewindState::Need),
+    ] {
+        let played = in_state(before)
+            .job(JobKind::Restart)
+            .ended(JobKind::Demote(ptarmigan_ha::DemoteMode::Graceful), JobEnd::Done)
+            .with(|scene| {
+                scene.pg().rewind_possible = possible;
+                scene.obs.settings.remove_data_directory_on_diverged_timelines = remove;
+            })
+            .play();
+        assert_eq!(played.memory().rewind, after, "{possible} {remove} {before:?}");
+    }
+}
+
+#[test]
+fn rw_4_rw_6_whom_to_compare_with() {
+    let cases: [(Change, bool); 5] = [
+        (|_| {}, true),
+        (|scene| scene.view().leader = Some(leader("z")), false),
+        (
+            |scene| {
+                scene.member("b").0.shift_remove("conn_url");
+            },
+            false,
+        ),
+        (
+            |scene| {
+                scene.member("b").0.insert("role".into(), json!("replica"));
+            },
+            false,
+        ),
+        (
+            |scene| {
+                scene.member("b").0.insert("role".into(), json!("master"));
+            },
+            true,
+        ),
+    ];
+    for (index, (change, asks)) in cases.into_iter().enumerate() {
+        let played = in_state(RewindState::Check).with(change).play();
+        assert_eq!(played.did(&CHECK()), asks, "case {index}");
+        let after = if asks { RewindState::NotNeed } else { RewindState::Check };
+        assert_eq!(played.memory().rewind, after, "case {index}");
+    }
+    for state in [RewindState::Initial, RewindState::NotNeed, RewindState::Success, RewindState::Need] {
+        assert!(!in_state(state).play().did(&CHECK()), "{state:?}");
+    }
+}
+
+#[test]
+fn rw_5_rw_8_answers() {
+    let answered =
+        |divergence| in_state(RewindState::Check).with(|scene| scene.divergence = divergence).play();
+    answered(Divergence::Diverged).fired("RW-8").fired("RW-10").starts(&rewind(false));
+    assert_eq!(answered(Divergence::SameHistory).fired("RW-8").memory().rewind, RewindState::NotNeed);
+    let unknown = answered(Divergence::Unknown);
+    assert_eq!(unknown.fired("RW-5").memory().rewind, RewindState::Check);
+    unknown.fired("HA-294");
+}
+
+#[test]
+fn rw_10_what_a_diverged_server_does() {
+    let need = |possible, remove| {
+        in_state(RewindState::Need).with(|scene| {
+            scene.pg().rewind_possible = possible;
+            scene.obs.settings.remove_data_directory_on_diverged_timelines = remove;
+        })
+    };
+    let played = need(true, true).play();
+    played.starts(&rewind(false)).line("running pg_rewind from b");
+    let played = need(false, true).play();
+    played.starts(&Job::Reinitialize { source: Some(name("b")) });
+    played.line("reinitializing due to diverged timelines");
+    assert_eq!(played.memory().rewind, RewindState::Initial);
+    let played = need(false, false).play();
+    played.fired("RW-10").starts_nothing().fired("HA-294");
+    assert_eq!(played.memory().rewind, RewindState::Need);
+}
+
+#[test]
+fn rw_10_a_crashed_standby_recovers_first() {
+    let archive = |since: Option<u64>| {
+        in_state(RewindState::Need)
+            .down(MemberState::Crashed, ControlState::InArchiveRecovery)
+            .with(|scene| scene.memory.crash_recovery_since = since.map(at))
+            .play()
+    };
+    let played = archive(None);
+    played.fired("HA-106").starts(&Job::CrashRecovery);
+    assert_eq!(played.memory().crash_recovery_since, Some(NOW));
+    archive(Some(900)).starts(&rewind(false));
+    let stopped =
+        in_state(RewindState::Need).down(MemberState::Stopped, ControlState::ShutDownInRecovery).play();
+    stopped.silent("HA-106").starts(&rewind(false));
+    let first_asked = in_state(RewindState::Check)
+        .down(MemberState::Crashed, ControlState::InArchiveRecovery)
+        .with(|scene| scene.divergence = Divergence::Diverged)
+        .play();
+    first_asked.fired("RW-8").fired("HA-106").starts(&Job::CrashRecovery);
+    assert_eq!(first_asked.memory().rewind, RewindState::Need);
+}
+
+#[test]
+fn rw_12_waits_for_the_leaders_checkpoint() {
+    for (version, checkpoint, expected) in [
+        (json!("4.1.4"), json!(null), Some(rewind(false))),
+        (json!("4.1.4"), json!(false), None),
+        (json!("1.5.7"), json!(false), None),
+        (json!("1.5.6"), json!(false), Some(rewind(true))),
+        (json!("devel"), json!(null), Some(rewind(true))),
+        (json!(null), json!(null), Some(rewind(true))),
+    ] {
+        let played = in_state(RewindState::Need)
+            .with(|scene| {
+                let data = &mut scene.member("b").0;
+                data.insert("version".into(), version.clone());
+                if !checkpoint.is_null() {
+                    data.insert("checkpoint_after_promote".into(), checkpoint);
+                }
+            })
+            .play();
+        match expected {
+            Some(job) => {
+                played.starts(&job);
+            }
+            None => {
+                played.fired("RW-12").starts_nothing().line("waiting for checkpoint on b before rewind");
+                assert_eq!(played.memory().rewind, RewindState::Need);
+                assert_eq!(played.decision.wake_at.since(NOW).as_millis(), 500);
+            }
+        }
+    }
+}
+
+#[test]
+fn rw_16_a_rewind_that_failed_is_tried_again_after_a_moment() {
+    let failed = |kind, at| {
+        in_state(RewindState::Need).with(|scene| scene.memory.failed = Some(FailedJob { kind, at }))
+    };
+    failed(JobKind::Rewind, NOW).play().starts_nothing().wakes_in(secs(1));
+    failed(JobKind::Rewind, Monotonic(NOW.0 - 1_000_000)).play().starts(&rewind(false));
+    let clone = failed(JobKind::Reinitialize, NOW).with(|scene| {
+        scene.pg().rewind_possible = false;
+        scene.obs.settings.remove_data_directory_on_diverged_timelines = true;
+    });
+    let played = clone.play();
+    played.starts_nothing();
+    assert_eq!(played.memory().rewind, RewindState::Need, "what it was about is not forgotten");
+}
+
+#[test]
+fn rw_17_after_a_failure_for_good_the_data_directory_goes() {
+    for (on_failure, on_diverged, removes) in
+        [(true, false, true), (false, true, true), (false, false, false)]
+    {
+        let played = Scene::stopped()
+            .with(|scene| {
+                scene.memory.rewind = RewindState::Failed;
+                scene.obs.settings.remove_data_directory_on_rewind_failure = on_failure;
+                scene.obs.settings.remove_data_directory_on_diverged_timelines = on_diverged;
+            })
+            .play();
+        assert_eq!(played.did(&Action::RemoveDataDirectory), removes);
+        if removes {
+            played.fired("RW-17").starts_nothing();
+            assert_eq!(played.memory().rewind, RewindState::Initial);
+        } else {
+            played.fired("HA-112");
+        }
+    }
+    let running = in_state(RewindState::Failed)
+        .with(|scene| scene.obs.settings.remove_data_directory_on_rewind_failure = true)
+        .play();
+    running.does_not(&Action::RemoveDataDirectory);
+    let holder = Scene::stopped()
+        .led_by("a")
+        .with(|scene| {
+            scene.memory.rewind = RewindState::Failed;
+            scene.obs.settings.remove_data_directory_on_rewind_failure = true;
+        })
+        .play();
+    holder.fired("HA-108").does_not(&Action::RemoveDataDirectory);
+}
+
+#[test]
+fn rw_15_after_a_rewind_the_server_starts_as_a_standby() {
+    let played = Scene::stopped()
+        .with(|scene| scene.memory.rewind = RewindState::Need)
+        .ended(JobKind::Rewind, JobEnd::Done)
+        .play();
+    played.silent("HA-109").fired("HA-112");
+    assert!(!played.did(&CHECK()));
+    assert_eq!(played.memory().rewind, RewindState::Success);
+}

@@ -1,0 +1,541 @@
+//! Nobody holds the lock: the race (contract B.10).
+
+mod support;
+
+use ptarmigan_ha::{
+    Action, DemoteMode, Job, RewindState,
+    action::{Divergence, ReloadAfter, When},
+    candidates::can_take_over_with,
+    memory::Yield,
+};
+use ptarmigan_types::{Lsn, Role, ScheduledAt};
+use serde_json::json;
+use support::*;
+
+const PROMOTE: Job = Job::Promote { timeline: Some(1) };
+const NOT_HEALTHIEST: &str = "following a different leader because i am not the healthiest node";
+
+#[test]
+fn ha_130_while_wal_arrives_somebody_may_be_alive() {
+    struct Case {
+        backoff: u64,
+        since: Option<u64>,
+        previous: Option<Lsn>,
+        streaming: bool,
+        waits: Option<u64>,
+    }
+    let moved = Some(Lsn(HERE.0 - 1));
+    let case =
+        |backoff, since, previous, streaming, waits| Case { backoff, since, previous, streaming, waits };
+    for Case { backoff, since, previous, streaming, waits } in [
+        case(30, None, moved, true, Some(30)),
+        case(30, None, Some(HERE), true, Some(30)),
+        case(30, Some(989), moved, true, Some(19)),
+        case(30, Some(989), Some(HERE), true, None),
+        case(30, Some(989), moved, false, None),
+        case(30, Some(990), Some(HERE), false, None),
+        case(30, Some(991), Some(HERE), false, Some(21)),
+        case(30, Some(970), moved, true, None),
+        case(5, Some(996), Some(HERE), false, Some(1)),
+        case(30, None, None, true, None),
+        case(0, None, moved, true, None),
+    ] {
+        let played = Scene::unlocked()
+            .with(|scene| {
+                scene.obs.settings.primary_race_backoff = secs(backoff);
+                scene.memory.race_backoff_since = since.map(at);
+                scene.memory.last_lsn = previous;
+                scene.server().streaming = streaming;
+            })
+            .play();
+        match waits {
+            Some(left) => {
+                let line = format!(
+                    "wal position moved since last heart beat loop, {left} seconds until leader race"
+                );
+                played.fired("HA-130").line(&line).starts_nothing().wakes_in(secs(left.min(10)));
+                assert_eq!(played.memory().race_backoff_since, Some(since.map_or(NOW, at)));
+            }
+            None => {
+                played.silent("HA-130").starts(&PROMOTE);
+            }
+        }
+    }
+}
+
+#[test]
+fn ha_130_a_named_candidate_and_a_primary_do_not_wait() {
+    let waits = |scene: &mut Scene| {
+        scene.obs.settings.primary_race_backoff = secs(30);
+        scene.memory.last_lsn = Some(Lsn(1));
+    };
+    let named = Scene::unlocked().with(waits).with(|scene| {
+        scene.view().failover = Some(failover(None, Some("a")));
+    });
+    named.play().silent("HA-130").starts(&PROMOTE);
+    Scene::primary().unled().with(waits).play().silent("HA-130").fired("HA-131");
+    let switchover = Scene::unlocked().with(waits).with(|scene| {
+        scene.view().failover = Some(failover(Some("b"), None));
+    });
+    switchover.play().fired("HA-130");
+}
+
+#[test]
+fn ha_131_the_healthiest_takes_the_lock_and_promotes() {
+    let played = Scene::unlocked().play();
+    played.fired("HA-216").fired("HA-131").fired("HA-256").starts(&PROMOTE).wakes_in(secs(0));
+    played.before(&Action::AcquireLock, &Action::ReloadView(ReloadAfter::Lock));
+    played.before(&Action::ReloadView(ReloadAfter::Lock), &Action::StartJob(PROMOTE));
+    played.line("promoted self to leader by acquiring session lock");
+    played.does_not(&Action::ClearFailover(When::Always));
+    let wish = Scene::unlocked().with(|scene| scene.view().failover = Some(failover(Some("b"), None))).play();
+    wish.before(&Action::AcquireLock, &Action::ClearFailover(When::Always)).starts(&PROMOTE);
+    let primary = Scene::primary().unled().play();
+    primary.fired("HA-131").fired("HA-253").starts_nothing().line("acquired session lock as a leader");
+}
+
+#[test]
+fn ha_131_no_promotion_unless_the_store_still_shows_the_lock() {
+    let gone = |scene: Scene, holder: Option<&str>| {
+        scene
+            .with(|scene| {
+                let mut view = scene.view().clone();
+                view.leader = holder.map(leader);
+                scene.reloaded = Some(Ok(view));
+            })
+            .play()
+    };
+    for holder in [None, Some("b")] {
+        let played = gone(Scene::unlocked(), holder);
+        played.fired("HA-132").starts_nothing().silent("HA-131");
+        let last = played.actions.iter().rposition(|action| *action == Action::ForgetLease);
+        let won = played.actions.iter().position(|action| *action == Action::AcquireLock);
+        assert!(last > won, "what was won a moment ago is forgotten: {:?}", played.actions);
+        gone(Scene::primary().unled(), holder).starts(&Job::Demote(DemoteMode::ImmediateNoLock));
+    }
+    let silent = Scene::unlocked().with(|scene| scene.reloaded = Some(Err("timed out".into()))).play();
+    silent.fired("HA-403").starts_nothing();
+    let unknown = Scene::unlocked().with(|scene| scene.acquire = no_answer()).play();
+    unknown.fired("HA-403").starts_nothing();
+    let primary = Scene::primary().unled().with(|scene| scene.acquire = no_answer()).play();
+    primary.fired("HA-402").starts(&Job::Demote(DemoteMode::Offline));
+}
+
+#[test]
+fn ha_132_whoever_lost_the_race_follows() {
+    let lost = |scene: Scene| {
+        scene
+            .with(|scene| {
+                scene.acquire = refused();
+                let mut view = scene.view().clone();
+                view.leader = Some(leader("c"));
+                scene.reloaded = Some(Ok(view));
+            })
+            .play()
+    };
+    let played = lost(Scene::unlocked());
+    played.fired("HA-132").starts_nothing();
+    played.line("following new leader after trying and failing to obtain lock");
+    played.does(&Action::CompareRecovery { upstream: Some(name("c")) });
+    let primary = lost(Scene::primary().unled());
+    primary.fired("HA-282").starts(&Job::Demote(DemoteMode::ImmediateNoLock));
+    primary.line("demoted self after trying and failing to obtain lock");
+}
+
+#[test]
+fn ha_133_whoever_shall_not_win_gives_the_others_a_moment() {
+    let waiting = Scene::unlocked().with(|scene| {
+        scene.view().failover = Some(failover(Some("b"), Some("c")));
+        scene.view().failover_revision = Some(9);
+    });
+    let mut next = waiting.clone();
+    let played = waiting.play();
+    played.fired("HA-133").starts_nothing().wakes_in(secs(2));
+    played.line("waiting for the candidate to take the leader lock");
+    assert_eq!(played.memory().yielding, Some(Yield { wish: 9, until: NOW + secs(2) }));
+    assert_eq!(played.memory().rewind, RewindState::Check);
+    next.memory = played.decision.memory;
+    next.obs.now = at(1001);
+    assert_eq!(next.play().decision.wake_at, at(1002), "the same moment, however often the loop wakes");
+    next.obs.now = at(1002);
+    next.play().silent("HA-133").fired("HA-135").line(NOT_HEALTHIEST);
+    next.view().failover_revision = Some(10);
+    next.play().fired("HA-133");
+}
+
+#[test]
+fn ha_134_who_must_not_lead_follows() {
+    let nofailover = |scene: &mut Scene| {
+        scene.obs.settings.tags = tags(&json!({"nofailover": true}));
+        scene.memory.yielding = Some(Yield { wish: 0, until: at(1) });
+    };
+    let played = Scene::unlocked().with(nofailover).play();
+    played.fired("HA-208").fired("HA-134").does_not(&Action::AcquireLock);
+    played.line("following a different leader because I am not allowed to promote");
+    let failed = |scene: &mut Scene| scene.view().history = Some(history(&[1]));
+    let primary = Scene::primary().unled().with(nofailover).with(failed).play();
+    primary.starts(&Job::Demote(DemoteMode::ImmediateNoLock));
+    primary.line("demoting self because I am not allowed to be a primary");
+}
+
+#[test]
+fn ha_135_who_is_not_the_healthiest_follows() {
+    let played = Scene::unlocked().with(|scene| scene.peers[1].lsn = Lsn(HERE.0 + 1)).play();
+    played.fired("HA-135").line(NOT_HEALTHIEST).starts_nothing().does_not(&Action::AcquireLock);
+}
+
+#[test]
+fn ha_200_after_a_failed_pre_promote_the_others_go_first() {
+    for (ago, races) in [(0, false), (29, false), (30, true)] {
+        let played = Scene::unlocked().with(|scene| scene.memory.released_at = Some(at(1000 - ago))).play();
+        assert_eq!(played.did(&Action::AcquireLock), races, "{ago}");
+    }
+    let primary = Scene::primary().unled().with(|scene| scene.memory.released_at = Some(NOW)).play();
+    primary.fired("HA-200").starts(&Job::Demote(DemoteMode::ImmediateNoLock));
+}
+
+#[test]
+fn ha_205_a_running_primary_takes_the_lock_back_unless_a_later_timeline_exists() {
+    for (mine, finished, takes) in [
+        (Some(1), None, true),
+        (Some(1), Some(&[][..]), true),
+        (Some(1), Some(&[1][..]), false),
+        (Some(2), Some(&[1][..]), true),
+        (Some(3), Some(&[1][..]), true),
+        (None, Some(&[1][..]), false),
+        (None, None, false),
+    ] {
+        let played = Scene::primary()
+            .unled()
+            .with(|scene| {
+                scene.server().timeline = mine;
+                scene.view().history = finished.map(history);
+            })
+            .play();
+        played.fired("HA-205");
+        if takes {
+            played.fired("HA-131").starts_nothing();
+        } else {
+            played.fired("HA-282").starts(&Job::Demote(DemoteMode::ImmediateNoLock));
+            played.line("demoting self because i am not the healthiest node");
+        }
+    }
+}
+
+#[test]
+fn ha_205_a_server_that_was_told_to_promote_and_loses_the_race_is_stopped() {
+    let played = Scene::unlocked()
+        .with(|scene| {
+            scene.pg().role = Role::Promoted;
+            scene.peers[0].in_recovery = false;
+        })
+        .play();
+    played.fired("HA-282").starts(&Job::Demote(DemoteMode::ImmediateNoLock));
+}
+
+#[test]
+fn ha_213_members_that_vanished_with_the_leader_are_asked_too() {
+    let ahead = Lsn(HERE.0 + 1);
+    let scene = Scene::unlocked().with(|scene| {
+        scene.memory.old_members = scene.view().members.clone();
+        scene.view().members.retain(|member| member.name != name("c"));
+        scene.peers[1].lsn = ahead;
+    });
+    let played = scene.play();
+    played.fired("HN-7").does_not(&Action::AcquireLock);
+    let renamed = scene.with(|scene| {
+        // The later entry wins: the view says that it must not count.
+        scene.view().members.push(member_of("c", &json!({"tags": {"nofailover": true}})));
+    });
+    renamed.play().does(&Action::AcquireLock);
+}
+
+#[test]
+fn ha_220_to_ha_228_an_operators_wish_without_a_leader() {
+    let ahead = |scene: &mut Scene| scene.peers[1].lsn = Lsn(HERE.0 + 1);
+    struct Case {
+        wish: (Option<&'static str>, Option<&'static str>),
+        change: Change,
+        rule: &'static str,
+        races: bool,
+    }
+    let cases = [
+        Case { wish: (None, Some("a")), change: ahead, rule: "HA-220", races: true },
+        Case { wish: (Some("b"), Some("c")), change: |_| {}, rule: "HA-224", races: false },
+        Case {
+            wish: (None, Some("c")),
+            change: |scene| scene.peers.retain(|peer| peer.name != name("c")),
+            rule: "HA-225",
+            races: true,
+        },
+        Case {
+            wish: (None, Some("c")),
+            change: |scene| scene.peers[1].tags = tags(&json!({"nofailover": true})),
+            rule: "HA-225",
+            races: true,
+        },
+        Case {
+            wish: (None, Some("c")),
+            change: |scene| scene.peers[1].watchdog_failed = true,
+            rule: "HA-225",
+            races: true,
+        },
+        Case {
+            wish: (None, Some("c")),
+            change: |scene| {
+                scene.member("c").0.insert("tags".into(), json!({"nofailover": true}));
+            },
+            rule: "HA-225",
+            races: true,
+        },
+        Case { wish: (None, Some("z")), change: |_| {}, rule: "HA-225", races: true },
+        Case { wish: (Some("b"), None), change: |_| {}, rule: "HA-228", races: true },
+        Case { wish: (Some("b"), None), change: ahead, rule: "HN-7", races: false },
+        Case {
+            wish: (Some("b"), None),
+            // The former leader does not count, and neither does the lag.
+            change: |scene| {
+                scene.peers[0].lsn = Lsn(u64::MAX);
+                scene.view().status.last_lsn = Lsn(u64::MAX);
+            },
+            rule: "HA-228",
+            races: true,
+        },
+    ];
+    for (index, Case { wish, change, rule, races }) in cases.into_iter().enumerate() {
+        let played = Scene::unlocked()
+            .with(|scene| scene.view().failover = Some(failover(wish.0, wish.1)))
+            .with(change)
+            .play();
+        played.fired("HA-210").fired(rule);
+        assert_eq!(played.did(&Action::AcquireLock), races, "case {index}: {:?}", played.decision.report);
+    }
+}
+
+#[test]
+fn ha_227_the_former_leader_takes_over_only_where_nobody_else_can() {
+    for (candidate, peers, races) in [
+        (Some("c"), vec![peer("b"), peer("c")], false),
+        (Some("c"), vec![peer("b")], false),
+        (Some("c"), vec![], true),
+        (None, vec![peer("b")], false),
+        (None, vec![], true),
+        (Some("z"), vec![], true),
+    ] {
+        let played = Scene::unlocked()
+            .with(|scene| {
+                scene.view().failover = Some(failover(Some("a"), candidate));
+                scene.peers = peers;
+            })
+            .play();
+        assert_eq!(played.did(&Action::AcquireLock), races, "{candidate:?}: {:?}", played.decision.report);
+    }
+    let limited = Scene::unlocked()
+        .with(|scene| {
+            scene.view().failover = Some(failover(Some("a"), None));
+            scene.view().failover.as_mut().unwrap().scheduled_at = Some(ScheduledAt::At(wall()));
+            scene.peers = vec![peer("b")];
+            scene.peers[0].lsn = Lsn(1);
+        })
+        .play();
+    limited.fired("HA-227").does(&Action::AcquireLock);
+}
+
+#[test]
+fn hn_1_hn_2_what_i_need_to_race() {
+    let limit = 0x10_0000;
+    let cases: [(Change, &str, bool); 8] = [
+        (|scene| scene.view().status.last_lsn = Lsn(HERE.0 + 0x10_0000), "HN-1", true),
+        (|scene| scene.view().status.last_lsn = Lsn(HERE.0 + 0x10_0001), "HN-1", false),
+        (|scene| scene.server().lsn = Lsn(0), "HN-1", false),
+        (|scene| scene.pg().server = None, "HN-1", false),
+        (|scene| scene.view().history = Some(history(&[1])), "HN-2", true),
+        (
+            |scene| {
+                scene.view().history = Some(history(&[1]));
+                scene.obs.settings.check_timeline = true;
+            },
+            "HN-2",
+            false,
+        ),
+        (
+            |scene| {
+                scene.server().timeline = None;
+                scene.obs.settings.check_timeline = true;
+            },
+            "HN-2",
+            false,
+        ),
+        (
+            |scene| {
+                scene.view().history = Some(history(&[1]));
+                scene.server().timeline = Some(2);
+                scene.obs.settings.check_timeline = true;
+            },
+            "HN-2",
+            true,
+        ),
+    ];
+    for (index, (change, rule, races)) in cases.into_iter().enumerate() {
+        let scene = Scene::unlocked().with(change);
+        assert_eq!(scene.obs.settings.maximum_lag_on_failover_bytes, limit);
+        let played = scene.play();
+        assert_eq!(played.did(&Action::AcquireLock), races, "case {index}: {:?}", played.decision.report);
+        if !races {
+            played.fired(rule);
+        }
+    }
+}
+
+#[test]
+fn hn_3_all_peers_are_asked_at_once() {
+    let played = Scene::unlocked()
+        .with(|scene| {
+            scene.view().members.push(member_of("d", &json!({"api_url": null})));
+            scene.view().members.push(member_of("e", &json!({"tags": {"nofailover": true}})));
+        })
+        .play();
+    let asked: Vec<_> = played
+        .actions
+        .iter()
+        .filter_map(|action| if let Action::AskPeers(asked) = action { Some(asked) } else { None })
+        .collect();
+    assert_eq!(asked.len(), 1);
+    let names: Vec<&str> = asked[0].iter().map(|address| address.name.as_str()).collect();
+    assert_eq!(names, ["b", "c"]);
+    let alone =
+        Scene::unlocked().with(|scene| scene.view().members.retain(|member| member.name == name("a")));
+    let alone = alone.play();
+    alone.starts(&PROMOTE);
+    assert!(!alone.has(|action| matches!(action, Action::AskPeers(_))));
+}
+
+#[test]
+fn hn_5_to_hn_8_what_peers_may_veto() {
+    let priority = |value: i64| tags(&json!({"failover_priority": value}));
+    struct Case {
+        peer: fn(&mut ptarmigan_ha::facts::PeerAnswer),
+        mine: i64,
+        former: Option<&'static str>,
+        races: bool,
+    }
+    let cases = [
+        Case { peer: |peer| peer.lsn = Lsn(HERE.0 + 1), mine: 1, former: None, races: false },
+        Case {
+            peer: |peer| {
+                peer.lsn = Lsn(HERE.0 + 1);
+                peer.watchdog_failed = true;
+            },
+            mine: 1,
+            former: None,
+            races: true,
+        },
+        Case {
+            peer: |peer| {
+                peer.lsn = Lsn(HERE.0 + 1);
+                peer.tags = tags(&json!({"nofailover": true}));
+            },
+            mine: 1,
+            former: None,
+            races: true,
+        },
+        Case { peer: |peer| peer.in_recovery = false, mine: 1, former: None, races: false },
+        Case { peer: |peer| peer.lsn = Lsn(HERE.0 - 1), mine: 1, former: None, races: true },
+        Case {
+            peer: |peer| peer.tags = tags(&json!({"failover_priority": 2})),
+            mine: 1,
+            former: None,
+            races: false,
+        },
+        Case {
+            peer: |peer| peer.tags = tags(&json!({"failover_priority": 2})),
+            mine: 2,
+            former: None,
+            races: true,
+        },
+        Case {
+            peer: |peer| peer.tags = tags(&json!({"failover_priority": 2})),
+            mine: 1,
+            former: Some("c"),
+            races: true,
+        },
+        Case {
+            peer: |peer| {
+                peer.tags = tags(&json!({"failover_priority": 2}));
+                peer.lsn = Lsn(HERE.0 - 1);
+            },
+            mine: 1,
+            former: None,
+            races: true,
+        },
+    ];
+    for (index, Case { peer, mine, former, races }) in cases.into_iter().enumerate() {
+        let played = Scene::unlocked()
+            .with(|scene| {
+                peer(&mut scene.peers[1]);
+                scene.obs.settings.tags = priority(mine);
+                scene.memory.old_members = scene.view().members.clone();
+                scene.memory.old_leader = former.map(name);
+            })
+            .play();
+        assert_eq!(played.did(&Action::AcquireLock), races, "case {index}: {:?}", played.decision.report);
+    }
+}
+
+#[test]
+fn hn_7_hn_8_say_it_in_the_words_that_scripts_look_for() {
+    let ahead = Scene::unlocked().with(|scene| scene.peers[1].lsn = Lsn(HERE.0 + 0x10)).play();
+    assert_eq!(ahead.facts("HN-7"), "Wal position of c is ahead of my wal position: 0/5000010 > 0/5000000");
+    let preferred =
+        Scene::unlocked().with(|scene| scene.peers[1].tags = tags(&json!({"failover_priority": 2}))).play();
+    assert_eq!(
+        preferred.facts("HN-8"),
+        "c has equally tolerable WAL position and priority 2, while this node has priority 1"
+    );
+}
+
+#[test]
+fn b_10_4_who_can_take_over() {
+    let answer = |lsn: u64, timeline: Option<u32>| {
+        let mut answer = peer("b");
+        (answer.lsn, answer.timeline) = (Lsn(lsn), timeline);
+        answer
+    };
+    let last = Lsn(1000);
+    for (answer, cluster_lsn, minimum, can) in [
+        (answer(900, Some(1)), None, None, true),
+        (answer(899, Some(1)), None, None, false),
+        (answer(2000, Some(1)), None, None, true),
+        (answer(999, Some(1)), Some(Lsn(1000)), None, false),
+        (answer(1000, Some(1)), Some(Lsn(1000)), None, true),
+        (answer(1000, Some(1)), None, Some(2), false),
+        (answer(1000, Some(2)), None, Some(2), true),
+        (answer(1000, None), None, Some(1), false),
+        (answer(1000, None), None, None, true),
+    ] {
+        assert_eq!(can_take_over_with(&answer, cluster_lsn, last, 100, minimum), can, "{answer:?}");
+    }
+    let mut limited = answer(1000, Some(1));
+    limited.watchdog_failed = true;
+    assert!(!can_take_over_with(&limited, None, last, 100, None));
+    assert_eq!(limited.limitation(), Some("watchdog failed"));
+    limited.tags = tags(&json!({"nofailover": true}));
+    assert_eq!(limited.limitation(), Some("nofailover"));
+}
+
+#[test]
+fn the_longest_cycle_fits_into_the_rounds_of_the_agent() {
+    let played = Scene::unlocked()
+        .with(|scene| {
+            scene.view().failover = Some(failover(Some("b"), Some("c")));
+            scene.peers[1].watchdog_failed = true;
+            scene.acquire = refused();
+            let mut view = scene.view().clone();
+            view.leader = Some(leader("b"));
+            scene.reloaded = Some(Ok(view));
+            scene.memory.rewind = RewindState::Check;
+            scene.divergence = Divergence::Unknown;
+        })
+        .play();
+    played.fired("HA-225").fired("HA-132").does(&Action::CheckDivergence { upstream: name("b") });
+}
