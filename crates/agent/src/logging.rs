@@ -59,6 +59,8 @@ impl Logging {
     pub fn apply(&self, settings: &LogSettings) {
         let (sink, complaint) = Sink::new(settings);
         self.0.store(Arc::new(sink));
+        // Every place that logs remembers whether anybody listens at its level.
+        tracing::callsite::rebuild_interest_cache();
         if let Some(complaint) = complaint {
             tracing::error!("{complaint}");
         }
@@ -236,5 +238,36 @@ impl Visit for Message {
         } else {
             self.record_debug(field, &value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speak() {
+        tracing::debug!("a detail");
+    }
+
+    #[test]
+    fn d_7_a_changed_level_reaches_places_that_were_silent_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = |level: &str| LogSettings {
+            dir: Some(dir.path().to_owned()),
+            level: level.to_owned(),
+            ..LogSettings::default()
+        };
+        let written = || std::fs::read_to_string(dir.path().join("patroni.log")).unwrap();
+        let logging = install();
+        logging.apply(&settings("INFO"));
+        speak();
+        assert_eq!(written(), "");
+        logging.apply(&settings("DEBUG"));
+        speak();
+        assert!(written().contains("DEBUG: a detail"), "{}", written());
+        logging.apply(&settings("INFO"));
+        let before = written();
+        speak();
+        assert_eq!(written(), before);
     }
 }

@@ -18,7 +18,7 @@ pub(super) async fn run(
     role: Role,
     timeout: Option<Duration>,
 ) -> Result<(), String> {
-    let wanted = recovery(node, upstream)?;
+    let wanted = recovery_for_start(node, upstream)?;
     if node.postgres.is_alive() {
         node.postgres.set_state(MemberState::Restarting);
         node.postgres.stop(StopRequest::new(StopMode::Fast)).await.map_err(|error| error.to_string())?;
@@ -38,4 +38,16 @@ pub(crate) fn recovery(node: &Node, upstream: Option<&MemberName>) -> Result<Wan
     let upstream = upstream.map(|name| local::upstream(node, name)).transpose()?;
     let source = Source { upstream, ..Source::default() };
     node.postgres.wanted_recovery(&source).map_err(|error| error.to_string())
+}
+
+/// The same for a server that is about to start: where the one to follow tells no address (contract B.19.1,
+/// "primary_conninfo") it comes up without one, serves reads, and follows once there is an address.
+pub(super) fn recovery_for_start(node: &Node, upstream: Option<&MemberName>) -> Result<Wanted, String> {
+    match upstream.map(|name| local::upstream(node, name)) {
+        Some(Err(reason)) => {
+            tracing::warn!("starting without an upstream: {reason}");
+            recovery(node, None)
+        }
+        _ => recovery(node, upstream),
+    }
 }

@@ -49,7 +49,7 @@ pub(super) async fn restart(node: &Arc<Node>, timeout: Option<Duration>) -> Resu
         (Recovery::None, Vec::new())
     } else {
         let upstream = local::node_to_follow(node);
-        let wanted = follow::recovery(node, upstream.as_ref())?;
+        let wanted = follow::recovery_for_start(node, upstream.as_ref())?;
         (Recovery::Standby(wanted.parameters), wanted.passfile_lines)
     };
     node.postgres.set_state(MemberState::Restarting);
