@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ptarmigan_dcs::Changes;
-use ptarmigan_ha::{Action, Memory, decide};
+use ptarmigan_ha::{Action, Decision, Memory, decide};
 use ptarmigan_types::{Cluster, Member, MemberName, MemberState, Monotonic};
 use tokio::sync::watch;
 
@@ -20,6 +20,12 @@ const ROUNDS_MAX: usize = 8;
 
 /// Two cycles are never closer than this, whatever happens.
 const BREATH: Duration = Duration::from_millis(10);
+
+/// How soon a cycle that was cut goes on.
+const CUT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the sleep may be held up by a look at who came and went.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// The loop of one node.
 pub struct Agent {
@@ -70,6 +76,7 @@ impl Agent {
         };
         let mut observation = observe::observation(&node, view).await;
         observation.outcomes = renewed;
+        let mut decided = false;
         for _ in 0..ROUNDS_MAX {
             let decision = decide(&self.memory, &observation);
             node.journal.add(Entry {
@@ -85,9 +92,16 @@ impl Agent {
             self.wake_at = decision.wake_at;
             if !decision.again {
                 self.memory = decision.memory;
+                explain(&decision);
                 self.say(&decision.line);
+                decided = true;
                 break;
             }
+        }
+        if !decided {
+            tracing::warn!("the cycle took more than {ROUNDS_MAX} rounds, it goes on in the next one");
+            node.jobs.unobserve(observation.finished);
+            self.wake_at = self.wake_at.min(ptarmigan_clock::now() + CUT_PAUSE);
         }
         apply::pending(&node).await;
         node.known().next_run = self.wake_at;
@@ -152,7 +166,8 @@ impl Agent {
     }
 
     async fn members_came_or_went(&self) -> bool {
-        let Ok(view) = self.node.dcs.view().await else { return false };
+        // A store that does not answer is the next cycle's business, and must not make it late.
+        let Ok(Ok(view)) = tokio::time::timeout(LOOK_LIMIT, self.node.dcs.view()).await else { return true };
         let known = self.node.known();
         let Some(old) = &known.view else { return true };
         let names = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
@@ -162,4 +177,12 @@ impl Agent {
 
 fn renewal(cluster: &Cluster, me: &MemberName) -> Option<Action> {
     cluster.leader.as_ref().filter(|leader| leader.name == *me).cloned().map(Action::RenewLock)
+}
+
+/// Why a standby does not take over, in the words that operators and their scripts look for (contract HN-1 to HN-8).
+fn explain(decision: &Decision) {
+    let vetoes = decision.report.iter().filter(|fired| fired.rule.0.starts_with("HN-") && !fired.facts.is_empty());
+    for fired in vetoes {
+        tracing::info!("{}", fired.facts);
+    }
 }
