@@ -91,9 +91,9 @@ impl Agent {
             }
             self.wake_at = decision.wake_at;
             if !decision.again {
-                self.memory = decision.memory;
                 explain(&decision);
                 self.say(&decision.line);
+                self.memory = decision.memory;
                 decided = true;
                 break;
             }
@@ -181,7 +181,8 @@ fn renewal(cluster: &Cluster, me: &MemberName) -> Option<Action> {
 
 /// Why a standby does not take over, in the words that operators and their scripts look for (contract HN-1 to HN-8).
 fn explain(decision: &Decision) {
-    let vetoes = decision.report.iter().filter(|fired| fired.rule.0.starts_with("HN-") && !fired.facts.is_empty());
+    let vetoes =
+        decision.report.iter().filter(|fired| fired.rule.0.starts_with("HN-") && !fired.facts.is_empty());
     for fired in vetoes {
         tracing::info!("{}", fired.facts);
     }

@@ -3,7 +3,7 @@
 use std::{
     io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -78,7 +78,7 @@ impl Configuration {
     }
 
     fn sources(&self) -> MutexGuard<'_, Sources> {
-        self.sources.lock().expect("invariant: nobody panics while holding the configuration")
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adopts `/config` where it is valid, new and different (contract CF-8, CF-9). True: something changed.

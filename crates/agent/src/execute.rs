@@ -6,7 +6,7 @@ use ptarmigan_dcs::{Condition, Error as DcsError, Verdict, Written};
 use ptarmigan_ha::{Action, Outcome, action::When};
 use ptarmigan_types::{Key, Leader, MemberData, pyjson};
 
-use crate::{history, jobs, local, node::Node, peers, publish, slots, status};
+use crate::{history, jobs, lease::Asked, local, node::Node, peers, publish, slots, status};
 
 /// What an unusual action asks of the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +34,11 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
         | Action::WriteConfig
         | Action::ClearFailover(_)
         | Action::UpdateHistory(_)
-        | Action::ReloadView(_) => on_dcs(node, action).await,
+        | Action::ReloadView(_) => within_lease(node, action).await,
         Action::AskPeers(peers) => Outcome::Peers(peers::ask(node, peers).await),
         Action::StartJob(job) => match jobs::begin(node, job.clone()) {
             Ok(()) => Outcome::Done,
-            Err(busy) => Outcome::Failed(busy.to_string()),
+            Err(refused) => Outcome::Failed(refused.to_string()),
         },
         Action::CancelJob => {
             node.jobs.cancel().await;
@@ -65,11 +65,37 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
     Ok(outcome)
 }
 
+/// The lock's own operations have their own limits. Everything else that a leader asks of the store together must leave
+/// the time for another renewal: a store that fell silent right after the last one is found out while there is still
+/// time to step down.
+async fn within_lease(node: &Arc<Node>, action: &Action) -> Outcome {
+    if matches!(action, Action::RenewLock(_) | Action::AcquireLock | Action::ForgetLease) || !node.leads() {
+        return on_dcs(node, action).await;
+    }
+    let timing = node.configuration.timing();
+    let left = node.lease.left_at(ptarmigan_clock::now());
+    let limit = spare_time(left, timing.ttl).min(timing.retry_timeout);
+    match tokio::time::timeout(limit, on_dcs(node, action)).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let reason = format!("no answer within {limit:?}");
+            tracing::warn!("DCS: {reason}");
+            Outcome::NoAnswer { maybe: true, reason }
+        }
+    }
+}
+
+/// What may be waited for before the next renewal is due, with two thirds of the TTL left; at least a second.
+fn spare_time(left: Duration, ttl: Duration) -> Duration {
+    left.saturating_sub(ttl * 2 / 3).max(Duration::from_secs(1))
+}
+
 async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
     match action {
         Action::RenewLock(held) => renew(node, held).await,
         Action::AcquireLock => {
-            let outcome = verdict(node, node.dcs.acquire().await);
+            let asked = node.lease.ask();
+            let outcome = verdict(node, asked, node.dcs.acquire().await);
             if matches!(outcome, Outcome::Held { .. }) {
                 slots::keep_retained(node);
             }
@@ -113,23 +139,28 @@ async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
 /// How long an offline demotion may need before the lease runs out.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
 
-/// A renewal waits for the store only as long as there is time left to stop before somebody else may lead.
-async fn renew(node: &Node, held: &Leader) -> Outcome {
+/// A leader waits for the store only as long as there is time left to stop before somebody else may lead.
+pub(crate) fn patience(node: &Node) -> Duration {
     let retry_timeout = node.configuration.timing().retry_timeout;
-    let left = node.lease.until().map_or(retry_timeout, |until| {
-        until.since(ptarmigan_clock::now() + STOP_RESERVE).max(Duration::from_secs(1))
-    });
-    match tokio::time::timeout(left.min(retry_timeout), node.dcs.renew(held)).await {
-        Ok(answer) => verdict(node, answer),
+    node.lease.until().map_or(retry_timeout, |until| {
+        let left = until.since(ptarmigan_clock::now() + STOP_RESERVE);
+        left.max(Duration::from_secs(1)).min(retry_timeout)
+    })
+}
+
+async fn renew(node: &Node, held: &Leader) -> Outcome {
+    let asked = node.lease.ask();
+    match tokio::time::timeout(patience(node), node.dcs.renew(held)).await {
+        Ok(answer) => verdict(node, asked, answer),
         Err(_) => Outcome::NoAnswer { maybe: true, reason: "the renewal was not answered in time".into() },
     }
 }
 
-fn verdict(node: &Node, answer: Result<Verdict, DcsError>) -> Outcome {
+fn verdict(node: &Node, asked: Asked, answer: Result<Verdict, DcsError>) -> Outcome {
     match answer {
         Ok(Verdict::Held(grant)) => {
             let until = grant.valid_until();
-            node.lease.hold(until);
+            node.lease.hold(asked, until);
             publish::publish(node);
             Outcome::Held { until }
         }

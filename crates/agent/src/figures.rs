@@ -45,6 +45,16 @@ pub async fn refresh(node: &Node) {
     }
 }
 
+/// The same for requests: those that wait here are served by one question.
+pub async fn refresh_shared(node: &Node) {
+    let asked = ptarmigan_clock::now();
+    let _turn = node.refreshing.lock().await;
+    if node.known().figures.as_ref().is_some_and(|figures| figures.at >= asked) {
+        return;
+    }
+    refresh(node).await;
+}
+
 fn forget(node: &Node) {
     let mut known = node.known();
     known.figures = None;

@@ -10,18 +10,20 @@ mod start;
 
 use std::{
     future::Future,
+    panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use futures_util::FutureExt;
 use ptarmigan_ha::{
     action::Job,
     observation::{JobEnd, JobKind, JobResult, JobView},
 };
 use ptarmigan_types::Monotonic;
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::node::Node;
 
@@ -29,6 +31,7 @@ use crate::node::Node;
 #[derive(Debug, Default)]
 pub struct Jobs {
     slot: Mutex<Slot>,
+    wake: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +39,7 @@ struct Slot {
     running: Option<Running>,
     finished: Vec<JobResult>,
     last_number: u64,
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -47,10 +51,16 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-/// Another long action is in flight.
+/// Why a long action is not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{} already in progress", .0.words())]
-pub struct Busy(pub JobKind);
+pub enum Refused {
+    /// Another one is in flight (contract RS-3, RI-1).
+    #[error("{} already in progress", .0.words())]
+    Busy(JobKind),
+    /// The daemon is on its way out: nothing may start a server that was just stopped.
+    #[error("the daemon is shutting down")]
+    Closed,
+}
 
 /// True until the part of an action begins that must not be left half done.
 #[derive(Debug, Clone)]
@@ -68,19 +78,31 @@ impl Cancellable {
 }
 
 impl Jobs {
+    /// An empty slot; every end of an action notifies `wake`.
+    pub fn new(wake: Arc<Notify>) -> Self {
+        Self { slot: Mutex::default(), wake }
+    }
+
+    /// A panic elsewhere must not keep the end of the daemon from cancelling what runs.
     fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().expect("invariant: nobody panics while holding the job slot")
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts an action unless one is in flight. Its end is kept for the next cycle, which it wakes.
-    pub fn start<F, W>(self: &Arc<Self>, kind: JobKind, now: Monotonic, work: F) -> Result<(), Busy>
+    ///
+    /// # Errors
+    /// Another one is in flight, or the daemon ends.
+    pub fn start<F, W>(self: &Arc<Self>, kind: JobKind, now: Monotonic, work: F) -> Result<(), Refused>
     where
         F: FnOnce(Cancellable) -> W,
-        W: Future<Output = (JobEnd, Arc<Node>)> + Send + 'static,
+        W: Future<Output = JobEnd> + Send + 'static,
     {
         let mut slot = self.slot();
+        if slot.closed {
+            return Err(Refused::Closed);
+        }
         if let Some(running) = &slot.running {
-            return Err(Busy(running.kind));
+            return Err(Refused::Busy(running.kind));
         }
         slot.last_number += 1;
         let number = slot.last_number;
@@ -92,9 +114,10 @@ impl Jobs {
             reason = "the slot owns the task: it is cancelled and awaited here"
         )]
         let task = tokio::spawn(async move {
-            let (end, node) = work.await;
-            jobs.ended(number, kind, end);
-            node.wake();
+            // The panic itself is reported by the hook; here it must not leave the slot occupied and the loop asleep.
+            let end = AssertUnwindSafe(work).catch_unwind().await;
+            jobs.ended(number, kind, end.unwrap_or_else(|_| JobEnd::Failed("it panicked".into())));
+            jobs.wake.notify_one();
         });
         slot.running = Some(Running { number, kind, since: now, cancellable, task });
         Ok(())
@@ -113,29 +136,42 @@ impl Jobs {
         let Some(running) = self.slot().running.take() else { return };
         tracing::info!("cancelling {}", running.kind.words());
         running.task.abort();
-        // The task is gone once this returns; a panic in it was reported by the hook.
+        // The task is gone once this returns.
         drop(running.task.await);
         self.slot().finished.push(JobResult { kind: running.kind, end: JobEnd::Cancelled });
     }
 
-    /// What is in flight. A task that panicked counts as ended and failed.
-    pub fn view(&self, now: Monotonic) -> Option<JobView> {
-        let mut slot = self.slot();
-        if slot.running.as_ref().is_some_and(|running| running.task.is_finished()) {
-            let kind = slot.running.take()?.kind;
-            slot.finished.push(JobResult { kind, end: JobEnd::Failed("it ended without a result".into()) });
-        }
-        slot.running.as_ref().map(|running| JobView {
-            kind: running.kind,
-            running_for: now.since(running.since),
-            cancellable: running.cancellable.0.load(Ordering::Acquire),
-        })
+    /// Cancels the action in flight, for the end of the daemon: none can be begun after it.
+    pub async fn close(&self) {
+        self.slot().closed = true;
+        self.cancel().await;
     }
 
-    /// How the actions ended that no cycle has heard of yet.
-    pub fn take_finished(&self) -> Vec<JobResult> {
-        std::mem::take(&mut self.slot().finished)
+    /// What is in flight.
+    pub fn view(&self, now: Monotonic) -> Option<JobView> {
+        view(&self.slot(), now)
     }
+
+    /// What is in flight, and how the actions ended that no cycle has heard of yet: an action is in one of the two.
+    pub fn observe(&self, now: Monotonic) -> (Option<JobView>, Vec<JobResult>) {
+        let mut slot = self.slot();
+        (view(&slot, now), std::mem::take(&mut slot.finished))
+    }
+
+    /// Gives back what a cycle took that came to no decision: the next one hears of it first.
+    pub fn unobserve(&self, mut finished: Vec<JobResult>) {
+        let mut slot = self.slot();
+        finished.append(&mut slot.finished);
+        slot.finished = finished;
+    }
+}
+
+fn view(slot: &Slot, now: Monotonic) -> Option<JobView> {
+    slot.running.as_ref().map(|running| JobView {
+        kind: running.kind,
+        running_for: now.since(running.since),
+        cancellable: running.cancellable.0.load(Ordering::Acquire),
+    })
 }
 
 /// What kind of action a job is.
@@ -156,13 +192,16 @@ pub const fn kind(job: &Job) -> JobKind {
 }
 
 /// Begins a job that the core asked for.
-pub fn begin(node: &Arc<Node>, job: Job) -> Result<(), Busy> {
+///
+/// # Errors
+/// Another one is in flight, or the daemon ends.
+pub fn begin(node: &Arc<Node>, job: Job) -> Result<(), Refused> {
     let worker = Arc::clone(node);
     let kind = kind(&job);
     node.jobs.start(kind, ptarmigan_clock::now(), move |cancellable| async move {
         let end = run(&worker, job, &cancellable).await;
         log_end(kind, &end);
-        (end, worker)
+        end
     })
 }
 
@@ -201,7 +240,10 @@ async fn run(node: &Arc<Node>, job: Job, cancellable: &Cancellable) -> JobEnd {
 }
 
 /// Reinitialises on an operator's request (contract RI-2).
-pub fn begin_reinitialize(node: &Arc<Node>, from_leader: bool) -> Result<(), Busy> {
+///
+/// # Errors
+/// Another action is in flight, or the daemon ends.
+pub fn begin_reinitialize(node: &Arc<Node>, from_leader: bool) -> Result<(), Refused> {
     let worker = Arc::clone(node);
     node.jobs.start(JobKind::Reinitialize, ptarmigan_clock::now(), move |_| async move {
         let end = match clone::reinitialize(&worker, None, from_leader).await {
@@ -209,19 +251,23 @@ pub fn begin_reinitialize(node: &Arc<Node>, from_leader: bool) -> Result<(), Bus
             Err(reason) => JobEnd::Failed(reason),
         };
         log_end(JobKind::Reinitialize, &end);
-        (end, worker)
+        end
     })
 }
 
+pub(crate) use demote::{ENFORCED_STOP, FAST_STOP_MIN};
 pub(crate) use follow::recovery;
 pub use start::Restarted;
 
 /// Restarts on an operator's request; the answer comes through `done`.
+///
+/// # Errors
+/// Another action is in flight, or the daemon ends.
 pub fn begin_restart(
     node: &Arc<Node>,
     timeout: Option<std::time::Duration>,
     done: tokio::sync::oneshot::Sender<Result<Restarted, String>>,
-) -> Result<(), Busy> {
+) -> Result<(), Refused> {
     let worker = Arc::clone(node);
     node.jobs.start(JobKind::Restart, ptarmigan_clock::now(), move |_| async move {
         let result = start::restart(&worker, timeout).await;
@@ -232,6 +278,6 @@ pub fn begin_restart(
         log_end(JobKind::Restart, &end);
         // Nobody may be waiting for the answer any more.
         drop(done.send(result));
-        (end, worker)
+        end
     })
 }

@@ -8,7 +8,7 @@
 use std::{
     collections::VecDeque,
     path::PathBuf,
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use ptarmigan_ha::{Decision, Memory, Observation};
@@ -63,7 +63,7 @@ impl Journal {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("invariant: nobody panics while holding the journal")
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a round. One that repeats the round before it, in rules and status line, takes its place.

@@ -14,17 +14,32 @@ pub struct Lease {
     leads_until: AtomicU64,
     /// What the store granted last, whether or not this node still wants to lead: nobody else leads before.
     granted_until: AtomicU64,
+    /// How often leadership ended.
+    ends: AtomicU64,
 }
 
+/// Taken before the store is asked: an answer to a question from before leadership ended brings none back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked(u64);
+
 impl Lease {
-    /// The store answered: the lock is ours at least until then.
-    pub fn hold(&self, until: Monotonic) {
+    /// The store is about to be asked.
+    pub fn ask(&self) -> Asked {
+        Asked(self.ends.load(Ordering::Acquire))
+    }
+
+    /// The store answered: the lock is ours at least until then. Where leadership ended since it was asked (a demotion
+    /// released the lock while the loop renewed it), only the time that nobody else may lead is noted.
+    pub fn hold(&self, asked: Asked, until: Monotonic) {
         self.granted_until.store(until.0, Ordering::Release);
-        self.leads_until.store(until.0, Ordering::Release);
+        if self.ask() == asked {
+            self.leads_until.store(until.0, Ordering::Release);
+        }
     }
 
     /// Leadership ended.
     pub fn forget(&self) {
+        self.ends.fetch_add(1, Ordering::AcqRel);
         self.leads_until.store(0, Ordering::Release);
     }
 
@@ -56,12 +71,24 @@ mod tests {
     fn leads_only_before_the_end() {
         let lease = Lease::default();
         assert!(!lease.is_held_at(Monotonic(0)));
-        lease.hold(Monotonic(10));
+        lease.hold(lease.ask(), Monotonic(10));
         assert!(lease.is_held_at(Monotonic(9)));
         assert!(!lease.is_held_at(Monotonic(10)));
         lease.forget();
         assert_eq!(lease.until(), None);
         assert_eq!(lease.left_at(Monotonic(4)), Duration::from_micros(6));
         assert_eq!(lease.left_at(Monotonic(11)), Duration::ZERO);
+    }
+    #[test]
+    fn an_answer_from_before_a_release_brings_no_leadership_back() {
+        let lease = Lease::default();
+        lease.hold(lease.ask(), Monotonic(10));
+        let asked = lease.ask();
+        lease.forget();
+        lease.hold(asked, Monotonic(20));
+        assert_eq!(lease.until(), None);
+        assert_eq!(lease.left_at(Monotonic(5)), Duration::from_micros(15), "nobody else leads before that");
+        lease.hold(lease.ask(), Monotonic(30));
+        assert!(lease.is_held_at(Monotonic(29)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use arc_swap::ArcSwap;
@@ -38,7 +38,9 @@ pub struct Node {
     /// Held during a cycle, and by whoever starts a long action outside of one: a job never begins in mid-cycle
     /// (contract B.0.1).
     pub cycle: tokio::sync::Mutex<()>,
-    wake: Notify,
+    /// Held by the one request that asks PostgreSQL anew: a flood of them asks once (contract surface A.4).
+    pub refreshing: tokio::sync::Mutex<()>,
+    wake: Arc<Notify>,
     known: Mutex<Known>,
 }
 
@@ -125,25 +127,27 @@ const JOURNAL_ROUNDS: usize = 256;
 impl Node {
     /// A node that has done nothing yet.
     pub fn new(parts: Parts) -> Self {
+        let wake = Arc::new(Notify::new());
         Self {
             name: parts.configuration.with(|settings| settings.name.clone()),
             dcs: parts.dcs,
             postgres: parts.postgres,
             lease: Lease::default(),
-            jobs: Arc::new(Jobs::default()),
+            jobs: Arc::new(Jobs::new(Arc::clone(&wake))),
             peers: parts.peers,
             snapshot: parts.snapshot,
             journal: Journal::new(JOURNAL_ROUNDS, &parts.configuration.current().local),
             configuration: parts.configuration,
             cycle: tokio::sync::Mutex::new(()),
-            wake: Notify::new(),
+            refreshing: tokio::sync::Mutex::new(()),
+            wake,
             known: Mutex::new(Known::default()),
         }
     }
 
-    /// What is known now. Never held across a wait.
+    /// What is known now. Never held across a wait. After a panic it is still what the end of the daemon goes by.
     pub fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().expect("invariant: nobody panics while holding what is known")
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins the next cycle now, or as soon as the current one is over.

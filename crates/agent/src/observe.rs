@@ -13,7 +13,10 @@ use crate::{figures, node::Node};
 
 /// Reads the view; where that fails, health checks must not go on believing the old one (contract surface A.2).
 pub async fn view(node: &Node) -> Result<Box<Cluster>, String> {
-    let read = node.dcs.view().await;
+    let limit = crate::execute::patience(node);
+    let read = tokio::time::timeout(limit, node.dcs.view()).await.unwrap_or_else(|_| {
+        Err(ptarmigan_dcs::Error::Unreachable(format!("the view was not there within {limit:?}")))
+    });
     let mut known = node.known();
     match read {
         Ok(view) => {
@@ -33,7 +36,7 @@ pub async fn view(node: &Node) -> Result<Box<Cluster>, String> {
 /// One observation, with no outcomes yet.
 pub async fn observation(node: &Node, view: Result<Box<Cluster>, String>) -> Observation {
     let now = ptarmigan_clock::now();
-    let job = node.jobs.view(now);
+    let (job, finished) = node.jobs.observe(now);
     node.known().job = job.as_ref().map(|job| job.kind.words().to_owned());
     figures::refresh(node).await;
     let postgres = postgres(node, job.as_ref(), now).await;
@@ -46,7 +49,7 @@ pub async fn observation(node: &Node, view: Result<Box<Cluster>, String>) -> Obs
         view,
         postgres,
         job,
-        finished: node.jobs.take_finished(),
+        finished,
         scheduled_restart: known.scheduled_restart.as_ref().map(|restart| restart.request.clone()),
         start_timeout: known.start_timeout,
         outcomes: Vec::<(Action, Outcome)>::new(),
@@ -79,9 +82,9 @@ fn settings(node: &Node) -> Settings {
 
 /// The local PostgreSQL alone, for requests that are judged between two cycles.
 pub async fn postgres_only(node: &Node) -> PostgresView {
+    figures::refresh_shared(node).await;
     let now = ptarmigan_clock::now();
     let job = node.jobs.view(now);
-    figures::refresh(node).await;
     postgres(node, job.as_ref(), now).await
 }
 

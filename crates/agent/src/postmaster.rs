@@ -26,7 +26,17 @@ pub async fn watch(node: Arc<Node>) {
         match node.postgres.hold().await {
             Ok(Some(held)) => {
                 tokio::select! {
-                    _ = held.exited() => ended(&node),
+                    exit = held.exited() => match exit {
+                        Ok(_) => ended(&node),
+                        Err(error) => {
+                            // The guardian died. Whether the server did with it is seen next.
+                            tracing::warn!("the postmaster is not watched any more: {error}");
+                            tokio::time::sleep(STARTING_POLL).await;
+                            if !node.postgres.is_alive() {
+                                ended(&node);
+                            }
+                        }
+                    },
                     _ = state.changed() => {}
                 }
             }

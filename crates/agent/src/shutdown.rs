@@ -1,31 +1,89 @@
 //! The end of the daemon (contract B.28).
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use ptarmigan_postgres::stop::{StopMode, StopRequest};
-use ptarmigan_types::MemberState;
+use ptarmigan_postgres::stop::{self, Hook, StopMode, StopRequest};
+use ptarmigan_types::{MemberState, Role};
 
-use crate::{execute::write_member, node::Node, release};
+use crate::{
+    execute::write_member,
+    jobs::{ENFORCED_STOP, FAST_STOP_MIN},
+    node::Node,
+    release,
+};
 
-/// Stops PostgreSQL and gives the lock up. The lock stays where PostgreSQL could not be stopped (contract SD-8).
-pub async fn shutdown(node: &Arc<Node>) {
-    node.jobs.cancel().await;
+/// Stops PostgreSQL and gives the lock up. False where PostgreSQL could not be stopped: the lock stays (contract SD-8).
+/// Whatever the store does, it is waited for no longer than `retry_timeout` each time it is needed.
+pub async fn shutdown(node: &Arc<Node>) -> bool {
+    node.jobs.close().await;
     if node.known().pause {
         tracing::info!("paused: PostgreSQL is left running");
-        return;
+        return true;
     }
     let led = node.leads();
     let (hook, released) = release::early(node);
-    if node.postgres.is_alive() {
-        let request = StopRequest { on_shutdown: led.then_some(hook), ..StopRequest::new(StopMode::Fast) };
-        if let Err(error) = node.postgres.stop(request).await {
-            tracing::error!("PostgreSQL could not be stopped, the leader lock is kept: {error}");
-            return;
+    if let Err(error) = stop(node, led.then_some(hook)).await {
+        tracing::error!("{error}; killing it");
+        if let Err(error) = kill(node).await {
+            tracing::error!("{error}, the leader lock is kept");
+            return false;
         }
     }
+    let patience = node.configuration.timing().retry_timeout;
     if led && !released.load(Ordering::Acquire) {
-        release::release(node, release::final_position(node).await).await;
+        let position = release::final_position(node).await;
+        if tokio::time::timeout(patience, release::release(node, position)).await.is_err() {
+            tracing::warn!("the DCS does not answer, the leader lock will run out by itself");
+        }
     }
     node.postgres.set_state(MemberState::Stopped);
-    drop(write_member(node).await);
+    // The member key goes with its lease where this is not answered.
+    let _ = tokio::time::timeout(patience, write_member(node)).await;
+    true
+}
+
+/// A standby may take its time. A server that may be writable has as long as nobody else can lead; after that only what
+/// cannot commit any more is left to end by itself (contract SD-10 has the lock run out meanwhile).
+async fn stop(
+    node: &Arc<Node>,
+    on_shutdown: Option<Hook<ptarmigan_postgres::ControlData>>,
+) -> Result<(), stop::Error> {
+    let harmless = Arc::new(AtomicBool::new(!may_write(node)));
+    let flag = Arc::clone(&harmless);
+    let request = StopRequest {
+        on_safepoint: Some(Box::new(move |()| Box::pin(async move { flag.store(true, Ordering::Release) }))),
+        on_shutdown,
+        ..StopRequest::new(StopMode::Fast)
+    };
+    let left = node.lease.left_at(ptarmigan_clock::now()).saturating_sub(ENFORCED_STOP).max(FAST_STOP_MIN);
+    let too_late = async {
+        tokio::time::sleep(left).await;
+        if harmless.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        stopped = node.postgres.stop(request) => stopped.map(drop),
+        () = too_late => {
+            tracing::error!("PostgreSQL still has sessions and the leader lease ends: immediate shutdown");
+            kill(node).await
+        }
+    }
+}
+
+fn may_write(node: &Node) -> bool {
+    matches!(node.postgres.role(), Role::Primary | Role::Promoted)
+}
+
+/// Immediate shutdown, and SIGKILL a moment later.
+pub async fn kill(node: &Node) -> Result<(), stop::Error> {
+    let request =
+        StopRequest { timeout: Some(Duration::from_secs(1)), ..StopRequest::new(StopMode::Immediate) };
+    node.postgres.stop(request).await.map(drop)
 }

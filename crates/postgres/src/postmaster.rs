@@ -292,6 +292,22 @@ impl Postgres {
         }
     }
 
+    /// A start that was given up before the guardian answered may still come true: the guardian carries requests out in
+    /// their order, so after its status nothing is on its way any more.
+    pub(crate) async fn note_unanswered_start(&self) {
+        if self.running().is_some() {
+            return;
+        }
+        let guardian = self.0.guardian.lock().await.clone();
+        let Some(guardian) = guardian else { return };
+        if let Ok(status) = guardian.status().await
+            && let Some(postmaster) = status.postmaster
+        {
+            let found = Running { pid: postmaster.pid, start_time_ticks: postmaster.start_time_ticks };
+            self.know_postmaster(Some(found));
+        }
+    }
+
     /// Makes the server read its configuration files again.
     pub async fn reload(&self) -> Result<(), Error> {
         match self.hold().await? {

@@ -32,12 +32,33 @@ pub enum Error {
     InRecovery,
 }
 
+/// The file that tells the postmaster to promote. One that an order left behind which failed, was too late or was
+/// cancelled would be obeyed at the postmaster's next signal of any kind, minutes later and without the lock.
+struct SignalFile(std::path::PathBuf);
+
+impl SignalFile {
+    fn leave_to_the_server(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for SignalFile {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            // Mostly there is none.
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+}
+
 impl Postgres {
     /// Orders the promotion (`pg_ctl promote -W`) and returns at once; the role becomes `promoted` until
     /// [`Postgres::wait_promoted`] sees it done.
     pub async fn promote(&self, limit: Duration) -> Result<(), Error> {
         let command = self.command(Tool::PgCtl)?.arg("promote").arg("-W").arg("-D").arg(self.data_dir());
+        let signal_file = SignalFile(self.data_dir().join("promote"));
         command.deadline(limit).succeed().await?;
+        signal_file.leave_to_the_server();
         self.set_role(Role::Promoted);
         Ok(())
     }
@@ -88,5 +109,21 @@ impl Postgres {
     /// Resumes replay on a standby that paused it (contract PR-7, HA-286).
     pub async fn wal_replay_resume(&self) -> Result<(), connection::Error> {
         self.session(Purpose::Heartbeat).await?.execute("SELECT pg_wal_replay_resume()").await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_that_failed_leaves_no_signal_file_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("promote");
+        std::fs::write(&path, "").unwrap();
+        SignalFile(path.clone()).leave_to_the_server();
+        assert!(path.exists());
+        drop(SignalFile(path.clone()));
+        assert!(!path.exists());
     }
 }

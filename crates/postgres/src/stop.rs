@@ -47,6 +47,9 @@ pub struct StopRequest {
     pub checkpoint: bool,
     /// After it comes an immediate shutdown, and after it once more SIGKILL; `None` waits as long as it takes.
     pub timeout: Option<Duration>,
+    /// How long the immediate shutdown that follows a timeout has before the SIGKILL; `None`: once more the timeout. With
+    /// [`StopMode::Immediate`] it is the timeout.
+    pub kill_after: Option<Duration>,
     /// Called once the last session of a user is gone: nothing more can be committed.
     pub on_safepoint: Option<Hook<()>>,
     /// Called once the control file says "shut down" while the postmaster still lives, for instance because it archives
@@ -57,7 +60,32 @@ pub struct StopRequest {
 impl StopRequest {
     /// A stop without checkpoint, limit or hooks.
     pub fn new(mode: StopMode) -> Self {
-        Self { mode, checkpoint: false, timeout: None, on_safepoint: None, on_shutdown: None }
+        Self {
+            mode,
+            checkpoint: false,
+            timeout: None,
+            kill_after: None,
+            on_safepoint: None,
+            on_shutdown: None,
+        }
+    }
+}
+
+/// How long each step of a stop may take before the next one; `None`: there is none, or it waits as long as it takes.
+struct Limits {
+    gentle: Option<Duration>,
+    immediate: Option<Duration>,
+}
+
+impl Limits {
+    fn of(request: &StopRequest) -> Self {
+        match request.mode {
+            StopMode::Immediate => Self { gentle: None, immediate: request.timeout.or(request.kill_after) },
+            _ => Self {
+                gentle: request.timeout,
+                immediate: request.timeout.and(request.kill_after.or(request.timeout)),
+            },
+        }
     }
 }
 
@@ -95,6 +123,7 @@ impl Postgres {
     }
 
     async fn stop_held(&self, request: StopRequest) -> Result<Stopped, Error> {
+        self.note_unanswered_start().await;
         let Some(held) = self.hold().await? else {
             postmaster::end_leftovers(&self.data_dir()).await;
             return Ok(Stopped { was_running: false, how: None, forced: false });
@@ -112,8 +141,9 @@ impl Postgres {
         self.order(Some(request.mode.signal())).await?;
         self.close_sessions().await;
         let (gone, ended) = watch::channel(false);
+        let limits = Limits::of(&request);
         let exit = async {
-            let outcome = self.await_exit(&held, request.timeout).await;
+            let outcome = self.await_exit(&held, &limits).await;
             gone.send_replace(true);
             outcome
         };
@@ -137,22 +167,24 @@ impl Postgres {
         }
     }
 
-    /// Waits for the end; enforces it after the limit.
+    /// Waits for the end; enforces it after the limits.
     async fn await_exit(
         &self,
         held: &Held,
-        limit: Option<Duration>,
+        limits: &Limits,
     ) -> Result<(Option<How>, bool), postmaster::Error> {
-        let Some(limit) = limit else { return Ok((self.exited(held).await?, false)) };
-        if let Ok(how) = tokio::time::timeout(limit, self.exited(held)).await {
-            return Ok((how?, false));
+        if let Some(limit) = limits.gentle {
+            if let Ok(how) = tokio::time::timeout(limit, self.exited(held)).await {
+                return Ok((how?, false));
+            }
+            tracing::warn!("PostgreSQL did not stop within {limit:?}: immediate shutdown");
+            self.order(Some(SignalName::Quit)).await?;
         }
-        tracing::warn!("PostgreSQL did not stop within {limit:?}: immediate shutdown");
-        self.order(Some(SignalName::Quit)).await?;
+        let Some(limit) = limits.immediate else { return Ok((self.exited(held).await?, false)) };
         if let Ok(how) = tokio::time::timeout(limit, self.exited(held)).await {
-            return Ok((how?, true));
+            return Ok((how?, limits.gentle.is_some()));
         }
-        tracing::warn!("PostgreSQL did not stop within {limit:?} either: killing it");
+        tracing::warn!("PostgreSQL did not end within {limit:?} of an immediate shutdown: killing it");
         self.order(None).await?;
         Ok((self.exited(held).await?, true))
     }

@@ -45,9 +45,6 @@ pub(super) async fn reinitialize(
 }
 
 async fn stop_at_once(node: &Node, timeout: Duration) -> Result<(), String> {
-    if !node.postgres.is_alive() {
-        return Ok(());
-    }
     let request = StopRequest { timeout: Some(timeout), ..StopRequest::new(StopMode::Immediate) };
     node.postgres.stop(request).await.map(drop).map_err(|error| error.to_string())
 }

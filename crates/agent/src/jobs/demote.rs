@@ -18,10 +18,14 @@ use super::{follow, start::await_start};
 use crate::{execute::write_member, node::Node, release};
 
 /// What an immediate stop and the SIGKILLs after it may need.
-const ENFORCED_STOP: Duration = Duration::from_secs(2);
+pub(crate) const ENFORCED_STOP: Duration = Duration::from_secs(2);
 
 /// A fast stop gets at least this long before it becomes an immediate one.
-const FAST_STOP_MIN: Duration = Duration::from_secs(1);
+pub(crate) const FAST_STOP_MIN: Duration = Duration::from_secs(1);
+
+/// How long an immediate shutdown has before SIGKILL: a postmaster that hangs or was frozen passes no signal on, and its
+/// sessions go on committing.
+const KILL_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(node: &Arc<Node>, mode: DemoteMode) -> Result<(), String> {
     tracing::info!("demoting self ({mode:?})");
@@ -40,23 +44,34 @@ pub(super) async fn run(node: &Arc<Node>, mode: DemoteMode) -> Result<(), String
 
 /// Stops the server; true where the lock was released on the way.
 async fn stop(node: &Arc<Node>, mode: DemoteMode) -> Result<bool, String> {
-    if !node.postgres.is_alive() {
-        return Ok(false);
-    }
     let (hook, released) = release::early(node);
     let request = match mode {
-        DemoteMode::Offline => {
-            // Nothing may be left of a server that hangs in its shutdown when somebody else may lead.
-            let left = node.lease.left_at(ptarmigan_clock::now()).saturating_sub(ENFORCED_STOP);
-            StopRequest { timeout: Some(left.max(FAST_STOP_MIN)), ..StopRequest::new(StopMode::Fast) }
-        }
+        DemoteMode::Offline => offline(node.lease.left_at(ptarmigan_clock::now())),
         DemoteMode::Graceful => {
             StopRequest { checkpoint: true, on_shutdown: Some(hook), ..StopRequest::new(StopMode::Fast) }
         }
-        DemoteMode::Immediate | DemoteMode::ImmediateNoLock => StopRequest::new(StopMode::Immediate),
+        DemoteMode::Immediate | DemoteMode::ImmediateNoLock => at_once(),
     };
+    // Also where no server is seen: one whose start was cancelled a moment ago may be about to appear.
     node.postgres.stop(request).await.map_err(|error| error.to_string())?;
     Ok(released.load(Ordering::Acquire))
+}
+
+fn at_once() -> StopRequest {
+    StopRequest { timeout: Some(KILL_AFTER), ..StopRequest::new(StopMode::Immediate) }
+}
+
+/// Nothing may be left of a server that hangs in its shutdown when somebody else may lead: a fast stop as long as there is
+/// time for one, and nothing but an immediate one where there is none.
+fn offline(left: Duration) -> StopRequest {
+    match left.checked_sub(ENFORCED_STOP).filter(|gentle| *gentle >= FAST_STOP_MIN) {
+        Some(gentle) => StopRequest {
+            timeout: Some(gentle),
+            kill_after: Some(KILL_AFTER),
+            ..StopRequest::new(StopMode::Fast)
+        },
+        None => at_once(),
+    }
 }
 
 /// The DCS is away: serve reads, follow nobody.
@@ -71,4 +86,32 @@ async fn read_only(node: &Arc<Node>) -> Result<(), String> {
     await_start(node, request).await.map(drop)?;
     node.postgres.set_role(Role::Replica);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offline_stop_ends_before_anybody_else_may_lead() {
+        for (left_s, mode, gentle_s) in [
+            (0, StopMode::Immediate, 1),
+            (2, StopMode::Immediate, 1),
+            (3, StopMode::Fast, 1),
+            (20, StopMode::Fast, 18),
+        ] {
+            let request = offline(Duration::from_secs(left_s));
+            assert_eq!(request.mode, mode, "{left_s} s left");
+            assert_eq!(request.timeout, Some(Duration::from_secs(gentle_s)), "{left_s} s left");
+            if mode == StopMode::Fast {
+                let all = request.timeout.unwrap() + request.kill_after.unwrap();
+                assert!(all < Duration::from_secs(left_s), "{left_s} s left");
+            }
+        }
+    }
+
+    #[test]
+    fn b_16_every_immediate_stop_ends_in_a_kill() {
+        assert_eq!(at_once().timeout, Some(KILL_AFTER));
+    }
 }

@@ -4,13 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::observation::JobEnd;
 use ptarmigan_postgres::command::Command;
-use ptarmigan_types::Timeline;
+use ptarmigan_types::{Role, Timeline};
 
 use super::Cancellable;
 use crate::node::Node;
 
 /// What must be left of the lease when `pg_ctl promote` is called: a promotion that would end without the lock is none.
 const LEASE_LEFT_MIN: Duration = Duration::from_secs(1);
+
+/// How long to look for the effect of an order that seems to have failed.
+const ORDER_SEEN: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellable: &Cancellable) -> JobEnd {
     if let Err(reason) = pre_promote(node).await {
@@ -27,8 +30,18 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
         return JobEnd::Failed(format!("the timeline changed from {timeline:?} to {seen:?}"));
     }
     cancellable.end();
+    // From here on the server counts as one that may write, also where this action is cancelled half-way: whoever finds
+    // the lock lost must stop it (HA-033, HA-172, HA-402).
+    let before = node.postgres.role();
+    node.postgres.set_role(Role::Promoted);
     let timing = node.configuration.timing();
-    if let Err(error) = node.postgres.promote(timing.retry_timeout).await {
+    let limit = timing.retry_timeout.min(node.lease.left_at(ptarmigan_clock::now()));
+    if let Err(error) = node.postgres.promote(limit).await {
+        // The order may have come through although its answer did not.
+        if node.postgres.wait_promoted(ORDER_SEEN).await.is_ok() {
+            return JobEnd::Done;
+        }
+        node.postgres.set_role(before);
         return JobEnd::Failed(error.to_string());
     }
     // A promotion that takes longer goes on; the loop sees its end.

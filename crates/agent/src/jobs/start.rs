@@ -30,8 +30,15 @@ pub(super) async fn await_start(node: &Arc<Node>, request: StartRequest) -> Resu
     })
 }
 
+/// A server that comes up writable needs the lock at this moment, whatever was known when its start was decided. The loop
+/// goes on renewing, and stops what it finds without the lock; this keeps the time in between short.
+fn must_lead(node: &Node) -> Result<(), String> {
+    if node.leads() { Ok(()) } else { Err("the leader lease is over, a primary is not started".into()) }
+}
+
 /// A crashed primary, in place.
 pub(super) async fn primary(node: &Arc<Node>, timeout: Duration) -> Result<(), String> {
+    must_lead(node)?;
     let request = StartRequest {
         role: Role::Primary,
         recovery: Recovery::None,
@@ -43,13 +50,19 @@ pub(super) async fn primary(node: &Arc<Node>, timeout: Duration) -> Result<(), S
 
 /// Stop and start in the present role.
 pub(super) async fn restart(node: &Arc<Node>, timeout: Option<Duration>) -> Result<Restarted, String> {
+    let restarted = stop_and_start(node, timeout).await;
+    node.known().start_timeout = None;
+    restarted
+}
+
+async fn stop_and_start(node: &Arc<Node>, timeout: Option<Duration>) -> Result<Restarted, String> {
     let role = node.postgres.role();
     let primary = matches!(role, Role::Primary | Role::Promoted);
     let (recovery, passfile_lines) = if primary {
         (Recovery::None, Vec::new())
     } else {
         let upstream = local::node_to_follow(node);
-        let wanted = follow::recovery_for_start(node, upstream.as_ref())?;
+        let wanted = follow::recovery(node, upstream.as_ref())?;
         (Recovery::Standby(wanted.parameters), wanted.passfile_lines)
     };
     node.postgres.set_state(MemberState::Restarting);
@@ -61,11 +74,16 @@ pub(super) async fn restart(node: &Arc<Node>, timeout: Option<Duration>) -> Resu
             return Err(error.to_string());
         }
     }
+    if primary && let Err(reason) = must_lead(node) {
+        node.postgres.set_state(MemberState::RestartFailed);
+        return Err(reason);
+    }
+    // A stop leaves the state at `stopped`; to whoever looks the restart goes on.
+    node.postgres.set_state(MemberState::Restarting);
     let request = StartRequest { role, recovery, passfile_lines, timeout };
     let restarted = await_start(node, request).await;
     if restarted.is_err() {
         node.postgres.set_state(MemberState::RestartFailed);
     }
-    node.known().start_timeout = None;
     restarted
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ptarmigan_rest::Reply;
+use ptarmigan_types::Cluster;
 
 use super::fresh_view;
 use crate::{jobs, node::Node};
@@ -12,13 +13,15 @@ pub(super) async fn post(node: &Arc<Node>, force: bool, from_leader: bool) -> Re
         Ok(view) => view,
         Err(reply) => return reply,
     };
-    if view.cluster.is_unlocked() {
-        return Reply::text(503, "Cluster has no leader, can not reinitialize");
-    }
-    if view.cluster.is_leader(&node.name) || node.leads() {
-        return Reply::text(503, "I am the leader, can not reinitialize");
+    if let Some(refused) = refusal(node, &view.cluster) {
+        return refused;
     }
     let _between_cycles = node.cycle.lock().await;
+    // A cycle may have taken the lock while this request waited for its turn.
+    let known = node.known().view.as_ref().map(|view| view.cluster.clone());
+    if let Some(refused) = known.and_then(|cluster| refusal(node, &cluster)) {
+        return refused;
+    }
     if force {
         node.jobs.cancel().await;
     }
@@ -27,6 +30,17 @@ pub(super) async fn post(node: &Arc<Node>, force: bool, from_leader: bool) -> Re
             node.wake();
             Reply::text(200, "reinitialize started")
         }
-        Err(busy) => Reply::text(503, busy.to_string()),
+        Err(refused) => Reply::text(503, refused.to_string()),
     }
+}
+
+/// Contract RI-1.
+fn refusal(node: &Node, cluster: &Cluster) -> Option<Reply> {
+    if cluster.is_unlocked() {
+        return Some(Reply::text(503, "Cluster has no leader, can not reinitialize"));
+    }
+    if cluster.is_leader(&node.name) || node.leads() {
+        return Some(Reply::text(503, "I am the leader, can not reinitialize"));
+    }
+    None
 }

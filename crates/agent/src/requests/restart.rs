@@ -56,23 +56,23 @@ fn schedule_restart(
 }
 
 async fn restart_now(node: &Arc<Node>, filter: &RestartFilter, timeout: Option<Duration>) -> Reply {
-    let answer = {
+    let postgres = observe::postgres_only(node).await;
+    if let Some(reason) = restart_refused(filter, &postgres) {
+        return Reply::text(503, format!("Restart was refused: {reason}"));
+    }
+    let limit = timeout.unwrap_or_else(|| {
+        Duration::from_secs(node.configuration.with(|settings| settings.global.primary_start_timeout_s))
+    });
+    let (done, answer) = oneshot::channel();
+    {
+        // Nothing is waited for in here: however many requests there are, the loop gets its turn.
         let _between_cycles = node.cycle.lock().await;
-        let postgres = observe::postgres_only(node).await;
-        if let Some(reason) = restart_refused(filter, &postgres) {
-            return Reply::text(503, format!("Restart was refused: {reason}"));
+        if let Err(refused) = jobs::begin_restart(node, Some(limit), done) {
+            return Reply::text(503, refused.to_string());
         }
-        let limit = timeout.unwrap_or_else(|| {
-            Duration::from_secs(node.configuration.with(|settings| settings.global.primary_start_timeout_s))
-        });
         node.known().start_timeout = Some(limit);
-        let (done, answer) = oneshot::channel();
-        if let Err(busy) = jobs::begin_restart(node, Some(limit), done) {
-            return Reply::text(503, busy.to_string());
-        }
-        node.wake();
-        answer
-    };
+    }
+    node.wake();
     match answer.await {
         Ok(Ok(Restarted::Running)) => Reply::text(200, "restarted successfully"),
         Ok(Ok(Restarted::StillStarting)) => Reply::text(503, "postgres is still starting"),
