@@ -211,3 +211,16 @@ fn c_7_ports_folders_and_programs_of_this_machine() {
         reason(faults_with(&checks, options, &config)).contains("Directory '/nonexistent' does not exist.")
     );
 }
+
+/// As Patroni 4.1 judges it: any word for a boolean, and `quorum`.
+#[test]
+fn c_7_synchronous_mode_is_a_boolean_in_any_notation_or_quorum() {
+    for fine in [json!(true), json!("on"), json!("Off"), json!("quorum"), json!("QUORUM")] {
+        let faults = changed("/bootstrap/dcs", json!({"synchronous_mode": fine}));
+        assert_eq!(faults, Vec::<String>::new(), "{fine}");
+    }
+    for wrong in [json!("quorums"), json!("maybe"), json!([])] {
+        let faults = changed("/bootstrap/dcs", json!({"synchronous_mode": wrong}));
+        assert!(faults.len() == 1 && faults[0].contains("synchronous_mode"), "{wrong}: {faults:?}");
+    }
+}

@@ -5,7 +5,7 @@ mod schema;
 
 use std::fmt;
 
-use ptarmigan_types::scalar::{parse_int, python_str};
+use ptarmigan_types::scalar::{parse_bool, parse_int, python_str};
 use serde_json::{Map, Value};
 
 pub use checks::{Checks, SystemChecks};
@@ -154,7 +154,7 @@ impl Validator<'_> {
             }
             Check::SynchronousMode => {
                 let quorum = value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("quorum"));
-                self.kind(path, value, value.is_boolean() || quorum, "a boolean");
+                self.kind(path, value, parse_bool(value).is_some() || quorum, "a boolean");
             }
             Check::WatchdogMode => match value {
                 Value::Bool(false) => {}
