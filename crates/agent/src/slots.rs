@@ -49,6 +49,10 @@ pub async fn sync(node: &Node) {
     let actions = slots::plan(&wanted.slots, &actual, &situation);
     for (action, result) in sql::apply(&session, &actions).await {
         match result {
+            // Standbys advance their slots all the time.
+            Ok(()) if matches!(action, slots::SlotAction::Advance { .. }) => {
+                tracing::debug!("replication slot: {action:?}");
+            }
             Ok(()) => tracing::info!("replication slot: {action:?}"),
             Err(error) => tracing::warn!("replication slot: {action:?}: {error}"),
         }
