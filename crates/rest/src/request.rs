@@ -115,6 +115,13 @@ pub type Envelope = (Request, oneshot::Sender<Reply>);
 pub struct Requests(pub mpsc::Sender<Envelope>);
 
 impl Requests {
+    /// Sends a request whose answer nobody waits for; dropped where the agent has too many.
+    pub fn tell(&self, request: Request) {
+        let (reply, _) = oneshot::channel();
+        // It is only worth a try.
+        let _ = self.0.try_send((request, reply));
+    }
+
     /// Sends a request and waits for its answer; `None` where the agent is gone.
     pub async fn ask(&self, request: Request) -> Option<Reply> {
         let (reply, answer) = oneshot::channel();

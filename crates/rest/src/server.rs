@@ -7,7 +7,11 @@ use std::{
     io,
     net::SocketAddr,
     panic::AssertUnwindSafe,
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering, mpsc as blocking},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc as blocking,
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -98,6 +102,7 @@ impl Server {
             settings: ArcSwap::from_pointee(settings),
             stopping: Arc::new(AtomicBool::new(false)),
             refreshing: Mutex::new(()),
+            refreshed_at: AtomicU64::new(0),
         };
         let mut server = Self {
             context: Arc::new(context),

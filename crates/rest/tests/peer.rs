@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use support::{POSITION, primary, replica, settings, start, start_replica, willing};
 use ptarmigan_clock::now;
 use ptarmigan_config::Secret;
 use ptarmigan_rest::{Client, peer::Error};
 use ptarmigan_types::{Lsn, Role};
+use support::{POSITION, primary, replica, settings, start, start_replica, willing};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)

@@ -12,15 +12,15 @@ use std::{
     time::Duration,
 };
 
-use support::{
-    Answer, PASSWORD, connect, exchange, primary, read_all, replica, settings, start, start_replica, willing,
-    with_password,
-};
 use ptarmigan_clock::now;
 use ptarmigan_config::HostPort;
 use ptarmigan_rest::{Reply, Request, Requests, spawn_thread};
 use ptarmigan_types::{Cluster, HistoryEntry, Lsn, MemberData};
 use serde_json::json;
+use support::{
+    Answer, PASSWORD, connect, exchange, primary, read_all, replica, settings, start, start_replica, willing,
+    with_password,
+};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
@@ -376,6 +376,29 @@ fn a_busy_agent_delays_patroni_little_and_health_checks_not_at_all() {
         assert_eq!(node.get("/replica").status, 503);
     }
     assert!(now().since(began) < Duration::from_secs(2));
+}
+
+#[test]
+fn health_checks_have_old_figures_refreshed_once_a_second_and_wait_for_nobody() {
+    let node = start(settings(), replica(now()), |_, _| None);
+    assert_eq!(node.get("/replica").status, 200);
+    assert!(node.asked.lock().unwrap().is_empty(), "the figures are fresh");
+    let mut old = replica(now());
+    old.figures.as_mut().unwrap().at = ptarmigan_types::Monotonic(now().0 - 3_000_000);
+    node.snapshot.store(Arc::new(old));
+    let began = now();
+    for path in ["/replica?lag=1MB", "/readiness", "/health"].iter().cycle().take(30) {
+        assert_eq!(node.get(path).status, 200, "{path}");
+    }
+    let seconds = usize::try_from(now().since(began).as_secs()).unwrap();
+    assert!(seconds < 2, "the agent answers nothing and delays nothing");
+    let asked = || node.asked.lock().unwrap().len();
+    let deadline = now() + Duration::from_secs(5);
+    while asked() == 0 && now() < deadline {
+        thread::park_timeout(Duration::from_millis(10));
+    }
+    assert!((1..=1 + seconds).contains(&asked()), "asked {} times", asked());
+    assert!(node.asked.lock().unwrap().iter().all(|request| *request == Request::RefreshFigures));
 }
 
 #[test]

@@ -6,9 +6,9 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use support::{query_rows, replica, situation, start_replica};
 use ptarmigan_rest::{Reported, document::status_document, query::Query, verdict};
 use ptarmigan_types::{Monotonic, pyjson};
+use support::{query_rows, replica, situation, start_replica};
 
 const NOW: Monotonic = Monotonic(3_600_000_000);
 

@@ -8,6 +8,7 @@ use crate::{
 pub(super) fn get(context: &Context, path: &str, query: &Query) -> Answer {
     let snapshot = context.snapshot.load();
     let reported = Reported::at(&snapshot, ptarmigan_clock::now());
+    context.refresh_in_background(&reported);
     Answer::json(status(context, &reported, path, query), status_document(&reported))
 }
 
@@ -15,6 +16,7 @@ pub(super) fn get(context: &Context, path: &str, query: &Query) -> Answer {
 pub(super) fn head(context: &Context, path: &str, query: &Query) -> Answer {
     let snapshot = context.snapshot.load();
     let reported = Reported::at(&snapshot, ptarmigan_clock::now());
+    context.refresh_in_background(&reported);
     Answer::bare(status(context, &reported, path, query))
 }
 

@@ -20,7 +20,7 @@ mod switchover;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -28,12 +28,14 @@ use std::{
 use arc_swap::ArcSwap;
 use hyper::{Method, Request, body::Incoming};
 use ptarmigan_config::RestSettings;
+use ptarmigan_types::Monotonic;
 use tokio::sync::Mutex;
 
 use crate::{
     answer::Answer,
     auth,
     query::Query,
+    reported::Reported,
     request::{self, Requests},
     snapshot::Snapshot,
 };
@@ -47,11 +49,39 @@ pub(crate) struct Context {
     pub(crate) stopping: Arc<AtomicBool>,
     /// Held by the one request that asks the agent to refresh its figures.
     pub(crate) refreshing: Mutex<()>,
+    /// When a health check last had the figures refreshed, in microseconds of [`ptarmigan_types::Monotonic`].
+    pub(crate) refreshed_at: AtomicU64,
 }
+
+/// Figures that are older than this are asked anew for the health checks to come.
+const FIGURES_AGE_MAX: Duration = Duration::from_secs(1);
 
 impl Context {
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Has the figures asked anew where they are older than a second, for whoever checks next: a check waits for nobody, and
+    /// however many there are, PostgreSQL is asked once a second.
+    fn refresh_in_background(&self, reported: &Reported<'_>) {
+        let snapshot = reported.snapshot;
+        let asked = snapshot.postmaster_alive && Reported::asks_postgres(snapshot.state);
+        let fresh =
+            snapshot.figures.as_ref().is_some_and(|figures| reported.now.since(figures.at) < FIGURES_AGE_MAX);
+        if !asked || fresh || self.is_stopping() {
+            return;
+        }
+        let before = self.refreshed_at.load(Ordering::Acquire);
+        if reported.now.since(Monotonic(before)) < FIGURES_AGE_MAX {
+            return;
+        }
+        if self
+            .refreshed_at
+            .compare_exchange(before, reported.now.0, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
+            self.requests.tell(request::Request::RefreshFigures);
+        }
     }
 
     /// Hands a request to the agent; waits no longer than `timeout`, and says `late` then.

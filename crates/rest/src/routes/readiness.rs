@@ -5,5 +5,6 @@ use crate::{answer::Answer, query::Query, reported::Reported, routes::Context, v
 pub(super) fn get(context: &Context, query: &Query) -> Answer {
     let snapshot = context.snapshot.load();
     let reported = Reported::at(&snapshot, ptarmigan_clock::now());
+    context.refresh_in_background(&reported);
     Answer::bare(if context.is_stopping() { 503 } else { verdict::readiness(&reported, query) })
 }
