@@ -1,7 +1,7 @@
 //! A changed configuration reaches the DCS client, PostgreSQL and REST (contract CF-8, CF-10).
 
 use ptarmigan_config::{Settings, SynchronousMode};
-use ptarmigan_types::{DynamicConfig, Role};
+use ptarmigan_types::{DynamicConfig, MemberState, Role};
 
 use crate::node::Node;
 
@@ -48,15 +48,83 @@ pub async fn pending(node: &Node) {
     if node.postgres.role() != Role::Uninitialized && node.known().job.is_none() {
         node.configuration.write_cache();
     }
-    let Some(unapplied) = node.known().unapplied else { return };
-    if node.jobs.view(ptarmigan_clock::now()).is_some() {
-        return;
-    }
+    let Some(unapplied) = due(node) else { return };
+    let role = overlay(node.postgres.role());
     node.known().unapplied = None;
     let settings = node.configuration.current().settings.postgresql.clone();
     let applied =
         node.postgres.apply_config(std::sync::Arc::new(settings), unapplied == Unapplied::Forced).await;
-    if let Err(error) = applied {
-        tracing::error!("PostgreSQL's configuration is not applied: {error}");
+    let mut known = node.known();
+    match applied {
+        Ok(_) => {
+            known.applied_role = role;
+            known.apply_error = None;
+        }
+        Err(error) => {
+            // What is not written or not told to the server is tried again, and said once.
+            known.unapplied = Some(known.unapplied.map_or(unapplied, |newer| newer.max(unapplied)));
+            let text = error.to_string();
+            if known.apply_error.as_ref() != Some(&text) {
+                tracing::error!("PostgreSQL's configuration is not applied: {text}");
+            }
+            known.apply_error = Some(text);
+        }
+    }
+}
+
+/// What PostgreSQL is to be told now; nothing while a long action works on it, or while it is on its way up or down: then
+/// it would miss the reload.
+fn due(node: &Node) -> Option<Unapplied> {
+    let settled = matches!(
+        node.postgres.state(),
+        MemberState::Running
+            | MemberState::Stopped
+            | MemberState::StartFailed
+            | MemberState::StopFailed
+            | MemberState::RestartFailed
+            | MemberState::Crashed
+    );
+    if !settled || node.jobs.view(ptarmigan_clock::now()).is_some() {
+        return None;
+    }
+    let running = node.postgres.state() == MemberState::Running;
+    let role = overlay(node.postgres.role());
+    let known = node.known();
+    let by_role = match known.applied_role {
+        _ if !running || role.is_none() => None,
+        // A server that was running before us (contract RC-9).
+        None => Some(Unapplied::Forced),
+        Some(applied) if Some(applied) != role => Some(Unapplied::Changed),
+        Some(_) => None,
+    };
+    known.unapplied.max(by_role)
+}
+
+/// The role whose parameters count (contract CF-25).
+pub(crate) const fn overlay(role: Role) -> Option<Role> {
+    match role {
+        Role::Primary | Role::Promoted => Some(Role::Primary),
+        Role::Replica | Role::Demoted => Some(Role::Replica),
+        Role::StandbyLeader => Some(Role::StandbyLeader),
+        Role::Uninitialized => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cf_25_role_map() {
+        for (role, counts) in [
+            (Role::Promoted, Some(Role::Primary)),
+            (Role::Primary, Some(Role::Primary)),
+            (Role::Demoted, Some(Role::Replica)),
+            (Role::Replica, Some(Role::Replica)),
+            (Role::StandbyLeader, Some(Role::StandbyLeader)),
+            (Role::Uninitialized, None),
+        ] {
+            assert_eq!(overlay(role), counts, "{role:?}");
+        }
     }
 }

@@ -109,13 +109,16 @@ impl Configuration {
     pub fn reload(&self) -> bool {
         let mut sources = self.sources();
         let loaded = load(sources.argument.as_deref(), &environment());
-        let local = match loaded {
+        let mut local = match loaded {
             Ok(local) => local,
             Err(error) => {
                 tracing::error!("the configuration is not reloaded, the former one stays: {error}");
                 return false;
             }
         };
+        for key in pin(&mut local.config, &sources.local.config) {
+            tracing::error!("{key} changed: it stays as it was until the daemon is restarted");
+        }
         if local.config == sources.local.config {
             return false;
         }
@@ -123,6 +126,9 @@ impl Configuration {
             Ok(new) => {
                 log_warnings(&local.warnings);
                 log_warnings(&new.warnings);
+                if new.settings.dcs != self.current().settings.dcs {
+                    tracing::warn!("the DCS section changed: a restart of the daemon brings that into force");
+                }
                 sources.local = local;
                 self.effective.store(Arc::new(new));
                 true
@@ -168,6 +174,40 @@ pub fn environment() -> Environment {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
     )
+}
+
+/// What a running daemon is: another name or data directory would leave a member key and a PostgreSQL behind that nobody
+/// looks after.
+const IDENTITY: &[&str] = &["name", "scope", "namespace", "postgresql.name", "postgresql.data_dir"];
+
+/// Keeps the identity of a reloaded configuration as it was; returns the keys that differed.
+fn pin(new: &mut Map<String, Value>, old: &Map<String, Value>) -> Vec<String> {
+    let differs = |key: &&&str| lookup(new, key) != lookup(old, key);
+    let mut changed: Vec<String> = IDENTITY.iter().filter(differs).map(|key| (*key).to_owned()).collect();
+    // A section that is missing as a whole is refused when it is read.
+    changed.retain(|key| put(new, key, lookup(old, key).cloned()));
+    changed
+}
+
+fn lookup<'a>(config: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    match key.split_once('.') {
+        None => config.get(key),
+        Some((section, key)) => config.get(section)?.get(key),
+    }
+}
+
+/// False where there is no section to put it into.
+fn put(config: &mut Map<String, Value>, key: &str, value: Option<Value>) -> bool {
+    let (section, key) = match key.split_once('.') {
+        None => (Some(config), key),
+        Some((section, key)) => (config.get_mut(section).and_then(Value::as_object_mut), key),
+    };
+    let Some(section) = section else { return false };
+    drop(match value {
+        Some(value) => section.insert(key.to_owned(), value),
+        None => section.remove(key),
+    });
+    true
 }
 
 fn log_warnings(warnings: &[Warning]) {

@@ -8,7 +8,12 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     io::Write as _,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -23,9 +28,30 @@ use tracing_subscriber::{Layer, layer::Context, prelude::*};
 use format::{Record, Template};
 use rotating::RotatingFile;
 
+/// Lines that wait for the writer. More are dropped and counted (contract D.7, "queue").
+const QUEUE_LINES_MAX: usize = 1000;
+
+/// How long the end of the process waits for the last lines.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
 /// Lets a running process change how it logs.
 #[derive(Clone)]
-pub struct Logging(Arc<ArcSwap<Sink>>);
+pub struct Logging {
+    sink: Arc<ArcSwap<Sink>>,
+    queue: Queue,
+}
+
+/// The way to the thread that writes: a full disk, a hung NFS or a stopped terminal must not hold the HA loop up.
+#[derive(Clone)]
+struct Queue {
+    lines: mpsc::SyncSender<Item>,
+    lost: Arc<AtomicU64>,
+}
+
+enum Item {
+    Line(Arc<Sink>, String),
+    Flush(mpsc::Sender<()>),
+}
 
 struct Sink {
     level: Level,
@@ -46,8 +72,8 @@ enum Output {
 
 /// Installs the log for the whole process: level INFO, plain, to stderr, until the configuration is known.
 pub fn install() -> Logging {
-    let logging = Logging(Arc::new(ArcSwap::from_pointee(Sink::first())));
-    let installed = tracing_subscriber::registry().with(ToSink(Arc::clone(&logging.0))).try_init();
+    let logging = Logging { sink: Arc::new(ArcSwap::from_pointee(Sink::first())), queue: Queue::start() };
+    let installed = tracing_subscriber::registry().with(ToSink(logging.clone())).try_init();
     if installed.is_err() {
         tracing::debug!("another log is installed already");
     }
@@ -55,10 +81,15 @@ pub fn install() -> Logging {
 }
 
 impl Logging {
+    /// Waits a moment for what is not written yet.
+    pub fn flush(&self) {
+        self.queue.flush();
+    }
+
     /// Applies the `log` section. What cannot be applied is said in the log, and falls back to stderr.
     pub fn apply(&self, settings: &LogSettings) {
         let (sink, complaint) = Sink::new(settings);
-        self.0.store(Arc::new(sink));
+        self.sink.store(Arc::new(sink));
         // Every place that logs remembers whether anybody listens at its level.
         tracing::callsite::rebuild_interest_cache();
         if let Some(complaint) = complaint {
@@ -151,11 +182,70 @@ pub fn level(text: &str) -> Option<Level> {
     })
 }
 
-struct ToSink(Arc<ArcSwap<Sink>>);
+impl Queue {
+    fn start() -> Self {
+        let (lines, queue) = mpsc::sync_channel(QUEUE_LINES_MAX);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&lost);
+        let writer =
+            std::thread::Builder::new().name("log".into()).spawn(move || write_all(&queue, &counter));
+        if let Err(error) = writer {
+            // Without it nobody hears of anything; with the receiver gone every line is written where it arises.
+            let _ = writeln!(std::io::stderr().lock(), "no thread for the log: {error}");
+        }
+        Self { lines, lost }
+    }
+
+    fn send(&self, sink: Arc<Sink>, line: String) {
+        match self.lines.try_send(Item::Line(sink, line)) {
+            Ok(()) => {}
+            Err(mpsc::TrySendError::Full(_)) => drop(self.lost.fetch_add(1, Ordering::Relaxed)),
+            Err(mpsc::TrySendError::Disconnected(Item::Line(sink, line))) => write(&sink, &line),
+            Err(mpsc::TrySendError::Disconnected(Item::Flush(_))) => {}
+        }
+    }
+
+    fn flush(&self) {
+        let (done, written) = mpsc::channel();
+        let deadline = ptarmigan_clock::now() + FLUSH_LIMIT;
+        let mut item = Item::Flush(done);
+        while let Err(mpsc::TrySendError::Full(back)) = self.lines.try_send(item) {
+            if ptarmigan_clock::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            item = back;
+        }
+        // A writer that hangs is left behind.
+        let _ = written.recv_timeout(deadline.since(ptarmigan_clock::now()));
+    }
+}
+
+/// The writer's thread.
+fn write_all(queue: &mpsc::Receiver<Item>, lost: &AtomicU64) {
+    while let Ok(item) = queue.recv() {
+        match item {
+            Item::Line(sink, line) => {
+                write(&sink, &line);
+                let count = lost.swap(0, Ordering::Relaxed);
+                if count > 0 {
+                    write(
+                        &sink,
+                        &format!("{count} log lines were lost: they could not be written in time\n"),
+                    );
+                }
+            }
+            // Whoever waited may have given up.
+            Item::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+struct ToSink(Logging);
 
 impl<S: Subscriber> Layer<S> for ToSink {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        *metadata.level() <= self.0.load().level_for(metadata.target())
+        *metadata.level() <= self.0.sink.load().level_for(metadata.target())
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -170,24 +260,27 @@ impl<S: Subscriber> Layer<S> for ToSink {
             line: metadata.line().unwrap_or(0),
             message: &text.text,
         };
-        let sink = self.0.load();
+        let sink = self.0.sink.load_full();
         let mut line = match &sink.layout {
             Layout::Plain(template) => template.render(&record),
             Layout::Json { fields, fixed, date } => json_line(&record, fields, fixed, date.as_deref()),
         };
         line.push('\n');
-        write(&sink, &line);
+        self.0.queue.send(sink, line);
     }
 }
 
-/// A log that cannot be written to must not take the daemon down.
+/// A log that cannot be written to must not take the daemon down; what the file refuses goes to stderr.
 fn write(sink: &Sink, line: &str) {
-    let Ok(mut output) = sink.output.lock() else { return };
-    let written = match &mut *output {
-        Output::Stderr => std::io::stderr().lock().write_all(line.as_bytes()),
-        Output::File(file) => file.write(line.as_bytes()),
+    let mut output = sink.output.lock().unwrap_or_else(PoisonError::into_inner);
+    let to_stderr = match &mut *output {
+        Output::Stderr => true,
+        Output::File(file) => file.write(line.as_bytes()).is_err(),
     };
-    drop(written);
+    if to_stderr {
+        // There is no other place to complain.
+        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    }
 }
 
 fn json_line(

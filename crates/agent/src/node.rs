@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use ptarmigan_dcs::{Dcs, View};
 use ptarmigan_postgres::{Postgres, pending_restart::Change, slots::retain::Retained, status::ServerStatus};
 use ptarmigan_rest::snapshot::{Figures, Snapshot};
-use ptarmigan_types::{Lsn, MemberName, MemberState, Monotonic, Tags, Timeline};
+use ptarmigan_types::{Lsn, MemberName, MemberState, Monotonic, Role, Tags, Timeline};
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
@@ -40,6 +40,8 @@ pub struct Node {
     pub cycle: tokio::sync::Mutex<()>,
     /// Held by the one request that asks PostgreSQL anew: a flood of them asks once (contract surface A.4).
     pub refreshing: tokio::sync::Mutex<()>,
+    /// The last fresh view for those who only look, and when its reading began.
+    pub shared_view: tokio::sync::Mutex<Option<(Monotonic, View)>>,
     wake: Arc<Notify>,
     known: Mutex<Known>,
 }
@@ -77,6 +79,10 @@ pub struct Known {
     pub rewind_possible: Option<(u64, bool)>,
     /// A configuration that PostgreSQL has not been told yet.
     pub unapplied: Option<crate::apply::Unapplied>,
+    /// The role whose overlay PostgreSQL has (contract CF-25); `None`: it was not told anything by this process yet.
+    pub applied_role: Option<Role>,
+    /// Why the configuration was not applied the last time.
+    pub apply_error: Option<String>,
     /// The checkpoint after a promotion is being made.
     pub checkpoint_running: bool,
     /// An operator asked for a reload of the files.
@@ -140,6 +146,7 @@ impl Node {
             configuration: parts.configuration,
             cycle: tokio::sync::Mutex::new(()),
             refreshing: tokio::sync::Mutex::new(()),
+            shared_view: tokio::sync::Mutex::new(None),
             wake,
             known: Mutex::new(Known::default()),
         }

@@ -1,7 +1,8 @@
 //! Hears at once when the postmaster ends, and sees when a starting server accepts connections.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use ptarmigan_postgres::postmaster::readiness::Readiness;
 use ptarmigan_types::MemberState;
 
@@ -13,13 +14,24 @@ const STARTING_POLL: Duration = Duration::from_millis(50);
 /// How often to look for a postmaster that somebody else may have started.
 const FOREIGN_POLL: Duration = Duration::from_secs(5);
 
-/// Runs for the life of the daemon.
+/// How long to wait before watching again after a panic.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs for the life of the daemon, which a panic in here does not end.
 pub async fn watch(node: Arc<Node>) {
+    loop {
+        // The panic itself is reported by the hook.
+        let _ = AssertUnwindSafe(watch_until_panic(&node)).catch_unwind().await;
+        tokio::time::sleep(PANIC_PAUSE).await;
+    }
+}
+
+async fn watch_until_panic(node: &Arc<Node>) {
     let mut state = node.postgres.watch_state();
     loop {
         state.mark_unchanged();
         if is_starting(node.postgres.state()) && node.jobs.view(ptarmigan_clock::now()).is_none() {
-            check_startup(&node).await;
+            check_startup(node).await;
             tokio::time::sleep(STARTING_POLL).await;
             continue;
         }
@@ -27,13 +39,13 @@ pub async fn watch(node: Arc<Node>) {
             Ok(Some(held)) => {
                 tokio::select! {
                     exit = held.exited() => match exit {
-                        Ok(_) => ended(&node),
+                        Ok(_) => ended(node),
                         Err(error) => {
                             // The guardian died. Whether the server did with it is seen next.
                             tracing::warn!("the postmaster is not watched any more: {error}");
                             tokio::time::sleep(STARTING_POLL).await;
                             if !node.postgres.is_alive() {
-                                ended(&node);
+                                ended(node);
                             }
                         }
                     },

@@ -14,17 +14,19 @@ use tokio::sync::mpsc;
 
 use crate::{apply::Unapplied, figures, node::Node, publish};
 
-/// How many requests are worked on at once; more wait in the channel.
+/// How many requests are worked on at once. More are refused: those that wait for a restart or a switchover take minutes,
+/// and questions about this node must not stand in line behind them.
 const AT_ONCE_MAX: usize = 64;
 
 /// Serves requests until REST is gone.
 pub async fn serve(node: Arc<Node>, mut requests: mpsc::Receiver<Envelope>) {
     let mut working = tokio::task::JoinSet::new();
     while let Some((request, answer)) = requests.recv().await {
-        while working.len() >= AT_ONCE_MAX {
-            drop(working.join_next().await);
-        }
         while working.try_join_next().is_some() {}
+        if working.len() >= AT_ONCE_MAX && request != Request::RefreshFigures {
+            drop(answer.send(Reply::text(503, "too many requests are worked on")));
+            continue;
+        }
         let node = Arc::clone(&node);
         working.spawn(async move {
             let reply = handle(&node, request).await;
@@ -37,7 +39,7 @@ pub async fn serve(node: Arc<Node>, mut requests: mpsc::Receiver<Envelope>) {
 async fn handle(node: &Arc<Node>, request: Request) -> Reply {
     match request {
         Request::RefreshFigures => {
-            figures::refresh(node).await;
+            figures::refresh_shared(node).await;
             publish::publish(node);
             Reply::text(200, "")
         }

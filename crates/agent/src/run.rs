@@ -20,6 +20,18 @@ const REQUESTS_MAX: usize = 128;
 
 /// Runs the daemon until it is told to stop. The exit status is contract D.2's.
 pub fn run(argument: Option<&Path>, logging: &Logging) -> ExitCode {
+    report_panics();
+    let code = start_and_run(argument, logging);
+    logging.flush();
+    code
+}
+
+/// A panic is caught where it may be; the log is where its place and reason are looked for.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| tracing::error!(critical = true, "{panic}")));
+}
+
+fn start_and_run(argument: Option<&Path>, logging: &Logging) -> ExitCode {
     let configuration = match Configuration::start(argument) {
         Ok(configuration) => configuration,
         Err(error) => {
@@ -49,7 +61,20 @@ fn restrict_new_files(configuration: &Configuration) {
 }
 
 async fn daemon(configuration: Configuration, logging: &Logging) -> ExitCode {
-    let node = match start::start(configuration).await {
+    // First: a SIGHUP while the DCS is waited for must not end the process (contract D.4).
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(critical = true, "cannot listen for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let started = tokio::select! {
+        biased;
+        () = signals.end.received() => return ExitCode::SUCCESS,
+        started = start::start(configuration) => started,
+    };
+    let node = match started {
         Ok(node) => node,
         Err(error) => {
             tracing::error!(critical = true, "{error}");
@@ -65,19 +90,12 @@ async fn daemon(configuration: Configuration, logging: &Logging) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            tracing::error!(critical = true, "cannot listen for signals: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
     let mut beside = tokio::task::JoinSet::new();
     beside.spawn(requests::serve(Arc::clone(&node), receiver));
     beside.spawn(postmaster::watch(Arc::clone(&node)));
     notify(&[NotifyState::Ready]);
     let end = AssertUnwindSafe(serve(&node, &rest, logging, signals)).catch_unwind().await;
-    let (code, stop_postgres) = match end {
+    let (mut code, stop_postgres) = match end {
         Ok(None) => (ExitCode::SUCCESS, true),
         Ok(Some(exit)) => {
             tracing::error!(critical = true, "{}", exit.reason);
@@ -92,11 +110,24 @@ async fn daemon(configuration: Configuration, logging: &Logging) -> ExitCode {
     rest.begin_shutdown();
     if stop_postgres {
         ignore_further_signals();
-        shutdown::shutdown(&node).await;
+        if !stop(&node).await {
+            code = ExitCode::FAILURE;
+        }
     }
     beside.shutdown().await;
     rest.shutdown();
     code
+}
+
+/// [`shutdown::shutdown`]; where even that panics, PostgreSQL is stopped all the same: nobody will look after it.
+async fn stop(node: &Arc<Node>) -> bool {
+    match AssertUnwindSafe(shutdown::shutdown(node)).catch_unwind().await {
+        Ok(stopped) => stopped,
+        Err(_) => {
+            tracing::error!(critical = true, "the shutdown panicked, PostgreSQL is stopped at once");
+            shutdown::kill(node).await.is_ok()
+        }
+    }
 }
 
 /// Cycles until a signal or the core ends them: `None` for a clean end.

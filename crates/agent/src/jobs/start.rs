@@ -23,7 +23,10 @@ pub enum Restarted {
 
 /// Starts and waits; the loop takes over where the server needs longer.
 pub(super) async fn await_start(node: &Arc<Node>, request: StartRequest) -> Result<Restarted, String> {
+    let role = request.role;
     let started = node.postgres.start(request).await.map_err(|error| error.to_string())?;
+    // The files were written for this role (contract CF-25).
+    node.known().applied_role = crate::apply::overlay(role);
     Ok(match started {
         Started::Accepting(_) => Restarted::Running,
         Started::StillStarting(_) => Restarted::StillStarting,
