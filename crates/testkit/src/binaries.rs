@@ -75,6 +75,19 @@ impl Binaries {
         Some(self.dir.join("ptarmigan-guardian")).filter(|path| path.is_file())
     }
 
+    /// The daemon cannot work without its guardian, which cargo does not build for another package's tests.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub fn ensure_guardian(&self) -> Result<()> {
+        let built = self.guardian().is_some();
+        ensure!(
+            built,
+            "ptarmigan-guardian was not built beside ptarmigan: run `cargo build --workspace --bins` first"
+        );
+        Ok(())
+    }
+
     /// The operator's tool.
     pub fn ptctl(&self) -> PathBuf {
         self.dir.join("ptctl")
@@ -102,6 +115,9 @@ mod tests {
         let workspace = Workspace::new("unit").unwrap();
         let binaries = Binaries::beside(&workspace, source.path().join("ptarmigan")).unwrap();
         assert_eq!(binaries.guardian(), None);
+        assert!(
+            binaries.ensure_guardian().unwrap_err().to_string().contains("cargo build --workspace --bins")
+        );
         assert_eq!(fs::metadata(binaries.ptarmigan()).unwrap().permissions().mode() & 0o111, 0o111);
         assert_eq!(binaries.dir().starts_with(workspace.path()), workspace.account().is_some());
         assert_eq!(Binaries::from_dir(&workspace, source.path()).unwrap(), binaries);

@@ -164,6 +164,14 @@ impl Etcd {
         Ok(answer["deleted"].as_str().is_some_and(|count| count != "0"))
     }
 
+    /// Ends a lease, and with it every key that hangs on it.
+    ///
+    /// # Errors
+    /// No member answers, or there is no such lease.
+    pub async fn revoke(&self, lease: i64) -> Result<()> {
+        self.call("/v3/lease/revoke", &json!({"ID": lease.to_string()})).await.map(drop)
+    }
+
     async fn range(&self, body: Value) -> Result<Vec<KeyValue>> {
         let answer = self.call("/v3/kv/range", &body).await?;
         answer["kvs"].as_array().into_iter().flatten().map(key_value).collect()

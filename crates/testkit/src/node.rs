@@ -5,6 +5,7 @@ mod yaml;
 
 use std::{
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -116,6 +117,7 @@ impl Node {
         self.daemon = None;
         let mut command = match &self.spec.runner {
             Runner::Ptarmigan(binaries) => {
+                binaries.ensure_guardian()?;
                 process::command(&self.workspace, &self.home, binaries.ptarmigan())
             }
             Runner::Patroni(venv) => process::command(&self.workspace, &self.home, venv.join("bin/patroni")),
@@ -134,6 +136,16 @@ impl Node {
         self.daemon()?.wait(deadline).await?;
         self.daemon = None;
         Ok(())
+    }
+
+    /// Waits for a daemon that ends by itself, and returns how.
+    ///
+    /// # Errors
+    /// It was not started, or still runs after `deadline`.
+    pub async fn wait_for_end(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let status = self.daemon()?.wait(deadline).await?;
+        self.daemon = None;
+        Ok(status)
     }
 
     /// Sends the daemon a signal: `Signal::TERM`, `HUP`, `STOP`, `CONT`, ...

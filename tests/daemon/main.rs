@@ -1,0 +1,24 @@
+//! The whole daemon over real processes: etcd, PostgreSQL, the guardian, `ptctl`. One file for each situation.
+//!
+//! `ptarmigan-guardian` is another package's program: build the workspace first (`make test` does).
+//! `PTARMIGAN_KEEP=1` leaves the folder of a failed test in place.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests: a step that fails ends them, measurements are told"
+)]
+
+mod adoption;
+mod bootstrap;
+mod configuration;
+mod crash;
+mod ending;
+mod failover;
+mod leader_key;
+mod prober;
+mod refusals;
+mod secrets;
+mod site;
+mod store;
+mod switchover;
