@@ -96,7 +96,10 @@ async fn bootstrap(screen: &Screen, stage: &mut Stage) -> Result<usize> {
     )?;
     view.writer = Some(Writer::start(cluster.writer_options())?);
     let ((), _) = screen.during("A writer starts", view, rows_flow(view)).await?;
-    screen.fact("A client inserts a row every 20 ms on whichever node takes writes, and remembers those acknowledged.")?;
+    screen.fact(
+        "A client inserts a row every 20 ms on whichever node takes writes,\n\
+         and remembers the rows that were acknowledged.",
+    )?;
     table(screen, view).await?;
     Ok(leader)
 }

@@ -78,7 +78,7 @@ impl Bench {
                 Scenario::Switchover => running.switchover().await?,
                 Scenario::Postmaster => running.kill_postmaster().await?,
                 Scenario::Node => running.kill_node().await?,
-                Scenario::Memory => running.memory()?,
+                Scenario::Memory => running.memory().await?,
             };
             progress(&format!("  round {round}: {}", scenario.show(sample)));
             outcome.samples.push(sample);
@@ -122,8 +122,9 @@ impl Running {
         Ok(gap)
     }
 
-    /// The largest of the three daemons, in MB.
-    fn memory(&mut self) -> Result<f64> {
+    /// The largest of the three daemons, in MB, after they have changed roles once more.
+    async fn memory(&mut self) -> Result<f64> {
+        self.switchover().await?;
         let mut largest: f64 = 0.0;
         for node in &mut self.cluster.nodes {
             largest = largest.max(resident_mb(node.daemon_pid().context("a daemon has ended")?)?);

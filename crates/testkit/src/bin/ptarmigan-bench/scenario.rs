@@ -12,7 +12,7 @@ pub(crate) enum Scenario {
     Postmaster,
     /// SIGKILL to everything of the primary's node at once.
     Node,
-    /// The memory that the daemon takes.
+    /// The memory that a daemon takes after switchovers.
     Memory,
 }
 
@@ -23,7 +23,7 @@ impl Scenario {
             Self::Switchover => "planned switchover: writes stand still",
             Self::Postmaster => "postmaster killed, recovered in place: writes stand still",
             Self::Node => "node killed (daemon and PostgreSQL): writes stand still",
-            Self::Memory => "resident memory of a daemon",
+            Self::Memory => "resident memory of a daemon, the largest of three",
         }
     }
 
