@@ -1,6 +1,6 @@
 //! The documents that `GET` returns (contract surface A.4, A.6).
 
-use ptarmigan_types::{Cluster, History, Lsn, Member, ScheduledAt, conn_url, schedule::to_iso};
+use ptarmigan_types::{Cluster, History, Lsn, Member, conn_url};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -156,10 +156,7 @@ fn put_lag(fields: &mut Map<String, Value>, prefix: &str, newest: Lsn, position:
 
 fn scheduled_switchover(cluster: &Cluster) -> Option<Value> {
     let failover = cluster.failover.as_ref()?;
-    let at = match failover.scheduled_at.as_ref()? {
-        ScheduledAt::At(at) => to_iso(*at),
-        ScheduledAt::Unusable(text) => text.clone(),
-    };
+    let at = failover.scheduled_at_text.clone()?;
     let mut fields = Map::new();
     fields.insert("at".into(), at.into());
     if let Some(leader) = &failover.leader {

@@ -14,6 +14,8 @@ pub struct Failover {
     pub candidate: Option<MemberName>,
     /// When; `None` means now. Text that is not a time is kept as [`ScheduledAt::Unusable`].
     pub scheduled_at: Option<ScheduledAt>,
+    /// The same as text, in the zone in which the operator gave it: for people.
+    pub scheduled_at_text: Option<String>,
     /// For conditional writes.
     pub revision: Revision,
 }
@@ -34,6 +36,12 @@ impl ScheduledAt {
     }
 }
 
+/// ISO 8601 with the offset that was given; text that is no time stays as it is.
+fn shown(at: &Value) -> String {
+    let text = scalar::python_str(at);
+    schedule::parse_moment(&text, None).map_or(text, |moment| moment.to_iso())
+}
+
 impl Failover {
     /// Reads `/failover`: the JSON object, or `leader:candidate` as plain text. `None` where neither a leader nor a
     /// candidate is named, also with a schedule.
@@ -41,6 +49,7 @@ impl Failover {
         let name = |name: &str| (!name.is_empty()).then(|| MemberName::from(name));
         let failover = match serde_json::from_str(text) {
             Ok(Value::Object(map)) => Self {
+                scheduled_at_text: map.get("scheduled_at").filter(|at| scalar::is_truthy(at)).map(shown),
                 leader: map.get("leader").and_then(Value::as_str).and_then(name),
                 candidate: map.get("member").and_then(Value::as_str).and_then(name),
                 scheduled_at: map
@@ -53,7 +62,13 @@ impl Failover {
             Err(_) => {
                 let mut names = text.split(':').map(str::trim);
                 let leader = names.next().and_then(name);
-                Self { leader, candidate: names.next().and_then(name), scheduled_at: None, revision }
+                Self {
+                    leader,
+                    candidate: names.next().and_then(name),
+                    scheduled_at: None,
+                    scheduled_at_text: None,
+                    revision,
+                }
             }
         };
         (failover.leader.is_some() || failover.candidate.is_some()).then_some(failover)

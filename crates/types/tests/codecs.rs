@@ -231,6 +231,8 @@ fn a_3_8_failover_round_trip() {
     assert!(failover.is_switchover());
     assert_eq!(failover.candidate, Some("b".into()));
     assert_eq!(failover.scheduled_at, Some(ScheduledAt::At("2030-01-01T00:00:00Z".parse().unwrap())));
+    let abroad = Failover::read(r#"{"leader":"a","scheduled_at":"2030-01-01 10:00+0100"}"#, 1).unwrap();
+    assert_eq!(abroad.scheduled_at_text.as_deref(), Some("2030-01-01T10:00:00+01:00"));
     assert_eq!(failover.revision, 8);
     assert_eq!(Failover::to_json(None, None, None), "{}");
     assert_eq!(Failover::to_json(Some(""), Some("b"), None), r#"{"member":"b"}"#);

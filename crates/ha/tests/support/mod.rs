@@ -85,7 +85,13 @@ pub fn history(finished: &[Timeline]) -> History {
 }
 
 pub fn failover(leader: Option<&str>, candidate: Option<&str>) -> Failover {
-    Failover { leader: leader.map(name), candidate: candidate.map(name), scheduled_at: None, revision: 9 }
+    Failover {
+        leader: leader.map(name),
+        candidate: candidate.map(name),
+        scheduled_at: None,
+        scheduled_at_text: None,
+        revision: 9,
+    }
 }
 
 /// A reachable standby as far as everybody else.
