@@ -1,7 +1,7 @@
 //! The whole daemon over real processes: etcd, PostgreSQL, the guardian, `ptctl`. One file for each situation.
 //!
 //! `ptarmigan-guardian` is another package's program: build the workspace first (`make test` does).
-//! `PTARMIGAN_KEEP=1` leaves the folder of a failed test in place.
+//! `PTARMIGAN_KEEP=1` leaves the folders with logs and data in place.
 
 #![allow(
     clippy::unwrap_used,

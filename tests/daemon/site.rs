@@ -258,10 +258,10 @@ impl Drop for Site {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.cluster.logs(60));
-            if std::env::var_os("PTARMIGAN_KEEP").is_some() {
-                let _ = self.workspace.keep();
-                eprintln!("kept: {}", self.workspace.path().display());
-            }
+        }
+        if std::env::var_os("PTARMIGAN_KEEP").is_some() {
+            let _ = self.workspace.keep();
+            eprintln!("kept: {}", self.workspace.path().display());
         }
     }
 }
