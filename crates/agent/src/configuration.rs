@@ -264,4 +264,100 @@ mod tests {
         assert_eq!(read_cache(&folder).unwrap()["ttl"], 40);
         std::fs::remove_dir_all(&folder).unwrap();
     }
+
+    use serde_json::json;
+
+    use crate::testing::Fixture;
+
+    fn dynamic(value: &Value, revision: Revision) -> DynamicConfig {
+        DynamicConfig { value: value.as_object().unwrap().clone(), revision }
+    }
+
+    fn ttl(configuration: &Configuration) -> u64 {
+        configuration.with(|settings| settings.ttl_s)
+    }
+
+    #[test]
+    fn cf_7_sources_in_order() {
+        let fixture = Fixture::new();
+        let path = fixture.folder.path().join("node.yml");
+        fixture.configure(&json!({"bootstrap": {"dcs": {"ttl": 50}}}));
+        assert_eq!(ttl(&Configuration::start(Some(&path)).unwrap()), 50);
+        let data_dir = fixture.folder.path().join("data");
+        std::fs::create_dir(&data_dir).unwrap();
+        std::fs::write(data_dir.join(CACHE_FILE), r#"{"ttl":60}"#).unwrap();
+        let configuration = Configuration::start(Some(&path)).unwrap();
+        assert_eq!(ttl(&configuration), 60);
+        assert!(configuration.adopt(Some(&dynamic(&json!({"ttl": 70}), 1))));
+        assert_eq!(ttl(&configuration), 70);
+        // One that cannot be used leaves bootstrap.dcs.
+        std::fs::write(data_dir.join(CACHE_FILE), r#"{"ttl":"soon"}"#).unwrap();
+        assert_eq!(ttl(&Configuration::start(Some(&path)).unwrap()), 50);
+    }
+
+    #[test]
+    fn cf_8_only_new_and_different_content_counts() {
+        let fixture = Fixture::new();
+        let configuration = &fixture.node.configuration;
+        assert!(!configuration.adopt(None));
+        assert!(configuration.adopt(Some(&dynamic(&json!({"ttl": 40}), 5))));
+        assert!(!configuration.adopt(Some(&dynamic(&json!({"ttl": 99}), 5))), "this revision was looked at");
+        assert!(!configuration.adopt(Some(&dynamic(&json!({"ttl": 40}), 6))), "the same content");
+        assert_eq!(ttl(configuration), 40);
+        let data_dir = fixture.folder.path().join("data");
+        std::fs::create_dir(&data_dir).unwrap();
+        configuration.write_cache();
+        assert_eq!(read_cache(&data_dir).unwrap()["ttl"], 40);
+    }
+
+    #[test]
+    fn cf_9_broken_configuration_is_rejected_until_its_next_revision() {
+        let fixture = Fixture::new();
+        let configuration = &fixture.node.configuration;
+        assert!(configuration.adopt(Some(&dynamic(&json!({"ttl": 40}), 1))));
+        for broken in [json!({"ttl": "soon"}), json!({"ttl": 45, "postgresql": {"parameters": [1]}})] {
+            assert!(!configuration.adopt(Some(&dynamic(&broken, 2))), "{broken}");
+            assert_eq!(ttl(configuration), 40, "{broken}");
+        }
+        assert!(!configuration.adopt(Some(&dynamic(&json!({"ttl": 45}), 2))), "not tried again");
+        assert!(configuration.adopt(Some(&dynamic(&json!({"ttl": 45}), 3))));
+        assert_eq!(ttl(configuration), 45);
+    }
+
+    #[test]
+    fn cf_10_broken_file_keeps_the_old_configuration() {
+        let fixture = Fixture::new();
+        let configuration = &fixture.node.configuration;
+        let path = fixture.folder.path().join("node.yml");
+        let priority = || configuration.with(|settings| settings.tags.failover_priority());
+        fixture.configure(&json!({"tags": {"failover_priority": 7}}));
+        assert!(configuration.reload());
+        assert_eq!(priority(), 7);
+        assert!(!configuration.reload(), "nothing changed");
+        for broken in ["", "a: [", "- 1", "name: a"] {
+            std::fs::write(&path, broken).unwrap();
+            assert!(!configuration.reload(), "{broken:?}");
+            assert_eq!(priority(), 7, "{broken:?}");
+        }
+        fixture.configure(&json!({"tags": {"failover_priority": 8}}));
+        assert!(configuration.reload());
+        assert_eq!(priority(), 8);
+    }
+
+    #[test]
+    fn a_reload_does_not_make_another_node_of_this_one() {
+        let fixture = Fixture::new();
+        let configuration = &fixture.node.configuration;
+        let before = configuration.current();
+        let other = json!({"name": "b", "scope": "other", "namespace": "/elsewhere",
+                           "postgresql": {"data_dir": "/elsewhere", "pg_ctl_timeout": 17}});
+        fixture.configure(&other);
+        assert!(configuration.reload());
+        let after = configuration.current();
+        assert_eq!(after.settings.name, before.settings.name);
+        assert_eq!(after.settings.scope, before.settings.scope);
+        assert_eq!(after.settings.namespace, before.settings.namespace);
+        assert_eq!(after.settings.postgresql.data_dir, before.settings.postgresql.data_dir);
+        assert!((after.settings.postgresql.pg_ctl_timeout_s - 17.0).abs() < f64::EPSILON, "the rest counts");
+    }
 }

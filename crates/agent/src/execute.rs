@@ -223,3 +223,99 @@ pub async fn write_member(node: &Node) -> Outcome {
 fn same(old: &MemberData, new: &MemberData) -> bool {
     old.equal_by_text(new)
 }
+
+#[cfg(test)]
+mod tests {
+    use ptarmigan_dcs::memory::Fault;
+    use ptarmigan_types::MemberState;
+
+    use super::*;
+    use crate::testing::{Fixture, TIMING};
+
+    async fn run(fixture: &Fixture, action: Action) -> Outcome {
+        execute(&fixture.node, &action).await.unwrap()
+    }
+
+    async fn my_revision(fixture: &Fixture) -> u64 {
+        fixture.cluster().await.member(&fixture.node.name).unwrap().revision
+    }
+
+    #[tokio::test]
+    async fn a_3_3_unchanged_member_is_not_written_again() {
+        let fixture = Fixture::new();
+        assert_eq!(run(&fixture, Action::WriteMember).await, Outcome::Done);
+        let first = my_revision(&fixture).await;
+        fixture.look().await;
+        assert_eq!(run(&fixture, Action::WriteMember).await, Outcome::Done);
+        assert_eq!(my_revision(&fixture).await, first);
+        fixture.node.postgres.set_state(MemberState::Crashed);
+        assert_eq!(run(&fixture, Action::WriteMember).await, Outcome::Done);
+        let second = my_revision(&fixture).await;
+        assert!(second > first, "the state changed");
+        // The same content under a lease that is not ours any more goes with that lease.
+        fixture.node.dcs.set_timing(ptarmigan_dcs::Timing { ttl: TIMING.ttl * 2, ..TIMING });
+        fixture.look().await;
+        assert_eq!(run(&fixture, Action::WriteMember).await, Outcome::Done);
+        assert!(my_revision(&fixture).await > second, "the lease changed");
+    }
+
+    #[tokio::test]
+    async fn lease_follows_the_answers_of_the_store() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        let before = ptarmigan_clock::now();
+        let Outcome::Held { until } = run(&fixture, Action::AcquireLock).await else { panic!("not held") };
+        assert!(until >= before + TIMING.ttl && until <= ptarmigan_clock::now() + TIMING.ttl);
+        assert_eq!((node.lease.until(), node.snapshot.load().leader_until), (Some(until), Some(until)));
+        let held = fixture.cluster().await.leader.unwrap();
+        // No answer: nobody else leads before that moment, and nothing is known to have changed.
+        fixture.store.set_fault(&node.name, Fault::AnswerLost);
+        let lost = run(&fixture, Action::RenewLock(held.clone())).await;
+        assert!(matches!(lost, Outcome::NoAnswer { maybe: true, .. }), "{lost:?}");
+        assert_eq!(node.lease.until(), Some(until));
+        fixture.store.set_fault(&node.name, Fault::None);
+        assert!(matches!(run(&fixture, Action::RenewLock(held.clone())).await, Outcome::Held { .. }));
+        assert_eq!(run(&fixture, Action::ReleaseLock(held.clone())).await, Outcome::Done);
+        assert_eq!((node.lease.until(), node.snapshot.load().leader_until), (None, None));
+        assert!(node.lease.left_at(ptarmigan_clock::now()) > TIMING.ttl / 2, "nobody was told to hurry");
+        let refused = run(&fixture, Action::RenewLock(held)).await;
+        assert_eq!(refused, Outcome::Refused("the leader key is gone".into()));
+    }
+
+    #[tokio::test]
+    async fn lock_of_somebody_else_ends_leadership_at_once() {
+        let fixture = Fixture::new();
+        run(&fixture, Action::AcquireLock).await;
+        let held = fixture.cluster().await.leader.unwrap();
+        fixture.node.dcs.release(&held).await.unwrap();
+        fixture.join("b", None, true).await;
+        let refused = run(&fixture, Action::RenewLock(held)).await;
+        assert!(matches!(refused, Outcome::Refused(_)), "{refused:?}");
+        assert!(!fixture.node.leads());
+        assert_eq!(fixture.node.snapshot.load().leader_until, None);
+    }
+
+    #[test]
+    fn what_follows_a_renewal_leaves_time_for_the_next() {
+        let ttl = Duration::from_secs(30);
+        for (left_s, limit_s) in [(30, 10), (25, 5), (20, 1), (5, 1)] {
+            assert_eq!(
+                spare_time(Duration::from_secs(left_s), ttl),
+                Duration::from_secs(limit_s),
+                "{left_s}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leader_waits_no_longer_than_its_lease_allows() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        assert_eq!(patience(node), node.configuration.timing().retry_timeout);
+        let now = ptarmigan_clock::now();
+        node.lease.hold(node.lease.ask(), now + Duration::from_secs(4));
+        assert!(patience(node) <= Duration::from_secs(2));
+        node.lease.hold(node.lease.ask(), now + Duration::from_secs(1));
+        assert_eq!(patience(node), Duration::from_secs(1), "one look is always taken");
+    }
+}

@@ -281,3 +281,96 @@ pub fn begin_restart(
         end
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::until;
+
+    const KIND: JobKind = JobKind::Clone;
+
+    fn jobs() -> (Arc<Jobs>, Arc<Notify>) {
+        let wake = Arc::new(Notify::new());
+        (Arc::new(Jobs::new(Arc::clone(&wake))), wake)
+    }
+
+    fn now() -> Monotonic {
+        ptarmigan_clock::now()
+    }
+
+    #[tokio::test]
+    async fn b_0_1_one_at_a_time_and_its_end_wakes_the_loop() {
+        let (jobs, wake) = jobs();
+        let (go, waits) = tokio::sync::oneshot::channel::<()>();
+        jobs.start(KIND, now(), |_| async {
+            drop(waits.await);
+            JobEnd::Done
+        })
+        .unwrap();
+        let second = jobs.start(JobKind::Promote, now(), |_| async { JobEnd::Done });
+        assert_eq!(second, Err(Refused::Busy(KIND)));
+        assert_eq!(second.unwrap_err().to_string(), "bootstrap from leader already in progress");
+        let (view, finished) = jobs.observe(now());
+        assert_eq!((view.unwrap().kind, finished), (KIND, Vec::new()));
+        go.send(()).unwrap();
+        wake.notified().await;
+        let (view, finished) = jobs.observe(now());
+        let done = JobResult { kind: KIND, end: JobEnd::Done };
+        assert_eq!((view, &finished), (None, &vec![done.clone()]));
+        // A cycle that came to no decision gives back what it took.
+        jobs.unobserve(finished);
+        assert_eq!(jobs.observe(now()).1, [done]);
+        assert_eq!(jobs.observe(now()).1, [], "nobody hears of it twice");
+    }
+
+    #[tokio::test]
+    async fn b_0_1_panic_is_a_failure_that_wakes_the_loop() {
+        let (jobs, wake) = jobs();
+        jobs.start(KIND, now(), |_| async { panic!("planned by a test") }).unwrap();
+        wake.notified().await;
+        let (view, finished) = jobs.observe(now());
+        assert_eq!(view, None);
+        assert_eq!(finished, [JobResult { kind: KIND, end: JobEnd::Failed("it panicked".into()) }]);
+        jobs.start(KIND, now(), |_| async { JobEnd::Done }).unwrap();
+    }
+
+    #[tokio::test]
+    async fn cancelled_action_is_gone_before_the_next_begins() {
+        struct Gone(Arc<AtomicBool>);
+        impl Drop for Gone {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let (jobs, _) = jobs();
+        let gone = Arc::new(AtomicBool::new(false));
+        let guard = Gone(Arc::clone(&gone));
+        let begun = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&begun);
+        jobs.start(JobKind::Promote, now(), |cancellable| async move {
+            let _guard = guard;
+            cancellable.end();
+            flag.store(true, Ordering::SeqCst);
+            std::future::pending().await
+        })
+        .unwrap();
+        until("the action began", || begun.load(Ordering::SeqCst)).await;
+        let view = jobs.view(now()).unwrap();
+        assert!(!view.cancellable && view.is_promoting());
+        jobs.cancel().await;
+        assert!(gone.load(Ordering::SeqCst));
+        assert_eq!(jobs.observe(now()).1, [JobResult { kind: JobKind::Promote, end: JobEnd::Cancelled }]);
+        jobs.cancel().await;
+        assert_eq!(jobs.observe(now()), (None, Vec::new()), "nothing is left to cancel");
+    }
+
+    #[tokio::test]
+    async fn sd_1_nothing_begins_once_the_daemon_ends() {
+        let (jobs, _) = jobs();
+        jobs.start(KIND, now(), |_| std::future::pending()).unwrap();
+        jobs.close().await;
+        let late = jobs.start(JobKind::Restart, now(), |_| async { JobEnd::Done });
+        assert_eq!(late, Err(Refused::Closed));
+        assert_eq!(jobs.view(now()), None);
+    }
+}

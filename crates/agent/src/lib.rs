@@ -29,5 +29,7 @@ pub mod shutdown;
 pub mod slots;
 pub mod start;
 pub mod status;
+#[cfg(test)]
+mod testing;
 
 pub use run::run;

@@ -213,7 +213,8 @@ impl Queue {
             if ptarmigan_clock::now() >= deadline {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(10));
+            // The loop has ended: nothing but this waits.
+            std::thread::park_timeout(Duration::from_millis(10));
             item = back;
         }
         // A writer that hangs is left behind.
@@ -350,8 +351,11 @@ mod tests {
             level: level.to_owned(),
             ..LogSettings::default()
         };
-        let written = || std::fs::read_to_string(dir.path().join("patroni.log")).unwrap();
         let logging = install();
+        let written = || {
+            logging.flush();
+            std::fs::read_to_string(dir.path().join("patroni.log")).unwrap()
+        };
         logging.apply(&settings("INFO"));
         speak();
         assert_eq!(written(), "");
@@ -362,5 +366,36 @@ mod tests {
         let before = written();
         speak();
         assert_eq!(written(), before);
+    }
+
+    #[test]
+    fn d_7_a_writer_that_hangs_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = LogSettings { dir: Some(dir.path().to_owned()), ..LogSettings::default() };
+        let (sink, complaint) = Sink::new(&settings);
+        assert_eq!(complaint, None);
+        let sink = Arc::new(sink);
+        let queue = Queue::start();
+        let hung = sink.output.lock().unwrap();
+        for number in 0..QUEUE_LINES_MAX + 500 {
+            queue.send(Arc::clone(&sink), format!("{number}\n"));
+        }
+        let lost = queue.lost.load(Ordering::Relaxed);
+        // The writer may have taken one line out before it hung.
+        assert!((499..=500).contains(&lost), "{lost}");
+        drop(hung);
+        queue.flush();
+        let text = std::fs::read_to_string(dir.path().join("patroni.log")).unwrap();
+        assert!(text.contains(&format!("{lost} log lines were lost")), "{}", &text[..200]);
+        assert!(text.starts_with("0\n"));
+        assert_eq!(text.lines().count(), QUEUE_LINES_MAX + 500 - usize::try_from(lost).unwrap() + 1);
+    }
+
+    #[test]
+    fn d_7_unwritable_folder_falls_back_to_stderr() {
+        let settings = LogSettings { dir: Some("/proc/none".into()), ..LogSettings::default() };
+        let (sink, complaint) = Sink::new(&settings);
+        assert!(complaint.unwrap().starts_with("log.dir: cannot write /proc/none/patroni.log: "));
+        assert!(matches!(*sink.output.lock().unwrap(), Output::Stderr));
     }
 }

@@ -128,7 +128,7 @@ async fn attach(postgres: &Postgres) {
     }
 }
 
-fn first_snapshot(settings: &Settings) -> Snapshot {
+pub(crate) fn first_snapshot(settings: &Settings) -> Snapshot {
     Snapshot {
         name: settings.name.clone(),
         scope: settings.scope.clone(),

@@ -39,3 +39,50 @@ fn position(node: &Node) -> Option<Lsn> {
     let figures = known.figures.as_ref()?;
     Some(crate::figures::facts(figures).lsn).filter(|lsn| !lsn.is_zero())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ptarmigan_dcs::{Dcs as _, Written};
+    use ptarmigan_rest::snapshot::Figures;
+
+    use super::*;
+    use crate::testing::Fixture;
+
+    fn at(node: &Node, position: u64) {
+        node.known().figures = Some(Figures { location: Lsn(position), ..Figures::default() });
+    }
+
+    /// The store's revision after one more write: of another key.
+    async fn revision(fixture: &Fixture) -> u64 {
+        match fixture.other("test").write(&Key::Initialize, "", Condition::Always).await.unwrap() {
+            Written::Applied(revision) => revision,
+            Written::Conflict => panic!("unconditional"),
+        }
+    }
+
+    #[tokio::test]
+    async fn ul_3_status_is_written_where_it_changed() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        assert_eq!(write(node).await, Outcome::Done);
+        assert_eq!(fixture.cluster().await.status, Status::default(), "no position, no status");
+        at(node, 100);
+        node.known().slots = Some(BTreeMap::from([("b".to_owned(), Lsn(90))]));
+        fixture.look().await;
+        assert_eq!(write(node).await, Outcome::Done);
+        let status = fixture.cluster().await.status;
+        assert_eq!(status.last_lsn, Lsn(100));
+        let slots = BTreeMap::from([("a".to_owned(), Lsn(100)), ("b".to_owned(), Lsn(90))]);
+        assert_eq!(status.slots, Some(slots.clone()), "my own name has my own position");
+        fixture.look().await;
+        let before = revision(&fixture).await;
+        assert_eq!(write(node).await, Outcome::Done);
+        assert_eq!(revision(&fixture).await, before + 1, "nothing was written in between");
+        // A release changes the position alone.
+        assert_eq!(write_position(node, Lsn(105)).await, Outcome::Done);
+        let status = fixture.cluster().await.status;
+        assert_eq!((status.last_lsn, status.slots), (Lsn(105), Some(slots)));
+    }
+}

@@ -83,7 +83,7 @@ impl Limits {
             StopMode::Immediate => Self { gentle: None, immediate: request.timeout.or(request.kill_after) },
             _ => Self {
                 gentle: request.timeout,
-                immediate: request.timeout.and(request.kill_after.or(request.timeout)),
+                immediate: request.timeout.map(|timeout| request.kill_after.unwrap_or(timeout)),
             },
         }
     }

@@ -23,3 +23,26 @@ pub(super) async fn get(node: &Node) -> Reply {
         node.configuration.with(|settings| (publish::global(settings), settings.scope.clone()));
     Reply::json(200, cluster_document(&view.cluster, &global, &scope))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Fixture;
+    use ptarmigan_dcs::memory::Fault;
+
+    #[tokio::test]
+    async fn cluster_is_read_anew_for_every_later_question() {
+        let fixture = Fixture::new();
+        let names = || async {
+            let text = crate::testing::text(&get(&fixture.node).await).1;
+            ["b", "c"].map(|name| text.contains(&format!(r#""name":"{name}""#)))
+        };
+        assert_eq!(names().await, [false, false]);
+        fixture.join("b", None, true).await;
+        assert_eq!(names().await, [true, false]);
+        fixture.join("c", None, false).await;
+        assert_eq!(names().await, [true, true]);
+        fixture.store.set_fault(&fixture.node.name, Fault::Unreachable);
+        assert_eq!(get(&fixture.node).await, Reply::dcs_unreachable());
+    }
+}

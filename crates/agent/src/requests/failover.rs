@@ -129,3 +129,137 @@ fn capital(word: &str) -> String {
     let mut chars = word.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use ptarmigan_dcs::Dcs as _;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{Fixture, peer, standby, text};
+
+    fn request(leader: Option<&str>, candidate: Option<&str>) -> FailoverRequest {
+        FailoverRequest {
+            action: if leader.is_some() { "switchover" } else { "failover" },
+            leader: leader.map(str::to_owned),
+            candidate: candidate.map(str::to_owned),
+            scheduled_at: None,
+            scheduled_at_text: None,
+        }
+    }
+
+    fn scheduled(leader: &str) -> FailoverRequest {
+        FailoverRequest {
+            scheduled_at: Some("2100-01-01T00:00:00Z".parse().unwrap()),
+            scheduled_at_text: Some("2100-01-01T00:00:00+00:00".into()),
+            ..request(Some(leader), None)
+        }
+    }
+
+    async fn refused(fixture: &Fixture, leader: Option<&str>, candidate: Option<&str>) -> String {
+        let (status, text) = text(&post(&fixture.node, &request(leader, candidate)).await);
+        assert_eq!(status, 412, "{text}");
+        assert!(fixture.cluster().await.failover.is_none(), "nothing is written");
+        text
+    }
+
+    #[tokio::test]
+    async fn a_7_check_8_leader_must_hold_the_lock() {
+        let fixture = Fixture::new();
+        assert_eq!(refused(&fixture, Some("b"), None).await, "leader name does not match");
+        fixture.join("b", None, true).await;
+        assert_eq!(refused(&fixture, Some("c"), None).await, "leader name does not match");
+    }
+
+    #[tokio::test]
+    async fn a_7_checks_10_and_11_members() {
+        let fixture = Fixture::new();
+        fixture.join("b", Some(&peer(&standby())), true).await;
+        assert_eq!(refused(&fixture, Some("b"), Some("x")).await, "candidate does not exists");
+        let lone = "switchover is not possible: cluster does not have members except leader";
+        assert_eq!(refused(&fixture, Some("b"), None).await, lone);
+        fixture.join("c", None, false).await;
+        assert_eq!(
+            refused(&fixture, Some("b"), None).await,
+            lone,
+            "a member without address cannot be asked"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_7_check_12_somebody_must_be_fit() {
+        let unfit = |patch: Value| {
+            let mut status = standby();
+            status.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
+            status
+        };
+        for (status, why) in [
+            (unfit(json!({"tags": {"nofailover": true}})), "tag"),
+            (unfit(json!({"tags": {"failover_priority": 0}})), "priority"),
+            (unfit(json!({"watchdog_failed": true})), "watchdog"),
+            (json!({"state": "starting", "role": "replica"}), "no position"),
+        ] {
+            let fixture = Fixture::new();
+            fixture.join("b", None, true).await;
+            fixture.join("c", Some(&peer(&status)), false).await;
+            let none = "failover is not possible: no good candidates have been found";
+            assert_eq!(refused(&fixture, None, Some("c")).await, none, "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_7_check_14_scheduled_is_stored_and_can_be_taken_back() {
+        let fixture = Fixture::new();
+        assert_eq!(text(&delete(&fixture.node).await).0, 404);
+        let reply = post(&fixture.node, &scheduled("b")).await;
+        assert_eq!(
+            text(&reply),
+            (202, "Switchover scheduled".into()),
+            "who leads is looked at when it is due"
+        );
+        let stored = fixture.cluster().await.failover.unwrap();
+        assert_eq!(stored.leader.unwrap().as_str(), "b");
+        assert!(stored.scheduled_at.is_some());
+        assert_eq!(text(&delete(&fixture.node).await), (200, "scheduled switchover deleted".into()));
+        assert!(fixture.cluster().await.failover.is_none());
+        fixture.put(Key::Failover, r#"{"leader":"b","member":"c"}"#).await;
+        assert_eq!(text(&delete(&fixture.node).await).0, 404, "only a scheduled one is taken back");
+    }
+
+    #[tokio::test]
+    async fn a_7_check_15_another_leader_is_success() {
+        let fixture = Fixture::new();
+        let leader = fixture.join("b", None, true).await;
+        let next = fixture.join("c", Some(&peer(&standby())), false).await;
+        let wish = request(Some("b"), Some("c"));
+        let answer = async { text(&post(&fixture.node, &wish).await) };
+        let happens = async {
+            while fixture.cluster().await.failover.is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let held = fixture.cluster().await.leader.unwrap();
+            assert!(leader.release(&held).await.unwrap());
+            tokio::time::sleep(POLL * 3).await;
+            next.acquire().await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(answer, happens);
+        assert_eq!(answer, (200, "Successfully switched over to \"c\"".into()));
+    }
+
+    #[tokio::test]
+    async fn a_7_check_15_dropped_wish_is_failure() {
+        let fixture = Fixture::new();
+        fixture.join("b", None, true).await;
+        fixture.join("c", Some(&peer(&standby())), false).await;
+        let wish = request(None, Some("c"));
+        let answer = async { text(&post(&fixture.node, &wish).await) };
+        let happens = async {
+            while fixture.cluster().await.failover.is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            fixture.put(Key::Failover, "{}").await;
+        };
+        let (answer, ()) = tokio::join!(answer, happens);
+        assert_eq!(answer, (503, "Failover failed".into()));
+    }
+}

@@ -89,3 +89,60 @@ pub(super) async fn delete(node: &Node) -> Reply {
         None => Reply::text(404, "no restarts are scheduled"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ptarmigan_ha::observation::JobKind;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{Fixture, text};
+
+    fn scheduled(body: &Value) -> RestartRequest {
+        RestartRequest {
+            schedule: Some("2100-01-01T00:00:00Z".parse().unwrap()),
+            body: body.as_object().unwrap().clone(),
+            ..RestartRequest::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn rs_7_one_schedule_at_a_time() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        assert_eq!(text(&delete(node).await), (404, "no restarts are scheduled".into()));
+        let request = scheduled(&json!({"schedule": "2100-01-01T00:00:00+00:00", "role": "replica"}));
+        assert_eq!(text(&post(node, &request).await), (202, "Restart scheduled".into()));
+        let published = node.known().scheduled_restart.clone().unwrap().published;
+        let expected = json!({"schedule": "2100-01-01T00:00:00+00:00", "role": "replica", "postmaster_start_time": null});
+        assert_eq!(Value::Object(published), expected);
+        assert_eq!(text(&post(node, &request).await), (409, "Another restart is already scheduled".into()));
+        assert_eq!(text(&delete(node).await), (200, "scheduled restart deleted".into()));
+        assert_eq!(text(&post(node, &request).await).0, 202);
+    }
+
+    #[tokio::test]
+    async fn rs_2_filters_and_rs_3_busy() {
+        let fixture = Fixture::new();
+        let filtered = RestartRequest { role: Some("primary".into()), ..RestartRequest::default() };
+        let (status, reason) = text(&post(&fixture.node, &filtered).await);
+        assert_eq!(status, 503, "{reason}");
+        assert!(reason.starts_with("Restart was refused: "), "{reason}");
+        let now = ptarmigan_clock::now();
+        fixture.node.jobs.start(JobKind::Promote, now, |_| std::future::pending()).unwrap();
+        let reply = post(&fixture.node, &RestartRequest::default()).await;
+        assert_eq!(text(&reply), (503, "promote already in progress".into()));
+        assert_eq!(fixture.node.known().start_timeout, None, "the action in flight keeps its own limit");
+        fixture.node.jobs.close().await;
+    }
+
+    /// A flood of requests must not stand between a leader and its next renewal.
+    #[tokio::test]
+    async fn requests_leave_the_loop_its_turn() {
+        let fixture = Fixture::new();
+        let filtered = RestartRequest { restart_pending: true, ..RestartRequest::default() };
+        let _in_cycle = fixture.node.cycle.lock().await;
+        let refused = tokio::time::timeout(Duration::from_secs(5), post(&fixture.node, &filtered)).await;
+        assert_eq!(text(&refused.unwrap()).0, 503, "a refusal does not need the loop to pause");
+    }
+}
