@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use ptarmigan_testkit::wait_until;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::lab::{FAILOVER, Kind, Lab, SCOPE, SOON};
@@ -95,13 +96,15 @@ async fn assert_checkpoint_done(lab: &Lab, leader: usize) {
 }
 
 #[tokio::test]
-async fn each_takes_over_when_the_others_machine_is_lost() {
+async fn each_takes_over_from_the_other_and_rewinds_to_it() {
     let Some(mut lab) = mixed().await else { return };
+    lab.patch_config(PATRONI, &json!({"maximum_lag_on_failover": 1 << 30})).await;
     lab.switch_over(PATRONI, PATRONI, OURS).await;
     assert_row_arrives(&lab, OURS, PATRONI).await;
     for (lost, heir) in [(OURS, PATRONI), (PATRONI, OURS)] {
         let start = ptarmigan_clock::now();
-        lab.node(lost).kill_machine().await.unwrap();
+        let rewinds = count_rewinds(&lab, lost);
+        lose_unreplicated(&mut lab, lost, heir).await;
         let leader = lab.cluster.wait_for_leader(FAILOVER).await.unwrap();
         assert_eq!(leader, heir);
         println!("node{} took over after {:?}", heir + 1, ptarmigan_clock::now().since(start));
@@ -117,9 +120,29 @@ async fn each_takes_over_when_the_others_machine_is_lost() {
         lab.cluster.wait_for_replicas(FAILOVER).await.unwrap();
         lab.wait_until_all_agree(heir).await;
         assert_row_arrives(&lab, heir, lost).await;
-        println!("node{} was back after {:?}", lost + 1, ptarmigan_clock::now().since(start));
+        assert!(count_rewinds(&lab, lost) > rewinds, "no rewind\n{}", lab.cluster.logs(60));
+        println!("node{} was back, rewound, after {:?}", lost + 1, ptarmigan_clock::now().since(start));
     }
     lab.prober.assert_one_primary();
+}
+
+/// The whole node of the leader is lost, with transactions that the other never got: only `pg_rewind` brings it back.
+async fn lose_unreplicated(lab: &mut Lab, leader: usize, replica: usize) {
+    let receiver = lab.ask(replica, "SELECT pid::text FROM pg_stat_wal_receiver").await.unwrap();
+    let receiver = Pid::from_raw(receiver.parse().unwrap()).unwrap();
+    kill_process(receiver, Signal::STOP).unwrap();
+    let client = lab.cluster.nodes[leader].connect().await.unwrap();
+    // more than sockets and buffers between the two can hold
+    let ballast = "DROP TABLE IF EXISTS ballast; \
+                   CREATE TABLE ballast AS SELECT repeat(md5(i::text), 30) FROM generate_series(1, 40000) i";
+    client.batch_execute(ballast).await.unwrap();
+    lab.node(leader).kill_machine().await.unwrap();
+    kill_process(receiver, Signal::CONT).unwrap();
+}
+
+/// Both daemons word it alike.
+fn count_rewinds(lab: &Lab, index: usize) -> usize {
+    lab.cluster.nodes[index].log_tail(100_000).matches("running pg_rewind from").count()
 }
 
 #[tokio::test]
@@ -138,29 +161,35 @@ async fn patronictl_works_on_our_members_and_config_reaches_everyone() {
         lab.patch_config(through, &json!({"postgresql": {"parameters": {"work_mem": size}}})).await;
         assert_work_mem(&lab, size).await;
     }
-    let shown = lab.patronictl(OURS, &["show-config", SCOPE]).await;
-    assert!(shown.contains("work_mem: 6MB"), "{shown}");
+    expect(&lab, "show-config", "", "work_mem: 6MB").await;
+    expect(&lab, "edit-config", "--pg work_mem=7MB --force", "Configuration changed").await;
+    assert_work_mem(&lab, "7MB").await;
 
-    let done = lab
-        .patronictl(OURS, &["switchover", SCOPE, "--leader", "node1", "--candidate", "node2", "--force"])
-        .await;
-    println!("patronictl switchover: {done}");
-    assert!(done.contains("Successfully switched over to \"node2\""), "{done}");
+    let to_ours = "--leader node1 --candidate node2 --force";
+    expect(&lab, "switchover", to_ours, "Successfully switched over to \"node2\"").await;
     lab.wait_until_all_agree(OURS).await;
-    let done = lab.patronictl(PATRONI, &["restart", SCOPE, "node2", "--force"]).await;
-    assert!(done.contains("Success: restart on member node2"), "{done}");
-    let done = lab.patronictl(PATRONI, &["reload", SCOPE, "node2", "--force"]).await;
-    assert!(done.contains("Reload request received for member node2"), "{done}");
+    expect(&lab, "version", "node2", "node2: Patroni 4.1.").await;
+    expect(&lab, "history", "-f json", "\"New Leader\": \"node2\"").await;
+    expect(&lab, "restart", "node2 --force", "Success: restart on member node2").await;
+    expect(&lab, "reload", "node2 --force", "Reload request received for member node2").await;
     lab.wait_until_all_agree(OURS).await;
-    let done = lab
-        .patronictl(OURS, &["switchover", SCOPE, "--leader", "node2", "--candidate", "node1", "--force"])
-        .await;
-    assert!(done.contains("Successfully switched over to \"node1\""), "{done}");
+    let later = "--leader node2 --candidate node1 --scheduled 2199-01-01T10:00:00+00:00 --force";
+    expect(&lab, "switchover", later, "Switchover scheduled").await;
+    expect(&lab, "flush", "switchover", "Success: scheduled switchover deleted").await;
+    expect(&lab, "failover", "--candidate node1 --force", "Successfully failed over to \"node1\"").await;
     lab.wait_until_all_agree(PATRONI).await;
-    let done = lab.patronictl(PATRONI, &["reinit", SCOPE, "node2", "--force", "--wait"]).await;
-    assert!(done.contains("Reinitialize is completed on: node2"), "{done}");
+    expect(&lab, "reinit", "node2 --force --wait", "Reinitialize is completed on: node2").await;
     lab.wait_until_all_agree(PATRONI).await;
     lab.prober.assert_one_primary();
+}
+
+/// `patronictl`, with our node's configuration file, prints `wanted`.
+async fn expect(lab: &Lab, command: &str, arguments: &str, wanted: &str) {
+    let words: Vec<&str> =
+        [command, SCOPE].into_iter().chain(arguments.split(' ')).filter(|word| !word.is_empty()).collect();
+    let printed = lab.patronictl(OURS, &words).await;
+    println!("patronictl {}:\n{printed}", words.join(" "));
+    assert!(printed.contains(wanted), "{wanted:?} is missing:\n{printed}{}", lab.cluster.logs(20));
 }
 
 async fn list(lab: &Lab) -> Vec<Value> {

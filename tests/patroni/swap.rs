@@ -13,15 +13,26 @@ async fn we_take_over_patronis_running_servers_and_patroni_takes_over_ours() {
     for index in [1, 0] {
         swap(&mut lab, index, Kind::Ptarmigan).await;
     }
-    // PostgreSQL below our own guardian
+    // there and back: both servers were stopped and started by us then, below guardians
     lab.switch_over(0, 0, 1).await;
     lab.wait_until_all_agree(1).await;
-    assert!(lab.node(0).guardian_pid().is_some(), "node1 was stopped and started by us");
-    for index in [0, 1] {
-        swap(&mut lab, index, Kind::Patroni).await;
-    }
-    lab.switch_over(0, 1, 0).await;
+    lab.switch_over(1, 1, 0).await;
     lab.wait_until_all_agree(0).await;
+    for index in [1, 0] {
+        let guardian = lab.node(index).guardian_pid();
+        assert!(guardian.is_some(), "node{} has a guardian", index + 1);
+        swap(&mut lab, index, Kind::Patroni).await;
+        println!("guardian of node{}: {guardian:?}, then {:?}", index + 1, lab.node(index).guardian_pid());
+    }
+    // Patroni restarts both servers, and we take those over, beside what is left of the guardians
+    lab.switch_over(0, 0, 1).await;
+    lab.switch_over(1, 1, 0).await;
+    lab.wait_until_all_agree(0).await;
+    for index in [1, 0] {
+        swap(&mut lab, index, Kind::Ptarmigan).await;
+    }
+    lab.switch_over(0, 0, 1).await;
+    lab.wait_until_all_agree(1).await;
     lab.prober.assert_one_primary();
 }
 
