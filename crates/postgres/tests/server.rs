@@ -415,6 +415,45 @@ fn sslmode_means_what_it_means_in_libpq() {
     });
 }
 
+/// One self-signed certificate as server's, client's and authority, as home-made set-ups have it.
+#[test]
+fn one_certificate_for_everything_works() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("tls-one").unwrap();
+        let folder = workspace.folder("certs").unwrap();
+        let line = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=postgres -addext subjectAltName=DNS:localhost \
+                    -keyout one.key -out one.crt";
+        let command = Command::new("openssl").args(line.split_whitespace()).working_dir(&folder);
+        command.deadline(LIMIT).succeed().await.unwrap();
+        fs::set_permissions(folder.join("one.key"), fs::Permissions::from_mode(0o600)).unwrap();
+        let file = |name: &str| folder.join(name).display().to_string();
+        let parameters = json!({"parameters": {"ssl": "on", "ssl_cert_file": file("one.crt"),
+            "ssl_key_file": file("one.key"), "ssl_ca_file": file("one.crt")}});
+        let node = Node::primary(&workspace, &guardian, "a", &parameters).await;
+        let base = node.pg.local_conninfo(Login::Superuser).with("sslrootcert", file("one.crt"));
+        let base = base.with("sslcert", file("one.crt")).with("sslkey", file("one.key"));
+        for (host, mode, good) in [
+            ("localhost", "verify-full", true),
+            ("127.0.0.1", "verify-full", false),
+            ("127.0.0.1", "verify-ca", true),
+            ("127.0.0.1", "require", true),
+        ] {
+            let info = base.clone().with("host", host).with("sslmode", mode);
+            let outcome = async {
+                let session = Session::connect(&info, Purpose::Heartbeat).await?;
+                let sql =
+                    "SELECT ssl, client_serial IS NOT NULL FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+                session.query_text(sql).await
+            }
+            .await;
+            let seen =
+                outcome.as_ref().ok().map(|rows| rows[0].iter().all(|one| one.as_deref() == Some("t")));
+            assert_eq!(seen, good.then_some(true), "{host} {mode}: {outcome:?}");
+        }
+        node.pg.stop(StopRequest::new(StopMode::Fast)).await.unwrap();
+    });
+}
+
 #[test]
 fn killed_guardian_does_not_take_control_away() {
     as_postgres(|guardian| async move {
