@@ -79,11 +79,7 @@ impl Agent {
         let mut decided = false;
         for _ in 0..ROUNDS_MAX {
             let decision = decide(&self.memory, &observation);
-            node.journal.add(Entry {
-                memory: self.memory.clone(),
-                observation: observation.clone(),
-                decision: decision.clone(),
-            });
+            node.journal.add(Entry { memory: &self.memory, observation: &observation, decision: &decision });
             for action in &decision.actions {
                 tracing::debug!("action: {action:?}");
                 let outcome = execute(&node, action).await?;

@@ -1,7 +1,7 @@
 //! The journal of decisions: what was observed, what was decided, by which rules. It is what `ptctl why` will read, and
 //! what the core can be replayed from.
 //!
-//! The last rounds are kept in memory. With `journal.file` in the local configuration every round that differs from the
+//! The last rounds are kept in memory, as text: as values, maps and all, they take many times as much. With `journal.file` in the local configuration every round that differs from the
 //! one before it is also appended to that file, one JSON object a line; it is renamed to `.1` at `journal.file_size` bytes
 //! (25000000 by default).
 
@@ -11,7 +11,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use ptarmigan_ha::{Decision, Memory, Observation};
+use ptarmigan_ha::{Decision, Memory, Observation, decision::Rule};
 use ptarmigan_types::scalar::parse_int;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -21,23 +21,33 @@ use crate::logging::rotating::RotatingFile;
 const FILE_SIZE_BYTES: u64 = 25_000_000;
 
 /// One round.
-#[derive(Clone, Debug, Serialize)]
-pub struct Entry {
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Entry<'a> {
     /// Memory before the round.
-    pub memory: Memory,
+    pub memory: &'a Memory,
     /// What was observed.
-    pub observation: Observation,
+    pub observation: &'a Observation,
     /// What was decided.
-    pub decision: Decision,
+    pub decision: &'a Decision,
 }
 
 /// The most recent rounds.
 #[derive(Debug)]
 pub struct Journal(Mutex<State>);
 
+/// A round as it is kept.
+#[derive(Debug)]
+struct Kept {
+    rules: Vec<Rule>,
+    status: String,
+    again: bool,
+    /// One line of JSON, without its end.
+    json: Box<str>,
+}
+
 #[derive(Debug)]
 struct State {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Kept>,
     limit: usize,
     file: Option<RotatingFile>,
 }
@@ -67,41 +77,47 @@ impl Journal {
     }
 
     /// Adds a round. One that repeats the round before it, in rules and status line, takes its place.
-    pub fn add(&self, entry: Entry) {
+    pub fn add(&self, entry: Entry<'_>) {
+        let json = match serde_json::to_string(&entry) {
+            Ok(json) => json.into_boxed_str(),
+            Err(error) => return tracing::error!("a round cannot be put into the journal: {error}"),
+        };
+        let kept = Kept {
+            rules: entry.decision.report.iter().map(|fired| fired.rule.clone()).collect(),
+            status: entry.decision.line.clone(),
+            again: entry.decision.again,
+            json,
+        };
         let mut state = self.state();
-        if state.entries.back().is_some_and(|last| repeats(last, &entry)) {
+        if state.entries.back().is_some_and(|last| last.is_repeated_by(&kept)) {
             state.entries.pop_back();
         } else {
-            state.write(&entry);
+            state.write(&kept.json);
         }
         if state.entries.len() == state.limit {
             state.entries.pop_front();
         }
-        state.entries.push_back(entry);
+        state.entries.push_back(kept);
     }
 
-    /// A copy, oldest first.
-    pub fn entries(&self) -> Vec<Entry> {
-        self.state().entries.iter().cloned().collect()
+    /// The rounds as JSON objects, oldest first.
+    pub fn entries(&self) -> Vec<String> {
+        self.state().entries.iter().map(|kept| kept.json.to_string()).collect()
+    }
+}
+
+impl Kept {
+    fn is_repeated_by(&self, next: &Self) -> bool {
+        self.status == next.status && self.again == next.again && self.rules == next.rules
     }
 }
 
 impl State {
-    fn write(&mut self, entry: &Entry) {
+    fn write(&mut self, json: &str) {
         let Some(file) = &mut self.file else { return };
-        let line = serde_json::to_string(entry).map(|line| line + "\n");
-        let written = line.map_err(std::io::Error::other).and_then(|line| file.write(line.as_bytes()));
-        if let Err(error) = written {
+        if let Err(error) = file.write(format!("{json}\n").as_bytes()) {
             tracing::error!("journal.file: {error}; no more is written to it");
             self.file = None;
         }
     }
-}
-
-fn repeats(last: &Entry, next: &Entry) -> bool {
-    let rules =
-        |entry: &Entry| entry.decision.report.iter().map(|fired| fired.rule.clone()).collect::<Vec<_>>();
-    last.decision.line == next.decision.line
-        && last.decision.again == next.decision.again
-        && rules(last) == rules(next)
 }
