@@ -19,6 +19,7 @@ pub mod logging;
 pub mod member;
 pub mod node;
 pub mod observe;
+pub mod overrun;
 pub mod peers;
 pub mod postmaster;
 pub mod publish;

@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    agent::Agent, configuration::Configuration, execute::Exit, logging::Logging, node::Node, postmaster,
-    requests, shutdown, start,
+    agent::Agent, configuration::Configuration, execute::Exit, logging::Logging, node::Node, overrun,
+    postmaster, requests, shutdown, start,
 };
 
 /// Requests that wait for the loop; REST refuses more.
@@ -143,6 +143,11 @@ async fn serve(
             biased;
             () = signals.end.received() => return None,
             ended = agent.cycle() => ended,
+            () = overrun::overrun(node) => {
+                // The cycle is given up where it stands; the next one sees what has become of it.
+                overrun::step_down(node).await;
+                Ok(())
+            }
         };
         if let Err(exit) = ended {
             return Some(exit);

@@ -96,9 +96,8 @@ impl SslMode {
 /// The client's side of TLS for a connection: certificates and verification as its parameters say.
 pub fn client_config(info: &ConnInfo, mode: SslMode) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let (chain, roots) = chain(info, mode, &provider)?.unzip();
-    let verifier =
-        Verifier { provider: Arc::clone(&provider), chain, roots: roots.unwrap_or_default(), mode };
+    let trust = trust(info, mode, &provider)?;
+    let verifier = Verifier { provider: Arc::clone(&provider), trust, mode };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::Refused(error.to_string()))?
@@ -115,12 +114,15 @@ pub fn client_config(info: &ConnInfo, mode: SslMode) -> Result<ClientConfig, Err
     })
 }
 
+/// What servers are verified with.
+#[derive(Debug)]
+struct Trust {
+    chain: Arc<WebPkiServerVerifier>,
+    roots: Vec<CertificateDer<'static>>,
+}
+
 /// The verifier of the chain and what it trusts, `None` where the mode asks for none.
-fn chain(
-    info: &ConnInfo,
-    mode: SslMode,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Option<(Arc<WebPkiServerVerifier>, Vec<CertificateDer<'static>>)>, Error> {
+fn trust(info: &ConnInfo, mode: SslMode, provider: &Arc<CryptoProvider>) -> Result<Option<Trust>, Error> {
     let root = file(info, "sslrootcert", "root.crt");
     let root = match root {
         Some(path) if mode >= SslMode::Require => path,
@@ -145,7 +147,7 @@ fn chain(
     // As OpenSSL in libpq: an authority without a list in the file is not a reason to refuse.
     let builder = builder.with_crls(lists).allow_unknown_revocation_status();
     let verifier = builder.build().map_err(|error| Error::Refused(error.to_string()))?;
-    Ok(Some((verifier, roots)))
+    Ok(Some(Trust { chain: verifier, roots }))
 }
 
 /// webpki's words for an authority that is shown as a server's own certificate, and for X.509 version 1. rustls has none.
@@ -201,8 +203,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,
-    chain: Option<Arc<WebPkiServerVerifier>>,
-    roots: Vec<CertificateDer<'static>>,
+    trust: Option<Trust>,
     mode: SslMode,
 }
 
@@ -211,11 +212,12 @@ impl Verifier {
     /// authority, so the dates are good; only the name is left.
     fn accept_root(
         &self,
+        trust: &Trust,
         shown: &CertificateDer<'_>,
         name: &ServerName<'_>,
         error: rustls::Error,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let is_trusted = self.roots.iter().any(|root| root.as_ref() == shown.as_ref());
+        let is_trusted = trust.roots.iter().any(|root| root.as_ref() == shown.as_ref());
         if !is_trusted || !is_about(&error, CA_AS_END_ENTITY) {
             return Err(explained(error));
         }
@@ -235,13 +237,13 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
-        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        let Some(trust) = &self.trust else { return Ok(ServerCertVerified::assertion()) };
+        match trust.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The name is looked at last, so the chain was good.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if self.mode < SslMode::VerifyFull => Ok(ServerCertVerified::assertion()),
-            Err(error) => self.accept_root(end_entity, server_name, error),
+            Err(error) => self.accept_root(trust, end_entity, server_name, error),
             good => good,
         }
     }
@@ -340,8 +342,8 @@ mod tests {
         let file = |name: &str| folder.join(format!("{name}.crt"));
         let info = ConnInfo::new().with("sslrootcert", file(case.root).display().to_string());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let (chain, roots) = chain(&info, case.mode, &provider).unwrap().unwrap();
-        let verifier = Verifier { provider, chain: Some(chain), roots, mode: case.mode };
+        let trust = trust(&info, case.mode, &provider).unwrap();
+        let verifier = Verifier { provider, trust, mode: case.mode };
         let shown = read_all::<CertificateDer<'static>>("sslcert", &file(case.shown)).unwrap().remove(0);
         let seconds = u64::try_from(jiff::Timestamp::now().as_second()).unwrap() + case.days * 86_400;
         let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));

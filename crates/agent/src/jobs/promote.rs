@@ -60,3 +60,48 @@ async fn pre_promote(node: &Node) -> Result<(), String> {
     let words = words.ok_or_else(|| format!("{line:?} is not a command line"))?;
     Command::new(&words[0]).args(&words[1..]).succeed().await.map(drop).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Fixture;
+
+    async fn promote(fixture: &Fixture, timeline: Option<Timeline>) -> JobEnd {
+        run(&fixture.node, timeline, &Cancellable::new()).await
+    }
+
+    #[tokio::test]
+    async fn promotion_needs_the_lease() {
+        let fixture = Fixture::new();
+        let refused = JobEnd::Failed("the leader lease is about to end".into());
+        assert_eq!(promote(&fixture, None).await, refused);
+        let lease = &fixture.node.lease;
+        lease.hold(lease.ask(), ptarmigan_clock::now() + LEASE_LEFT_MIN / 2);
+        assert_eq!(promote(&fixture, None).await, refused, "it would end without");
+    }
+
+    #[tokio::test]
+    async fn failed_order_leaves_the_role_and_no_signal_file() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        node.postgres.set_role(Role::Replica);
+        node.lease.hold(node.lease.ask(), ptarmigan_clock::now() + Duration::from_secs(60));
+        let data_dir = node.postgres.data_dir();
+        std::fs::create_dir(&data_dir).unwrap();
+        std::fs::write(data_dir.join("promote"), "").unwrap();
+        let end = promote(&fixture, None).await;
+        assert!(matches!(end, JobEnd::Failed(_)), "{end:?}");
+        assert_eq!(node.postgres.role(), Role::Replica);
+        assert!(!data_dir.join("promote").exists());
+    }
+
+    #[tokio::test]
+    async fn ha_252_pre_promote_that_fails_ends_the_promotion() {
+        let fixture = Fixture::new();
+        fixture.configure(&serde_json::json!({"postgresql": {"pre_promote": "/bin/false"}}));
+        assert!(fixture.node.configuration.reload());
+        let settings = fixture.node.configuration.current().settings.postgresql.clone();
+        fixture.node.postgres.set_settings(Arc::new(settings));
+        assert_eq!(promote(&fixture, None).await, JobEnd::PrePromoteFailed);
+    }
+}

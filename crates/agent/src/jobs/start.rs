@@ -90,3 +90,26 @@ async fn stop_and_start(node: &Arc<Node>, timeout: Option<Duration>) -> Result<R
     }
     restarted
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Fixture;
+
+    #[tokio::test]
+    async fn primary_is_not_started_without_the_lease() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        node.postgres.set_role(Role::Primary);
+        let over = "the leader lease is over, a primary is not started";
+        assert_eq!(primary(node, Duration::from_secs(1)).await.unwrap_err(), over);
+        node.known().start_timeout = Some(Duration::from_secs(1));
+        assert_eq!(restart(node, None).await.unwrap_err(), over);
+        assert_eq!(node.postgres.state(), MemberState::RestartFailed);
+        assert_eq!(node.known().start_timeout, None);
+        // With the lease it goes on to what it finds: no data directory.
+        node.lease.hold(node.lease.ask(), ptarmigan_clock::now() + Duration::from_secs(60));
+        let reason = primary(node, Duration::from_secs(1)).await.unwrap_err();
+        assert_ne!(reason, over);
+    }
+}
