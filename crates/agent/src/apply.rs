@@ -127,4 +127,48 @@ mod tests {
             assert_eq!(overlay(role), counts, "{role:?}");
         }
     }
+
+    fn settled(node: &Node, role: Role, state: MemberState) -> Option<Unapplied> {
+        node.postgres.set_role(role);
+        node.postgres.set_state(state);
+        due(node)
+    }
+
+    #[tokio::test]
+    async fn cf_25_overlays_follow_the_role() {
+        let fixture = crate::testing::Fixture::new();
+        let node = &fixture.node;
+        node.known().applied_role = Some(Role::Replica);
+        assert_eq!(settled(node, Role::Replica, MemberState::Running), None);
+        assert_eq!(settled(node, Role::Promoted, MemberState::Running), Some(Unapplied::Changed));
+        node.known().applied_role = Some(Role::Primary);
+        assert_eq!(settled(node, Role::Primary, MemberState::Running), None, "the same overlay");
+        // A stopped server reads its files when it is started.
+        assert_eq!(settled(node, Role::Demoted, MemberState::Stopped), None);
+    }
+
+    #[tokio::test]
+    async fn rc_9_server_that_ran_before_us_is_reloaded_once() {
+        let fixture = crate::testing::Fixture::new();
+        let node = &fixture.node;
+        assert_eq!(settled(node, Role::Replica, MemberState::Starting), None, "it would miss the reload");
+        assert_eq!(settled(node, Role::Replica, MemberState::Running), Some(Unapplied::Forced));
+        node.known().applied_role = Some(Role::Replica);
+        assert_eq!(settled(node, Role::Replica, MemberState::Running), None);
+    }
+
+    #[tokio::test]
+    async fn cf_8_change_waits_for_the_action_in_flight() {
+        let fixture = crate::testing::Fixture::new();
+        let node = &fixture.node;
+        node.known().unapplied = Some(Unapplied::Changed);
+        let now = ptarmigan_clock::now();
+        let kind = ptarmigan_ha::observation::JobKind::Restart;
+        node.jobs.start(kind, now, |_| std::future::pending()).unwrap();
+        assert_eq!(settled(node, Role::Primary, MemberState::Running), None);
+        node.jobs.cancel().await;
+        assert_eq!(settled(node, Role::Uninitialized, MemberState::Stopped), Some(Unapplied::Changed));
+        pending(node).await;
+        assert_eq!(node.known().unapplied, None);
+    }
 }

@@ -1,6 +1,6 @@
 //! From the command line to the exit status: logging, start, loop, signals, systemd, end.
 
-use std::{panic::AssertUnwindSafe, path::Path, process::ExitCode, sync::Arc};
+use std::{panic::AssertUnwindSafe, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use ptarmigan_rest::Requests;
@@ -17,6 +17,12 @@ use crate::{
 
 /// Requests that wait for the loop; REST refuses more.
 const REQUESTS_MAX: usize = 128;
+
+/// How long threads that still wait for the operating system are waited for at the end.
+const THREADS_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the loop waits for the REST API to take new settings over.
+const REST_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs the daemon until it is told to stop. The exit status is contract D.2's.
 pub fn run(argument: Option<&Path>, logging: &Logging) -> ExitCode {
@@ -44,7 +50,12 @@ fn start_and_run(argument: Option<&Path>, logging: &Logging) -> ExitCode {
     restrict_new_files(&configuration);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
     match runtime {
-        Ok(runtime) => runtime.block_on(daemon(configuration, logging)),
+        Ok(runtime) => {
+            let code = runtime.block_on(daemon(configuration, logging));
+            // A name server or a file system that does not answer keeps a thread of ours, not the end of the process.
+            runtime.shutdown_timeout(THREADS_LIMIT);
+            code
+        }
         Err(error) => {
             tracing::error!(critical = true, "cannot start: {error}");
             ExitCode::FAILURE
@@ -175,8 +186,10 @@ async fn reload(node: &Node, rest: &ptarmigan_rest::Handle, logging: &Logging) {
     if requests::reload_now(node) {
         node.configuration.with(|settings| logging.apply(&settings.log));
         let settings = node.configuration.with(|settings| settings.restapi.clone());
-        if let Err(error) = rest.reload(settings).await {
-            tracing::error!("the REST API keeps its former settings: {error}");
+        match tokio::time::timeout(REST_LIMIT, rest.reload(settings)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("the REST API keeps its former settings: {error}"),
+            Err(_) => tracing::error!("the REST API has not taken its new settings over yet"),
         }
     }
     node.wake();

@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 /// Why a data directory could not be touched.
@@ -162,8 +163,16 @@ pub async fn rename_failed(data_dir: &Path) -> Result<Option<PathBuf>, Error> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
+    let work = move || {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
+    };
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Interrupted)?
 }
+
+/// A removal whose caller was cancelled goes on in its thread: the next one waits for it, because it must not find the files
+/// of the copy that comes after.
+static TURN: Mutex<()> = Mutex::new(());
 
 fn refuse_when_held(data_dir: &Path) -> Result<(), Error> {
     holder(data_dir).map_or(Ok(()), |pid| Err(Error::InUse { path: data_dir.to_owned(), pid }))
@@ -353,5 +362,30 @@ mod tests {
         symlink(root.path(), data.join("pg_tblspc/1")).unwrap();
         assert!(matches!(remove(&data).await, Err(Error::LinkToParent { .. })));
         assert!(data.join("global/pg_control").exists());
+    }
+
+    #[tokio::test]
+    async fn removal_waits_for_one_whose_caller_gave_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path().join("data");
+        fs::create_dir(&data_dir).unwrap();
+        let (go, waits) = std::sync::mpsc::channel::<()>();
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let slow = blocking(move || {
+            let _ = begun.send(());
+            let _ = waits.recv();
+            Ok(())
+        });
+        tokio::select! {
+            biased;
+            _ = slow => panic!("it has not ended"),
+            _ = begins => {}
+        }
+        let mut next = Box::pin(remove(&data_dir));
+        let early = tokio::time::timeout(std::time::Duration::from_millis(100), &mut next).await;
+        assert!(early.is_err() && data_dir.exists());
+        go.send(()).unwrap();
+        next.await.unwrap();
+        assert!(!data_dir.exists());
     }
 }
