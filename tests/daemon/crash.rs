@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
 use ptarmigan_testkit::{node::Node, postgres, wait_until};
-use rustix::process::{Signal, kill_process, test_kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::json;
 use tokio_postgres::Config;
 
@@ -134,18 +134,13 @@ async fn ha_103_a_killed_postmaster_under_load_recovers_in_place() {
     let load = Load::start(site.node(leader).postgres_config());
     for _ in 0..ROUNDS {
         load.wait_for_more(500).await;
-        let old = site.node(leader).postmaster_pid().unwrap();
-        let backends = site.servers(leader, "postgres postgres 127.0.0.1");
-        assert!(backends.len() >= 20, "{backends:?}");
         let killed_at = ptarmigan_clock::now();
-        kill_process(old, Signal::KILL).unwrap();
-        new_postmaster(site.node(leader), old).await;
-        for pid in backends {
-            assert!(test_kill_process(pid).is_err(), "a backend of the dead postmaster lives: {pid:?}");
-        }
+        kill_leader_postmaster(&site, leader).await;
         load.wait_for_more(100).await;
         eprintln!("postmaster killed, writable again within {:?}", ptarmigan_clock::now().since(killed_at));
     }
+    guardian_and_standby(&site, leader, &load).await;
+    load.wait_for_more(100).await;
     let acknowledged = load.finish();
     prober.finish();
 
@@ -167,6 +162,44 @@ async fn ha_103_a_killed_postmaster_under_load_recovers_in_place() {
                 SELECT count(*) FROM load JOIN ends USING (postmaster) WHERE pg_xact_commit_timestamp(load.xmin) >= next";
     assert_eq!(site.sql(leader, late).await.unwrap(), "0");
     let lives = site.sql(leader, "SELECT count(DISTINCT postmaster) FROM load").await.unwrap();
-    assert_eq!(lives, (ROUNDS + 1).to_string());
+    assert_eq!(lives, (ROUNDS + 2).to_string(), "the first, and one after each kill");
     assert_eq!(site.settled().await, leader);
+}
+
+/// A killed guardian leaves PostgreSQL running, and what is left is watched as before: when its postmaster is killed as
+/// well, nothing of it survives the start of the next one. A standby's postmaster comes back, too.
+async fn guardian_and_standby(site: &Site, leader: usize, load: &Load) {
+    let (old, guardian) =
+        (site.node(leader).postmaster_pid().unwrap(), site.node(leader).guardian_pid().unwrap());
+    let lines = site.log_lines(leader);
+    kill_process(guardian, Signal::KILL).unwrap();
+    site.wait_for_log(leader, lines, "the guardian is gone").await;
+    load.wait_for_more(500).await;
+    site.wait_for_cycles(leader, 2).await;
+    assert_eq!(site.node(leader).postmaster_pid().unwrap(), old);
+    kill_leader_postmaster(site, leader).await;
+    assert!(site.node(leader).guardian_pid().is_some_and(|pid| pid != guardian));
+
+    let standby = site.node(1 - leader);
+    let old = standby.postmaster_pid().unwrap();
+    kill_process(old, Signal::KILL).unwrap();
+    wait_until("the standby to come back", LIMIT, || async {
+        let pid = standby.postmaster_pid()?;
+        ensure!(pid != old && standby.is_replica().await, "{pid:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+/// Kills the postmaster alone, and returns once there is a new one and nothing is left of the old.
+async fn kill_leader_postmaster(site: &Site, leader: usize) {
+    let old = site.node(leader).postmaster_pid().unwrap();
+    let backends = site.servers(leader, "postgres postgres 127.0.0.1");
+    assert!(backends.len() >= 20, "{backends:?}");
+    kill_process(old, Signal::KILL).unwrap();
+    new_postmaster(site.node(leader), old).await;
+    let alive = site.servers(leader, "postgres postgres 127.0.0.1");
+    let left: Vec<_> = backends.iter().filter(|pid| alive.contains(pid)).collect();
+    assert!(left.is_empty(), "backends of the dead postmaster live: {left:?}");
 }

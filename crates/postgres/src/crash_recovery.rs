@@ -9,6 +9,7 @@ use crate::{
     command::{self, Command},
     data_directory,
     handle::Postgres,
+    postmaster::environment,
 };
 
 /// Why crash recovery failed.
@@ -63,6 +64,9 @@ pub async fn run(pg: &Postgres) -> Result<(), Error> {
     let mut command = Command::new(pg.bin(Tool::Postgres)?).arg("--single").arg("-D").arg(&data_dir);
     for (name, value) in options(&text) {
         command = command.arg("-c").arg(format!("{name}={value}"));
+    }
+    if let Some(pid) = environment::stale_pid(&data_dir) {
+        command = command.env(environment::STALE_PID, pid.to_string());
     }
     command.arg("template1").succeed().await?;
     Ok(())

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio_postgres::{Client, Config};
@@ -222,10 +222,12 @@ impl Node {
     /// The pid in `postmaster.pid`.
     ///
     /// # Errors
-    /// There is no such file.
+    /// There is no such file, or it is a single-user backend's.
     pub fn postmaster_pid(&self) -> Result<Pid> {
         let text = std::fs::read_to_string(self.data_dir().join("postmaster.pid"))?;
-        let number = text.lines().next().unwrap_or_default().trim().parse()?;
+        let number: i32 = text.lines().next().unwrap_or_default().trim().parse()?;
+        // negative: a single-user backend
+        ensure!(number > 0, "pid {number} is not a postmaster's");
         Pid::from_raw(number).context("pid 0")
     }
 

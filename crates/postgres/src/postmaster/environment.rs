@@ -1,8 +1,13 @@
 //! The environment that the server is started with (contract B.26).
 
-use std::ffi::{OsStr, OsString};
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+};
 
-use ptarmigan_guardian::RawPid;
+use ptarmigan_guardian::{RawPid, process};
+
+use super::pid_file::PidFile;
 
 /// Nothing whose name starts so is the server's business, and some of it is secret.
 const REMOVED_PREFIXES: &[&str] = &["PATRONI_", "KUBERNETES_", "PTARMIGAN_"];
@@ -10,6 +15,17 @@ const REMOVED_PREFIXES: &[&str] = &["PATRONI_", "KUBERNETES_", "PTARMIGAN_"];
 /// Variables of systemd that are meant for us alone.
 const REMOVED: &[&str] =
     &["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// What tells the server that `postmaster.pid` is a leftover although there is a process of that pid.
+pub const STALE_PID: &str = "PG_GRANDPARENT_PID";
+
+/// The process that `postmaster.pid` names, where there is one. A dead one counts that nobody has taken note of yet, an
+/// orphan's in a container whose first process reaps late or never: to the server it looks alive.
+///
+/// Only for a data directory in which nothing runs.
+pub fn stale_pid(data_dir: &Path) -> Option<RawPid> {
+    PidFile::read(data_dir).ok().map(|file| file.pid.abs()).filter(|&pid| process::stat(pid).is_ok())
+}
 
 /// Our environment without what is not the server's business. `stale_pid` is the process that `postmaster.pid` names
 /// without being our postmaster: the server then knows that the file is a leftover.
@@ -30,7 +46,7 @@ pub fn of_server(
     }
     let set = [
         ("MALLOC_ARENA_MAX", arenas),
-        ("PG_GRANDPARENT_PID", stale_pid.map(|pid| pid.to_string().into())),
+        (STALE_PID, stale_pid.map(|pid| pid.to_string().into())),
         ("PGKRBSRVNAME", krbsrvname.map(OsString::from)),
     ];
     for (key, value) in set {
@@ -53,6 +69,22 @@ mod tests {
 
     fn pairs(list: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
         list.iter().map(|(key, value)| (OsString::from(key), OsString::from(value))).collect()
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a child that nobody waits for is what is tested")]
+    fn a_dead_postmaster_that_nobody_has_reaped_is_a_leftover() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(stale_pid(dir.path()), None);
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = RawPid::try_from(child.id()).unwrap();
+        std::fs::write(dir.path().join("postmaster.pid"), format!("{pid}\n/data\n1000\n5432\n\n\n")).unwrap();
+        while process::is_alive(pid) {
+            std::thread::yield_now();
+        }
+        assert_eq!(stale_pid(dir.path()), Some(pid));
+        child.wait().unwrap();
+        assert_eq!(stale_pid(dir.path()), None);
     }
 
     #[test]

@@ -10,7 +10,6 @@ use ptarmigan_types::{MemberState, Role};
 
 use super::{
     Running, environment,
-    pid_file::PidFile,
     readiness::{POLL, Readiness},
 };
 use crate::{
@@ -221,10 +220,7 @@ impl Postgres {
             self.0.pending_restart.send_replace(changes.collect());
         }
         let settings = self.settings();
-        let stale_pid = PidFile::read(&settings.data_dir)
-            .ok()
-            .map(|file| file.pid)
-            .filter(|&pid| ptarmigan_guardian::process::is_alive(pid));
+        let stale_pid = environment::stale_pid(&settings.data_dir);
         let argv = arguments(
             self.bin(Tool::Postgres)?,
             settings.data_dir.clone(),
