@@ -34,7 +34,9 @@ fn main() -> ExitCode {
         return validate_config(&arguments);
     }
     if rustix::process::geteuid().is_root() {
-        complain("PostgreSQL refuses to run as root, and so does ptarmigan: start it as the user that owns the data directory");
+        complain(
+            "PostgreSQL refuses to run as root, and so does ptarmigan: start it as the user that owns the data directory",
+        );
         return ExitCode::FAILURE;
     }
     let logging = logging::install();

@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
+mod support;
 
-use common::Ptctl;
 use ptarmigan_dcs::{Condition, Dcs as _, Timing, Written};
 use ptarmigan_dcs_etcd::{Etcd as Store, EtcdSettings};
 use ptarmigan_testkit::{Etcd, Workspace};
 use ptarmigan_types::{ClusterPath, Key};
 use serde_json::{Value, json};
+use support::Ptctl;
 
 const CONFIG: &str = r#"{"ttl":30,"loop_wait":10,"retry_timeout":10,"postgresql":{"use_pg_rewind":true}}"#;
 

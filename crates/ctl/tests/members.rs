@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
+mod support;
 
 use std::{
     sync::{Arc, Mutex},
@@ -10,12 +10,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use common::Ptctl;
 use ptarmigan_config::{HostPort, RestSettings, Secret, VerifyClient};
 use ptarmigan_rest::{Envelope, GlobalSettings, Reply, Request, Requests, Server, Snapshot};
 use ptarmigan_testkit::{Etcd, Workspace};
 use ptarmigan_types::{MemberState, Monotonic, Role, Tags};
 use serde_json::json;
+use support::Ptctl;
 use tokio::{sync::mpsc, task::JoinSet};
 
 /// Members `a` (leader) and `b` whose REST API is one server; what was asked of its agent is kept.

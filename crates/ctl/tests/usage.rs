@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod common;
+mod support;
 
 use std::time::Duration;
 
-use common::{PROGRAM, Ptctl};
+use support::{PROGRAM, Ptctl};
 
 #[tokio::test]
 async fn c_1_usage_errors_exit_2_with_usage_hint_and_error() {

@@ -325,7 +325,10 @@ impl Pool {
             return;
         }
         let pool = Arc::clone(self);
-        #[expect(clippy::disallowed_methods, reason = "one bounded look at the member list, which ends by itself")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "one bounded look at the member list, which ends by itself"
+        )]
         tokio::spawn(async move {
             let Some(endpoint) = pool.current() else { return };
             let Ok(Connection { mut client, .. }) = pool.connection(&endpoint).await else { return };

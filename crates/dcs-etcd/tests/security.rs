@@ -169,6 +169,7 @@ async fn a_server_without_the_v3_api_is_fatal_for_the_v2_section() {
     // Speaks HTTP/1.1 only, as etcd 2 does.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    #[expect(clippy::disallowed_methods, reason = "ends with the runtime of its test")]
     tokio::spawn(async move {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         while let Ok((mut stream, _)) = listener.accept().await {

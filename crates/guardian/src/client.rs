@@ -337,7 +337,10 @@ impl Link {
         let event = watch::Sender::new(PostmasterEvent::NeverStarted);
         let shared = Arc::new(Shared { pending: Mutex::default(), event });
         let (lines, queue) = mpsc::unbounded_channel();
-        #[expect(clippy::disallowed_methods, reason = "the link keeps both handles and ends them when it is dropped")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the link keeps both handles and ends them when it is dropped"
+        )]
         let tasks = [
             tokio::spawn(read_lines(read, Arc::clone(&shared))),
             tokio::spawn(write_lines(write, queue, Arc::clone(&shared))),

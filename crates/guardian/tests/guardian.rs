@@ -11,7 +11,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{DEADLINE, Site, kill, soon, until};
 use ptarmigan_guardian::client::Error;
 use ptarmigan_guardian::protocol::{LINE_BYTES_MAX, RefusalKind};
 use ptarmigan_guardian::{
@@ -19,6 +18,7 @@ use ptarmigan_guardian::{
     watch_foreign,
 };
 use rustix::process::Signal;
+use support::{DEADLINE, Site, kill, soon, until};
 
 /// A field of `/proc/<pid>/status`.
 fn status_field(pid: RawPid, field: &str) -> String {

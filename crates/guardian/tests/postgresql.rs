@@ -8,10 +8,10 @@ mod support;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
-use support::{DEADLINE, Site, soon, until};
 use ptarmigan_clock::now;
 use ptarmigan_guardian::protocol::{OsText, StartRequest};
 use ptarmigan_guardian::{Guardian, How, Postmaster, RawPid, SignalName, process};
+use support::{DEADLINE, Site, soon, until};
 use tokio::process::{Child, Command};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";

@@ -33,9 +33,11 @@ impl Proxy {
         let state = Arc::<State>::default();
         let cut = watch::Sender::new(0);
         let (shared, closed) = (Arc::clone(&state), cut.clone());
+        #[expect(clippy::disallowed_methods, reason = "ends with the runtime of its test")]
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
+                #[expect(clippy::disallowed_methods, reason = "ends with its two connections")]
                 tokio::spawn(relay(client, server, Arc::clone(&shared), closed.subscribe()));
             }
         });
