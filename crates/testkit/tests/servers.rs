@@ -83,7 +83,7 @@ async fn a_writer_measures_a_crash_and_misses_no_acknowledged_row() {
     let failed_at = writer.failed()[0].at;
     let last_before = rows.iter().rev().find(|row| row.at < failed_at).unwrap().at;
     let first_after = rows.iter().find(|row| row.at > failed_at).unwrap().at;
-    let outage = first_after.since(last_before);
+    let outage = first_after.since(last_before.max(before));
     assert!(gap >= outage && gap < down + Duration::from_secs(5), "{gap:?}, {outage:?}, {down:?}");
     let client = server.connect().await.unwrap();
     assert_eq!(writer.verify(&client).await.unwrap(), Vec::<i64>::new());
