@@ -6,7 +6,7 @@ use ptarmigan_ha::{
     action::{Action, Outcome},
     observation::{ControlState, DataDirectory, JobView, Observation, PostgresView, Settings},
 };
-use ptarmigan_postgres::{controldata, data_directory::Content, rewind};
+use ptarmigan_postgres::{data_directory::Content, rewind};
 use ptarmigan_types::{Cluster, MemberState, Monotonic};
 
 use crate::{figures, node::Node};
@@ -117,7 +117,7 @@ async fn postgres(node: &Node, job: Option<&JobView>, now: Monotonic) -> Postgre
         role: handle.role(),
         running,
         server: figures.map(figures::facts),
-        control_state: control.as_ref().map_or(ControlState::Unknown, |control| control_state(control.state)),
+        control_state: control.as_ref().map_or(ControlState::Unknown, |control| control.state),
         has_backup_label: data_dir.join("backup_label").exists(),
         has_recovery_signal: ["standby.signal", "recovery.signal"]
             .iter()
@@ -145,18 +145,4 @@ async fn rewind_possible(node: &Node) -> bool {
     let possible = rewind::is_possible(&node.postgres).await;
     node.known().rewind_possible = Some((life, possible));
     possible
-}
-
-const fn control_state(state: controldata::ControlState) -> ControlState {
-    use controldata::ControlState as Read;
-    match state {
-        Read::StartingUp => ControlState::StartingUp,
-        Read::ShutDown => ControlState::ShutDown,
-        Read::ShutDownInRecovery => ControlState::ShutDownInRecovery,
-        Read::ShuttingDown => ControlState::ShuttingDown,
-        Read::InCrashRecovery => ControlState::InCrashRecovery,
-        Read::InArchiveRecovery => ControlState::InArchiveRecovery,
-        Read::InProduction => ControlState::InProduction,
-        _ => ControlState::Unknown,
-    }
 }

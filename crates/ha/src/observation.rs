@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+pub use ptarmigan_types::ControlState;
 use ptarmigan_types::{Cluster, Lsn, MemberName, MemberState, Monotonic, Role, Tags, Timeline};
 use serde::{Deserialize, Serialize};
 
@@ -72,27 +73,6 @@ pub enum DataDirectory {
     Empty,
     /// There is something in it.
     Present,
-}
-
-/// The cluster state in `pg_control`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ControlState {
-    /// `starting up`
-    StartingUp,
-    /// `shut down`
-    ShutDown,
-    /// `shut down in recovery`
-    ShutDownInRecovery,
-    /// `shutting down`
-    ShuttingDown,
-    /// `in crash recovery`
-    InCrashRecovery,
-    /// `in archive recovery`
-    InArchiveRecovery,
-    /// `in production`
-    InProduction,
-    /// Unreadable or unknown.
-    Unknown,
 }
 
 /// The local PostgreSQL.

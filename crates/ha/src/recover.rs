@@ -99,13 +99,7 @@ fn start_timeout(r: &mut Round<'_>, renewed: Option<bool>) -> Step<Option<Durati
 fn start_crashed_primary(r: &mut Round<'_>, timeout: Option<Duration>, crashed: bool) -> Step<()> {
     let Some(timeout) = timeout.filter(|timeout| !timeout.is_zero()) else { return Ok(()) };
     let postgres = &r.obs.postgres;
-    let was_primary = matches!(
-        postgres.control_state,
-        ControlState::InProduction
-            | ControlState::InCrashRecovery
-            | ControlState::ShuttingDown
-            | ControlState::ShutDown
-    );
+    let was_primary = postgres.control_state.is_of_primary();
     if crashed && was_primary && postgres.role == Role::Primary && !postgres.has_recovery_signal {
         r.fired("HA-103", "");
         r.memory.recovering = true;

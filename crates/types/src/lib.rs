@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod conn_url;
+pub mod control;
 pub mod failover;
 pub mod history;
 pub mod keys;
@@ -20,6 +21,7 @@ pub mod time;
 pub mod version;
 
 pub use cluster::{Cluster, DynamicConfig, Initialize, Leader, LeaseId, Member, RawValue, Revision};
+pub use control::ControlState;
 pub use failover::{Failover, ScheduledAt};
 pub use history::{History, HistoryEntry};
 pub use keys::{ClusterPath, Key};
