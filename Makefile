@@ -3,7 +3,7 @@
 CARGO_TARGET_DIR ?= $(HOME)/.cache/ptarmigan/target
 export CARGO_TARGET_DIR
 
-.PHONY: help setup build test demo bench lint fmt tidy ci
+.PHONY: help setup build test demo bench sim sim-bugs lint fmt tidy ci
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -33,6 +33,14 @@ demo: setup
 bench: setup
 	cargo build --release --package ptarmigan --package ptarmigan-guardian --package ptarmigan-testkit --bins
 	"$(CARGO_TARGET_DIR)/release/ptarmigan-bench" $(ARGS)
+
+## sim     whole clusters in virtual time: make sim ARGS="--seeds 1000 --from 1"
+sim: setup
+	cargo run --quiet --release --package ptarmigan-sim -- $(or $(ARGS),--seeds 10000)
+
+## sim-bugs  planted bugs, and which checker of the simulation catches each
+sim-bugs: setup
+	cargo run --quiet --release --package ptarmigan-sim -- --bugs
 
 ## lint    clippy, warnings are errors
 lint:

@@ -132,6 +132,15 @@ fn no_veto(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, former_leader: Opt
         r.fired("HN-6", format!("{} is still a primary", peer.name));
         return false;
     }
+    // Whoever HN-2 keeps from taking over would keep everybody else from it too, for ever, where its WAL is longer.
+    let needed = r.view.timeline();
+    if r.obs.settings.check_timeline && peer.timeline.is_some_and(|timeline| timeline < needed) {
+        r.fired(
+            "HN-2",
+            format!("{} does not count: timeline {:?}, cluster's {needed}", peer.name, peer.timeline),
+        );
+        return true;
+    }
     if peer.lsn > my_lsn {
         r.fired(
             "HN-7",

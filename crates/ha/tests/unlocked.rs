@@ -539,3 +539,22 @@ fn the_longest_cycle_fits_into_the_rounds_of_the_agent() {
         .play();
     played.fired("HA-225").fired("HA-132").does(&Action::CheckDivergence { upstream: name("b") });
 }
+
+#[test]
+fn hn_2_peer_on_an_older_timeline_keeps_nobody_from_taking_over() {
+    for (check_timeline, timeline, races) in
+        [(true, Some(1), true), (true, Some(2), false), (true, None, false), (false, Some(1), false)]
+    {
+        let played = Scene::unlocked()
+            .with(|scene| {
+                scene.view().history = Some(history(&[1]));
+                scene.server().timeline = Some(2);
+                scene.obs.settings.check_timeline = check_timeline;
+                scene.peers[1].timeline = timeline;
+                scene.peers[1].lsn = Lsn(HERE.0 + 1);
+            })
+            .play();
+        let report = &played.decision.report;
+        assert_eq!(played.did(&Action::AcquireLock), races, "{check_timeline} {timeline:?}: {report:?}");
+    }
+}

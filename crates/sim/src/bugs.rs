@@ -1,0 +1,104 @@
+//! Bugs planted for the test of the checkers: each is one wrong line, put around the core rather than into it.
+
+use ptarmigan_ha::{
+    Action, Decision, DemoteMode, Job, Memory, Observation, Outcome,
+    action::{Divergence, When},
+    decide,
+};
+
+macro_rules! bugs {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal),+ $(,)?) => {
+        /// A planted bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug { $($(#[doc = $doc])+ $name),+ }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// Its name on the command line.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text),+ }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// A live primary among the peers does not keep anybody from racing.
+    LivePrimaryIgnored = "live-primary-ignored",
+    /// `maximum_lag_on_failover` is not looked at.
+    LagCheckDropped = "lag-check-dropped",
+    /// A renewal without an answer counts as one.
+    IndeterminateHeld = "indeterminate-held",
+    /// The leader key is deleted whoever holds it.
+    ReleaseWithoutCompare = "release-without-compare",
+    /// Validity is counted from the answer of a renewal.
+    ValidityFromAnswer = "validity-from-answer",
+    /// The renewal of the lease is not compared with the leader key.
+    RenewalWithoutCompare = "renewal-without-compare",
+    /// A demotion for lack of an answering DCS is not begun.
+    OfflineDemotionDropped = "offline-demotion-dropped",
+    /// A demotion for a lost lock is not begun.
+    LostLockDemotionDropped = "lost-lock-demotion-dropped",
+    /// The tag `nofailover` is not read.
+    NofailoverIgnored = "nofailover-ignored",
+    /// Positions of peers are not compared.
+    PeerPositionsIgnored = "peer-positions-ignored",
+    /// WAL that left the leader's history is taken for the same.
+    DivergenceIgnored = "divergence-ignored",
+    /// `/initialize` is written unconditionally.
+    InitializeUnconditional = "initialize-unconditional",
+    /// A leader gives the lock up in every tenth cycle.
+    Restless = "restless",
+}
+
+/// The very decision of the daemon, or with a bug around it.
+pub fn decide_with(bug: Option<Bug>, memory: &Memory, observation: &Observation) -> Decision {
+    let Some(bug) = bug else { return decide(memory, observation) };
+    let mut observation = observation.clone();
+    distort(bug, &mut observation);
+    let mut decision = decide(memory, &observation);
+    match bug {
+        Bug::OfflineDemotionDropped => drop_demotion(&mut decision, DemoteMode::Offline),
+        Bug::LostLockDemotionDropped => drop_demotion(&mut decision, DemoteMode::ImmediateNoLock),
+        _ => {}
+    }
+    decision
+}
+
+fn drop_demotion(decision: &mut Decision, mode: DemoteMode) {
+    decision.actions.retain(|action| *action != Action::StartJob(Job::Demote(mode)));
+}
+
+fn distort(bug: Bug, observation: &mut Observation) {
+    match bug {
+        Bug::LagCheckDropped => observation.settings.maximum_lag_on_failover_bytes = u64::MAX,
+        Bug::NofailoverIgnored => observation.settings.tags = ptarmigan_types::Tags::default(),
+        _ => {}
+    }
+    let now = observation.now;
+    let ttl = observation.settings.ttl;
+    for (action, outcome) in &mut observation.outcomes {
+        match (bug, action, outcome) {
+            (Bug::LivePrimaryIgnored, _, Outcome::Peers(answers)) => {
+                answers.iter_mut().for_each(|answer| answer.in_recovery = true);
+            }
+            (Bug::PeerPositionsIgnored, _, Outcome::Peers(answers)) => {
+                answers.iter_mut().for_each(|answer| answer.lsn = ptarmigan_types::Lsn(1));
+            }
+            (Bug::DivergenceIgnored, _, Outcome::Divergence(divergence)) => {
+                *divergence = Divergence::SameHistory;
+            }
+            (Bug::IndeterminateHeld, Action::RenewLock(_), outcome @ Outcome::NoAnswer { .. }) => {
+                *outcome = Outcome::Held { until: now + ttl }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The condition of a write of `/initialize`.
+pub fn initialize_condition(bug: Option<Bug>, when: When) -> When {
+    if bug == Some(Bug::InitializeUnconditional) { When::Always } else { when }
+}

@@ -1,0 +1,61 @@
+//! When everything is repaired the cluster comes to rest: one leader that writes, and everybody else streams from it.
+
+use super::{Kind, Violation};
+use crate::world::World;
+
+/// What is not as it has to be in the end.
+pub fn judge(world: &World) -> Option<Violation> {
+    let objection = objection(world)?;
+    Some(Violation { kind: Kind::Liveness, checker: "liveness", at: world.now, what: objection })
+}
+
+fn objection(world: &World) -> Option<String> {
+    let holder = world.store.keys.get("leader").map(|raw| raw.value.as_str());
+    let Some(leader) = holder.and_then(|name| world.index(name)) else {
+        return Some("nobody holds the lock".into());
+    };
+    for (index, member) in world.members.iter().enumerate() {
+        let postgres = &member.postgres;
+        if !member.is_alive() {
+            return Some(format!("the daemon of {} does not run", member.name));
+        }
+        if index == leader {
+            if !postgres.is_writable() {
+                return Some(format!("{} leads and cannot write: {:?}", member.name, postgres.process));
+            }
+        } else if postgres.is_writable() {
+            return Some(format!("{} writes without the lock", member.name));
+        } else if postgres.streams_from.is_none_or(|(upstream, _)| upstream != leader)
+            && !is_left_behind(world, index, leader)
+        {
+            return Some(format!(
+                "{} does not stream from the leader: {:?}, {:?}, timeline {}, at {}, leader's timeline {}, at {}",
+                member.name,
+                postgres.process,
+                postgres.control,
+                postgres.timeline,
+                postgres.end(),
+                world.members[leader].postgres.timeline,
+                world.members[leader].postgres.end(),
+            ));
+        }
+    }
+    None
+}
+
+/// Two members that did not hear of each other may begin the same timeline. Timelines alone cannot tell then that the WAL
+/// parted (contract RW-7, RW-8), so whoever has the other one stays behind until an operator reinitialises it.
+fn is_left_behind(world: &World, member: usize, leader: usize) -> bool {
+    let (mine, theirs) = (&world.members[member].postgres, &world.members[leader].postgres);
+    let told_apart = mine.divergence(theirs) == ptarmigan_ha::action::Divergence::Diverged;
+    world.checks.timelines.collisions > 0 && !told_apart && !mine.is_prefix_of(theirs)
+}
+
+/// How many members were left behind so.
+pub fn left_behind(world: &World) -> u64 {
+    let holder = world.store.keys.get("leader").map(|raw| raw.value.as_str());
+    let Some(leader) = holder.and_then(|name| world.index(name)) else { return 0 };
+    (0..world.members.len())
+        .filter(|member| *member != leader && is_left_behind(world, *member, leader))
+        .count() as u64
+}

@@ -1,0 +1,139 @@
+//! What must never happen, one file each, and what has to happen in the end.
+
+pub mod durability;
+pub mod flapping;
+pub mod initialize_once;
+pub mod liveness;
+pub mod single_writable_primary;
+pub mod tags;
+pub mod timelines;
+
+use std::{fmt, time::Duration};
+
+use ptarmigan_types::Monotonic;
+
+use crate::world::{Event, World};
+
+/// How often the whole is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What a violation is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Something happened that must not.
+    Correctness,
+    /// Something did not happen that must.
+    Liveness,
+}
+
+/// A checker's objection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Of what.
+    pub kind: Kind,
+    /// Which checker.
+    pub checker: &'static str,
+    /// When.
+    pub at: Monotonic,
+    /// What happened.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} at {:.3}: {}", self.checker, self.at.0 as f64 / 1e6, self.what)
+    }
+}
+
+/// A correctness violation.
+pub(crate) fn wrong(checker: &'static str, at: Monotonic, what: String) -> Violation {
+    Violation { kind: Kind::Correctness, checker, at, what }
+}
+
+/// All checkers of one run.
+#[derive(Debug)]
+pub struct Checks {
+    /// Two primaries.
+    pub single: single_writable_primary::Checker,
+    /// What was acknowledged.
+    pub durability: durability::Checker,
+    /// Timelines.
+    pub timelines: timelines::Checker,
+    /// `/initialize`.
+    pub initialize: initialize_once::Checker,
+    /// Changes of the leader for nothing.
+    pub flapping: flapping::Checker,
+    /// Objections that are no checker's own.
+    pub others: Vec<Violation>,
+    /// Faults so far.
+    pub faults: u64,
+    /// Faults that have not ended.
+    pub faults_active: u64,
+    /// Cycles that were cut.
+    pub rounds_exceeded: u64,
+    /// Leases that ran out under a loop that had not stepped down.
+    pub overruns: u64,
+    /// Promotions.
+    pub promotions: u64,
+}
+
+impl Checks {
+    /// Nothing has happened yet.
+    pub fn new(_members: usize) -> Self {
+        Self {
+            single: single_writable_primary::Checker::default(),
+            durability: durability::Checker::default(),
+            timelines: timelines::Checker::default(),
+            initialize: initialize_once::Checker::default(),
+            flapping: flapping::Checker::default(),
+            others: Vec::new(),
+            faults: 0,
+            faults_active: 0,
+            rounds_exceeded: 0,
+            overruns: 0,
+            promotions: 0,
+        }
+    }
+
+    /// The first objection.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.single
+            .violation
+            .as_ref()
+            .or(self.durability.violation.as_ref())
+            .or(self.timelines.violation.as_ref())
+            .or(self.initialize.violation.as_ref())
+            .or(self.flapping.violation.as_ref())
+            .or_else(|| self.others.first())
+    }
+
+    /// Some checker objects.
+    pub fn failed(&self) -> bool {
+        self.violation().is_some()
+    }
+}
+
+impl World {
+    /// A member was promoted: every checker that minds is told.
+    pub fn judge_promotion(&mut self, member: usize) {
+        self.checks.promotions += 1;
+        let this = &self.members[member];
+        let (now, name) = (self.now, this.name.0.clone());
+        if let Some(violation) = tags::promoted(now, this) {
+            self.checks.others.push(violation);
+        }
+        let cluster_lsn = this.known.as_ref().map(|view| view.status.last_lsn);
+        self.checks.durability.promoted(now, &this.postgres, cluster_lsn.unwrap_or_default());
+        self.checks.timelines.promoted(now, &name, &this.postgres);
+        self.checks.flapping.promoted(now, self.quiet_since);
+    }
+
+    /// Looks at the whole.
+    pub fn check_all(&mut self) {
+        self.after(LOOK, Event::Check);
+        let history = self.store.keys.get("history");
+        let timeline = history.map_or(0, |raw| ptarmigan_types::History::read(&raw.value, 0).timeline());
+        let checked = self.scenario.check_timeline && !self.checks.durability.is_manual(self.now);
+        self.checks.timelines.published(self.now, timeline, checked);
+    }
+}

@@ -1,0 +1,220 @@
+//! What the servers do by themselves: come up, end a promotion, stream, and serve the clients that write.
+
+use std::time::Duration;
+
+use ptarmigan_types::{MemberState, Role};
+
+use crate::{
+    postgres::Process,
+    world::{Event, World},
+};
+
+/// `wal_retrieve_retry_interval`.
+const CONNECT_AGAIN: Duration = Duration::from_secs(5);
+
+impl World {
+    /// A server accepts connections.
+    pub fn server_ready(&mut self, member: usize, generation: u64) {
+        let postgres = &mut self.members[member].postgres;
+        if postgres.generation != generation || postgres.process != Process::Starting {
+            return;
+        }
+        postgres.ready();
+        self.note(member, "postgres ready");
+        if self.members[member].is_alive() {
+            self.set_state(member, MemberState::Running);
+        }
+        self.connect(member, generation);
+        self.member_writes(member);
+    }
+
+    /// A promotion is done: a new timeline.
+    pub fn server_promoted(&mut self, member: usize, generation: u64) {
+        let postgres = &self.members[member].postgres;
+        if postgres.generation != generation || !postgres.promoting || postgres.process != Process::Up {
+            return;
+        }
+        self.terms += 1;
+        let (term, number) = (self.terms, self.fresh());
+        let postgres = &mut self.members[member].postgres;
+        postgres.promote(term, number);
+        let timeline = postgres.timeline;
+        self.members[member].checkpoint = true;
+        self.note(member, &format!("promoted to timeline {timeline}"));
+        self.judge_promotion(member);
+        self.wake(member);
+        self.member_writes(member);
+    }
+
+    /// The server dies, however. What it had written is there.
+    pub fn crash_server(&mut self, member: usize) {
+        self.members[member].postgres.gone(false);
+        self.note(member, "postgres crashed");
+        let this = &self.members[member];
+        if !this.is_alive() {
+            return;
+        }
+        if this.job.is_none() && matches!(this.state, MemberState::Running | MemberState::Starting) {
+            self.set_state(member, MemberState::Crashed);
+        }
+        self.wake(member);
+    }
+
+    /// The recovery configuration names somebody else.
+    pub fn repoint(&mut self, member: usize, upstream: Option<usize>) {
+        let postgres = &mut self.members[member].postgres;
+        postgres.upstream = upstream;
+        postgres.streams_from = None;
+        self.stream(member);
+    }
+
+    fn may_stream(&self, member: usize) -> Option<usize> {
+        let postgres = &self.members[member].postgres;
+        let upstream = postgres.upstream.filter(|upstream| *upstream != member)?;
+        let theirs = &self.members[upstream].postgres;
+        // A primary that shuts down goes on sending to those who stream already.
+        let streams = postgres.streams_from.is_some() && theirs.process == Process::Stopping;
+        let up = (theirs.process == Process::Up || streams) && postgres.process == Process::Up;
+        (up && postgres.in_recovery && self.linked(member, upstream)).then_some(upstream)
+    }
+
+    /// A standby asks its upstream for WAL, and again later where that cannot be.
+    pub fn connect(&mut self, member: usize, generation: u64) {
+        let postgres = &self.members[member].postgres;
+        if postgres.generation != generation || !postgres.in_recovery || postgres.process != Process::Up {
+            return;
+        }
+        self.after(CONNECT_AGAIN, Event::Connect { member, generation });
+        self.stream(member);
+    }
+
+    fn stream(&mut self, member: usize) {
+        self.drop_stream(member);
+        if self.members[member].postgres.streams_from.is_some() {
+            return;
+        }
+        let Some(upstream) = self.may_stream(member) else { return };
+        let theirs = self.members[upstream].postgres.generation;
+        let (mine, other) = (&self.members[member].postgres, &self.members[upstream].postgres);
+        if !mine.is_prefix_of(other) {
+            if mine.timeline == other.timeline && mine.end() <= other.end() {
+                self.checks.timelines.diverged_stream(self.now, member, upstream);
+            }
+            return;
+        }
+        self.members[member].postgres.streams_from = Some((upstream, theirs));
+        self.members[member].shipping = None;
+        self.ship(member);
+    }
+
+    /// Drops a stream whose other end is gone.
+    fn drop_stream(&mut self, member: usize) {
+        if let Some((upstream, generation)) = self.members[member].postgres.streams_from {
+            let alive = self.members[upstream].postgres.generation == generation;
+            if !alive || self.may_stream(member) != Some(upstream) {
+                self.members[member].postgres.streams_from = None;
+                self.members[member].shipping = None;
+            }
+        }
+    }
+
+    /// New WAL of the upstream sets out for a standby.
+    fn ship(&mut self, member: usize) {
+        let Some((upstream, _)) = self.members[member].postgres.streams_from else { return };
+        if self.members[member].shipping.is_none() {
+            self.members[member].shipping = Some(self.members[upstream].postgres.wal.len());
+            let generation = self.members[member].postgres.generation;
+            let wait = self.random.millis(1, 1 + self.network.stream_millis);
+            self.after(wait, Event::Ship { member, generation });
+        }
+    }
+
+    /// WAL arrives.
+    pub fn wal_arrives(&mut self, member: usize, generation: u64) {
+        let postgres = &self.members[member].postgres;
+        if postgres.generation != generation || !postgres.in_recovery {
+            return;
+        }
+        let Some(records) = self.members[member].shipping.take() else { return };
+        self.drop_stream(member);
+        let Some((upstream, _)) = self.members[member].postgres.streams_from else { return };
+        self.receive(member, upstream, records);
+        if self.members[upstream].postgres.wal.len() > self.members[member].postgres.wal.len() {
+            self.ship(member);
+        }
+        for other in 0..self.members.len() {
+            if self.members[other].postgres.streams_from.is_some_and(|(from, _)| from == member) {
+                self.ship(other);
+            }
+        }
+    }
+
+    fn receive(&mut self, member: usize, upstream: usize, records: usize) {
+        let (low, high) = self.members.split_at_mut(member.max(upstream));
+        let (mine, theirs) = if member < upstream {
+            (&mut low[member].postgres, &high[0].postgres)
+        } else {
+            (&mut high[0].postgres, &low[upstream].postgres)
+        };
+        mine.receive(theirs, records);
+    }
+
+    /// A server that shuts down waits for those who stream from it.
+    pub fn send_rest(&mut self, member: usize) {
+        let generation = self.members[member].postgres.generation;
+        let records = self.members[member].postgres.wal.len();
+        for other in 0..self.members.len() {
+            let streams = self.members[other].postgres.streams_from == Some((member, generation));
+            if streams && self.linked(member, other) && self.members[other].postgres.in_recovery {
+                self.receive(other, member, records);
+            }
+        }
+    }
+
+    /// Every other member has a stream from this one.
+    pub fn everybody_streams_from(&self, member: usize) -> bool {
+        let generation = self.members[member].postgres.generation;
+        self.members
+            .iter()
+            .enumerate()
+            .all(|(other, them)| other == member || them.postgres.streams_from == Some((member, generation)))
+    }
+
+    /// Clients try every member.
+    pub fn clients_write(&mut self) {
+        for member in 0..self.members.len() {
+            self.member_writes(member);
+        }
+        let wait = self.random.millis(100, self.scenario.write_millis);
+        self.after(wait, Event::Write);
+    }
+
+    /// A client's transaction, acknowledged as soon as it is on disk here.
+    pub fn member_writes(&mut self, member: usize) {
+        let postgres = &self.members[member].postgres;
+        if !postgres.is_writable() || !self.belongs_to_cluster(member) {
+            return;
+        }
+        let big = self.random.percent(5);
+        let bytes = if big { self.random.between(10_000, 700_000) } else { self.random.between(100, 9000) };
+        let number = self.fresh();
+        let postgres = &mut self.members[member].postgres;
+        let record = postgres.append(number, bytes);
+        let term = postgres.term;
+        self.checks.single.acknowledged(self.now, member, term, record.timeline);
+        self.checks.durability.acknowledged(record, term);
+        for other in 0..self.members.len() {
+            if self.members[other].postgres.streams_from.is_some_and(|(from, _)| from == member) {
+                self.ship(other);
+            }
+        }
+    }
+
+    /// The bootstrap of this member's data is over: clients know the cluster only then.
+    fn belongs_to_cluster(&self, member: usize) -> bool {
+        let this = &self.members[member];
+        self.store.keys.get("initialize").is_some_and(|raw| {
+            !raw.value.is_empty() && raw.value == this.postgres.system_identifier.to_string()
+        }) && this.role != Role::Uninitialized
+    }
+}

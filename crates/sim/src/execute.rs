@@ -1,0 +1,334 @@
+//! Actions carried out in the model: what is done at once, and what is waited for.
+
+use std::time::Duration;
+
+use ptarmigan_ha::{
+    Action, Outcome,
+    action::{Divergence, PeerAddress, RecoveryDifference, When},
+    facts::PeerAnswer,
+};
+use ptarmigan_types::{Cluster, History, Lsn, MemberData, MemberName, MemberState, Role, Status, Timeline};
+use serde_json::{Map, json};
+
+use crate::{
+    bugs::{Bug, initialize_condition},
+    member::{Asking, Call, Waiter},
+    postgres::Process,
+    store::Condition,
+    world::{Event, World},
+};
+
+/// How long peers are waited for.
+const PEERS_LIMIT: Duration = Duration::from_secs(2);
+
+impl World {
+    /// Carries an action out; `None`: its outcome comes later.
+    pub fn execute(&mut self, member: usize, action: &Action) -> Option<Outcome> {
+        match action {
+            Action::RenewLock(held) => {
+                let limit = self.patience(member);
+                self.ask_store(member, Call::Renew(held.clone()), limit)
+            }
+            Action::AcquireLock => {
+                let limit = self.members[member].settings.retry_timeout;
+                self.ask_store(member, Call::Acquire, limit)
+            }
+            Action::ReleaseLock(held) => {
+                self.members[member].lease.forget();
+                self.ask(member, Call::Release(held.clone()))
+            }
+            Action::ForgetLease => {
+                if self.members[member].lease.leads_until.0 != 0 {
+                    self.members[member].lease.forget();
+                }
+                Some(Outcome::Done)
+            }
+            Action::WriteStatus => self.write_status(member),
+            Action::WriteMember => self.write_member(member),
+            Action::WriteInitialize { value, when } => {
+                let when = initialize_condition(self.bug, *when);
+                self.write_key(member, "initialize", Some(value.clone()), when)
+            }
+            Action::DeleteInitialize => self.write_key(member, "initialize", None, When::Always),
+            Action::WriteConfig => {
+                let text = self.scenario.dynamic.clone();
+                self.write_key(member, "config", Some(text), When::Always)
+            }
+            Action::ClearFailover(when) => self.write_key(member, "failover", Some("{}".into()), *when),
+            Action::UpdateHistory(timeline) => self.update_history(member, *timeline),
+            Action::ReloadView(_) => match self.copied_view(member) {
+                Some(view) => {
+                    self.members[member].known = Some(view.clone());
+                    Some(Outcome::View(view))
+                }
+                None => self.ask(member, Call::Read),
+            },
+            Action::AskPeers(peers) => self.ask_peers(member, peers),
+            Action::StartJob(job) => Some(match self.begin_job(member, job.clone()) {
+                Ok(()) => Outcome::Done,
+                Err(reason) => Outcome::Failed(reason),
+            }),
+            on_node => self.on_node(member, on_node),
+        }
+    }
+
+    fn on_node(&mut self, member: usize, action: &Action) -> Option<Outcome> {
+        match action {
+            Action::CancelJob => self.cancel_job(member),
+            Action::ClearScheduledRestart => self.members[member].restart = None,
+            Action::SetRole(role) => self.set_role(member, *role),
+            Action::SetState(state) => self.set_state(member, *state),
+            Action::CompareRecovery { upstream } => {
+                return Some(self.compare_recovery(member, upstream.as_ref()));
+            }
+            Action::ReloadRecovery { upstream } => {
+                let upstream = upstream.as_ref().and_then(|name| self.index(&name.0));
+                self.repoint(member, upstream);
+            }
+            Action::CheckDivergence { upstream } => {
+                return Some(Outcome::Divergence(self.check_divergence(member, upstream)));
+            }
+            Action::EnsureCheckpoint if self.members[member].checkpoint => {
+                let epoch = self.members[member].epoch;
+                let wait = self.random.millis(50, 3000);
+                self.after(wait, Event::Checkpointed { member, epoch });
+            }
+            Action::StopImmediate => {
+                self.members[member].postgres.gone(false);
+                self.set_state(member, MemberState::Stopped);
+            }
+            Action::AbandonBootstrap | Action::RemoveDataDirectory => {
+                let postgres = &mut self.members[member].postgres;
+                postgres.gone(false);
+                postgres.present = false;
+                postgres.wal.clear();
+            }
+            Action::Exit { stop_postgres, reason } => {
+                self.note(member, &format!("exit: {reason}"));
+                if *stop_postgres {
+                    self.members[member].postgres.gone(true);
+                }
+                self.kill_daemon(member);
+                self.after(Duration::from_secs(10), Event::Daemon(member));
+                return None;
+            }
+            _ => {}
+        }
+        Some(Outcome::Done)
+    }
+
+    /// Notes a role.
+    pub fn set_role(&mut self, member: usize, role: Role) {
+        self.members[member].role = role;
+    }
+
+    /// Notes a state; a change wakes the loop.
+    pub fn set_state(&mut self, member: usize, state: MemberState) {
+        if self.members[member].state != state {
+            self.members[member].state = state;
+            self.members[member].state_since = self.now;
+            self.wake(member);
+        }
+    }
+
+    fn ask_store(&mut self, member: usize, call: Call, limit: Duration) -> Option<Outcome> {
+        self.call(member, Waiter::Loop, call, limit);
+        None
+    }
+
+    /// What a leader asks besides the lock leaves time for the next renewal.
+    fn ask(&mut self, member: usize, call: Call) -> Option<Outcome> {
+        let limit = self.write_limit(member);
+        self.ask_store(member, call, limit)
+    }
+
+    /// How long a write is waited for.
+    pub fn write_limit(&self, member: usize) -> Duration {
+        let this = &self.members[member];
+        let retry_timeout = this.settings.retry_timeout;
+        if !this.leads(self.now) {
+            return retry_timeout;
+        }
+        let left = this.lease.granted_until.since(self.now);
+        left.saturating_sub(this.settings.ttl * 2 / 3).max(Duration::from_secs(1)).min(retry_timeout)
+    }
+
+    fn write_key(
+        &mut self,
+        member: usize,
+        key: &'static str,
+        value: Option<String>,
+        when: When,
+    ) -> Option<Outcome> {
+        let condition = match when {
+            When::Always => Condition::Always,
+            When::Absent => Condition::Absent,
+            When::Revision(revision) => Condition::Revision(revision),
+        };
+        self.ask(member, Call::Write { key, value, condition })
+    }
+
+    fn write_status(&mut self, member: usize) -> Option<Outcome> {
+        let this = &self.members[member];
+        if this.postgres.process != Process::Up {
+            return Some(Outcome::Done);
+        }
+        let status = Status { last_lsn: this.postgres.end(), ..Status::default() };
+        if this.known.as_ref().is_some_and(|view| view.status == status) {
+            return Some(Outcome::Done);
+        }
+        self.write_key(member, "status", Some(status.to_json()), When::Always)
+    }
+
+    fn write_member(&mut self, member: usize) -> Option<Outcome> {
+        match self.member_call(member) {
+            None => Some(Outcome::Done),
+            Some(call) => self.ask(member, call),
+        }
+    }
+
+    /// The write of the member key; `None` where nothing is to be done.
+    pub fn member_call(&self, member: usize) -> Option<Call> {
+        let this = &self.members[member];
+        let data = self.member_data(member);
+        let mine = this.known.as_ref().and_then(|view| view.member(&this.name));
+        let lease = this.own_lease.as_ref();
+        let unchanged = mine.is_some_and(|mine| {
+            mine.lease.as_ref() == lease.map(|lease| &lease.id) && mine.data.equal_by_text(&data)
+        });
+        let young = lease.is_some_and(|lease| self.now.since(lease.sent) < this.settings.loop_wait);
+        (!(unchanged && young)).then(|| Call::PutMember { json: data.to_json(), unchanged })
+    }
+
+    fn member_data(&self, member: usize) -> MemberData {
+        let this = &self.members[member];
+        let name = &this.name;
+        let mut data = Map::new();
+        data.insert("conn_url".into(), json!(format!("postgres://{name}:5432/postgres")));
+        data.insert("api_url".into(), json!(format!("http://{name}:8008/patroni")));
+        data.insert("state".into(), json!(this.state));
+        data.insert("role".into(), json!(this.role));
+        data.insert("version".into(), json!("4.1.4"));
+        if this.checkpoint && this.leads(self.now) {
+            data.insert("checkpoint_after_promote".into(), json!(false));
+        }
+        if !this.settings.tags.0.is_empty() {
+            data.insert("tags".into(), json!(this.settings.tags));
+        }
+        if this.postgres.process == Process::Up && this.state == MemberState::Running {
+            data.insert("xlog_location".into(), json!(this.postgres.end()));
+            data.insert("timeline".into(), json!(this.postgres.timeline));
+        }
+        MemberData(data)
+    }
+
+    fn update_history(&mut self, member: usize, timeline: Timeline) -> Option<Outcome> {
+        let wall = self.wall();
+        let this = &self.members[member];
+        let mut entries = this.postgres.history.clone();
+        if timeline > 1 && entries.is_empty() {
+            return Some(Outcome::Done);
+        }
+        let old = this.known.as_ref().and_then(|view| view.history.clone());
+        let known = old.and_then(|history| history.entries).unwrap_or_default();
+        for entry in &mut entries {
+            if let Some(old) = known.iter().find(|old| old.timeline == entry.timeline && old.lsn == entry.lsn)
+            {
+                *entry = old.clone();
+            }
+        }
+        if let Some(newest) = entries.last_mut() {
+            newest.timestamp = Some(wall.to_string());
+            newest.new_leader = Some(this.name.0.clone());
+        }
+        let text = History { entries: Some(entries), revision: 0 }.to_json();
+        self.write_key(member, "history", Some(text), When::Always)
+    }
+
+    fn ask_peers(&mut self, member: usize, peers: &[PeerAddress]) -> Option<Outcome> {
+        let operation = self.fresh();
+        let epoch = self.members[member].epoch;
+        let mut limit = Duration::from_millis(1);
+        for address in peers {
+            let Some(peer) = self.index(&address.name.0) else { continue };
+            let wait = self.random.millis(1, 20);
+            let silent = !self.linked(member, peer);
+            limit = limit.max(if silent { PEERS_LIMIT } else { wait * 2 });
+            self.after(wait, Event::PeerAsked { member, epoch, operation, peer });
+        }
+        self.members[member].asking = Some(Asking { operation, peers: peers.to_vec(), answers: Vec::new() });
+        self.after(limit, Event::PeersDone { member, epoch, operation });
+        None
+    }
+
+    /// A peer says what is true at this moment. Without a position it says nothing (contract HN-3).
+    pub fn peer_asked(&mut self, member: usize, operation: u64, peer: usize) {
+        if !self.linked(member, peer) || !self.members[peer].is_alive() {
+            return;
+        }
+        let them = &self.members[peer];
+        if matches!(them.phase, crate::member::Phase::FirstLook) {
+            return;
+        }
+        if them.postgres.process != Process::Up {
+            return;
+        }
+        let writable = them.postgres.is_writable();
+        let in_recovery = !writable && them.role != Role::Primary;
+        let answer = PeerAnswer {
+            name: them.name.clone(),
+            in_recovery,
+            lsn: if in_recovery { them.postgres.end() } else { Lsn::ZERO },
+            timeline: Some(them.postgres.timeline),
+            tags: them.settings.tags.clone(),
+            watchdog_failed: false,
+        };
+        if let Some(asking) = &mut self.members[member].asking
+            && asking.operation == operation
+        {
+            asking.answers.push(answer);
+        }
+    }
+
+    /// The loop has what the peers said.
+    pub fn peers_done(&mut self, member: usize, operation: u64) {
+        if self.members[member].asking.as_ref().is_some_and(|asking| asking.operation == operation)
+            && let Some(mut asking) = self.members[member].asking.take()
+        {
+            asking.answers.sort_by(|one, other| one.name.cmp(&other.name));
+            self.loop_answered(member, Outcome::Peers(asking.answers));
+        }
+    }
+
+    fn compare_recovery(&self, member: usize, upstream: Option<&MemberName>) -> Outcome {
+        let wanted = upstream.and_then(|name| self.index(&name.0));
+        let postgres = &self.members[member].postgres;
+        Outcome::Recovery(if !postgres.standby_signal {
+            RecoveryDifference::Restart
+        } else if postgres.upstream == wanted {
+            RecoveryDifference::None
+        } else {
+            RecoveryDifference::Reload
+        })
+    }
+
+    fn check_divergence(&self, member: usize, upstream: &MemberName) -> Divergence {
+        let Some(leader) = self.index(&upstream.0) else { return Divergence::Unknown };
+        if self.bug == Some(Bug::DivergenceIgnored) {
+            return Divergence::SameHistory;
+        }
+        let theirs = &self.members[leader].postgres;
+        if !self.linked(member, leader) || !theirs.is_writable() {
+            return Divergence::Unknown;
+        }
+        self.members[member].postgres.divergence(theirs)
+    }
+
+    /// Whom this member follows in the view as it is now.
+    pub fn node_to_follow(&self, member: usize) -> Option<usize> {
+        let this = &self.members[member];
+        let cluster: &Cluster = this.known.as_ref()?;
+        let name = ptarmigan_ha::node_to_follow(&this.name, &this.settings.tags, cluster)?;
+        self.index(&name.0)
+    }
+}

@@ -1,0 +1,420 @@
+//! The long actions, step by step, as the agent carries them out.
+
+use std::time::Duration;
+
+use ptarmigan_ha::{
+    action::{DemoteMode, Job},
+    observation::{ControlState, JobEnd, JobKind, JobResult},
+};
+use ptarmigan_types::{MemberName, MemberState, Role, Status};
+
+use crate::{
+    member::{Call, Running, Waiter},
+    postgres::Process,
+    store::Condition,
+    world::{Event, World},
+};
+
+/// What must be left of the lease when a promotion is ordered.
+const LEASE_LEFT_MIN: Duration = Duration::from_secs(1);
+/// What an immediate stop may need.
+const ENFORCED_STOP: Duration = Duration::from_secs(2);
+/// `pg_ctl_timeout`.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// How a job goes on.
+enum Step {
+    Wait(Duration),
+    Ask(Call),
+    End(JobEnd),
+}
+
+const NEXT: Step = Step::Wait(Duration::ZERO);
+
+fn failed(reason: &str) -> Step {
+    Step::End(JobEnd::Failed(reason.into()))
+}
+
+const fn kind(job: &Job) -> JobKind {
+    match job {
+        Job::Bootstrap => JobKind::Bootstrap,
+        Job::PostBootstrap => JobKind::PostBootstrap,
+        Job::Clone { .. } => JobKind::Clone,
+        Job::Reinitialize { .. } => JobKind::Reinitialize,
+        Job::Promote { .. } => JobKind::Promote,
+        Job::Demote(mode) => JobKind::Demote(*mode),
+        Job::StartPrimary { .. } => JobKind::StartPrimary,
+        Job::Follow { .. } => JobKind::Follow,
+        Job::Restart { .. } => JobKind::Restart,
+        Job::Rewind { .. } => JobKind::Rewind,
+        Job::CrashRecovery => JobKind::CrashRecovery,
+    }
+}
+
+impl World {
+    /// Begins a job unless one is in flight.
+    ///
+    /// # Errors
+    /// One is.
+    pub fn begin_job(&mut self, member: usize, job: Job) -> Result<(), String> {
+        if let Some(running) = &self.members[member].job {
+            return Err(format!("{} already in progress", running.kind.words()));
+        }
+        self.note(member, &format!("begins {job:?}"));
+        let number = self.fresh();
+        let since = self.now;
+        let kind = kind(&job);
+        if job == Job::Demote(DemoteMode::Graceful) {
+            let calm = self.checks.faults_active == 0 && self.everybody_streams_from(member);
+            self.checks.durability.stepping_down(calm);
+        }
+        let this = &mut self.members[member];
+        let primary = matches!(this.role, Role::Primary | Role::Promoted);
+        this.job = Some(Running { number, kind, job, since, cancellable: true, stage: 0, primary });
+        let epoch = this.epoch;
+        self.after(Duration::from_millis(1), Event::Job { member, epoch, number });
+        Ok(())
+    }
+
+    /// Cancels the job in flight. A server that was told to stop does so.
+    pub fn cancel_job(&mut self, member: usize) {
+        let this = &mut self.members[member];
+        if let Some(job) = this.job.take() {
+            this.finished.push(JobResult { kind: job.kind, end: JobEnd::Cancelled });
+            if this.postgres.process == Process::Stopping {
+                this.postgres.gone(true);
+            }
+        }
+    }
+
+    /// The next step of a job.
+    pub fn job_goes_on(&mut self, member: usize, number: u64) {
+        let this = &mut self.members[member];
+        let Some(running) = this.job.as_mut().filter(|job| job.number == number) else { return };
+        let (job, stage, primary, kind) = (running.job.clone(), running.stage, running.primary, running.kind);
+        running.stage += 1;
+        let epoch = this.epoch;
+        let step = self.step(member, &job, stage, primary);
+        match step {
+            Step::Wait(wait) => self.after(wait, Event::Job { member, epoch, number }),
+            Step::Ask(call) => {
+                let limit = self.members[member].settings.retry_timeout;
+                self.call(member, Waiter::Job(number), call, limit);
+            }
+            Step::End(end) => {
+                self.note(member, &format!("ends {}: {end:?}", kind.words()));
+                let this = &mut self.members[member];
+                this.job = None;
+                this.finished.push(JobResult { kind, end });
+                self.wake(member);
+            }
+        }
+    }
+
+    fn step(&mut self, member: usize, job: &Job, stage: u32, primary: bool) -> Step {
+        match job {
+            Job::Bootstrap => self.bootstrap(member, stage),
+            Job::PostBootstrap if stage == 0 => Step::Wait(self.random.millis(100, 800)),
+            Job::PostBootstrap => Step::End(JobEnd::Done),
+            Job::Clone { source } => self.clone_data(member, source.as_ref(), stage),
+            Job::Reinitialize { source } => self.reinitialize(member, source.as_ref(), stage),
+            Job::Promote { timeline } => self.promote(member, *timeline, stage),
+            Job::Demote(mode) => self.demote(member, *mode, stage),
+            Job::StartPrimary { timeout } => match stage {
+                0 => self.start_primary(member, *timeout),
+                _ => self.started(member),
+            },
+            Job::Follow { upstream, role, timeout } => {
+                let upstream = upstream.as_ref().and_then(|name| self.index(&name.0));
+                match stage {
+                    0 => self.stop_standby(member),
+                    1 => {
+                        self.stopped(member);
+                        self.set_role(member, *role);
+                        self.start(member, false, upstream, *timeout)
+                    }
+                    _ => self.started(member),
+                }
+            }
+            Job::Restart { timeout } => self.restart(member, *timeout, stage, primary),
+            Job::Rewind { leader, .. } => self.rewind(member, leader, stage),
+            Job::CrashRecovery => self.crash_recovery(member, stage),
+        }
+    }
+
+    fn start(
+        &mut self,
+        member: usize,
+        primary: bool,
+        upstream: Option<usize>,
+        limit: Option<Duration>,
+    ) -> Step {
+        let slowest = self.network.start_millis;
+        let needed = self.random.millis(100, slowest.max(101));
+        let postgres = &mut self.members[member].postgres;
+        if !postgres.present {
+            return failed("there is no data directory");
+        }
+        postgres.start(primary, upstream);
+        let generation = postgres.generation;
+        self.set_state(member, MemberState::Starting);
+        self.after(needed, Event::Ready { member, generation });
+        Step::Wait(needed.min(limit.unwrap_or(START_LIMIT)) + Duration::from_millis(1))
+    }
+
+    fn started(&mut self, member: usize) -> Step {
+        if self.members[member].postgres.process == Process::Down {
+            self.set_state(member, MemberState::StartFailed);
+            return failed("the server ended while it started");
+        }
+        Step::End(JobEnd::Done)
+    }
+
+    fn start_primary(&mut self, member: usize, limit: Duration) -> Step {
+        if !self.members[member].leads(self.now) {
+            return failed("the leader lease is over, a primary is not started");
+        }
+        self.start(member, true, None, Some(limit))
+    }
+
+    fn stop_standby(&mut self, member: usize) -> Step {
+        if self.members[member].postgres.process == Process::Down {
+            return NEXT;
+        }
+        self.set_state(member, MemberState::Restarting);
+        self.begin_stop(member);
+        Step::Wait(self.random.millis(50, 500))
+    }
+
+    /// A fast shutdown: no more writes, the shutdown checkpoint.
+    fn begin_stop(&mut self, member: usize) {
+        let number = self.fresh();
+        let postgres = &mut self.members[member].postgres;
+        if postgres.process == Process::Up && !postgres.in_recovery {
+            postgres.checkpoint(number);
+        }
+        postgres.process = Process::Stopping;
+    }
+
+    /// A fast shutdown is done: whoever streamed has all of it.
+    fn stopped(&mut self, member: usize) {
+        if self.members[member].postgres.process == Process::Down {
+            return;
+        }
+        let clean = self.members[member].postgres.process == Process::Stopping;
+        if clean {
+            self.send_rest(member);
+        }
+        self.members[member].postgres.gone(clean);
+        self.set_state(member, MemberState::Stopped);
+    }
+
+    fn demote(&mut self, member: usize, mode: DemoteMode, stage: u32) -> Step {
+        match stage {
+            0 if mode == DemoteMode::Graceful => Step::Wait(self.random.millis(10, 1500)),
+            0 => NEXT,
+            1 => self.demote_stop(member, mode),
+            2 => {
+                self.stopped(member);
+                self.set_role(member, Role::Demoted);
+                if !matches!(mode, DemoteMode::Graceful | DemoteMode::Immediate) {
+                    return NEXT;
+                }
+                self.members[member].lease.forget();
+                if mode == DemoteMode::Immediate {
+                    return NEXT;
+                }
+                let last_lsn = self.members[member].postgres.end();
+                let value = Some(Status { last_lsn, ..Status::default() }.to_json());
+                Step::Ask(Call::Write { key: "status", value, condition: Condition::Always })
+            }
+            3 if matches!(mode, DemoteMode::Graceful | DemoteMode::Immediate) => {
+                let me = self.members[member].name.clone();
+                let held =
+                    self.copied_view(member).and_then(|view| view.leader).filter(|held| held.name == me);
+                held.map_or(NEXT, |held| Step::Ask(Call::Release(held)))
+            }
+            3 => NEXT,
+            4 => self.member_call(member).map_or(NEXT, Step::Ask),
+            5 if mode == DemoteMode::Offline => self.start(member, false, None, None),
+            6 => {
+                self.set_role(member, Role::Replica);
+                self.started(member)
+            }
+            _ => Step::End(JobEnd::Done),
+        }
+    }
+
+    fn demote_stop(&mut self, member: usize, mode: DemoteMode) -> Step {
+        if self.members[member].postgres.process == Process::Down {
+            return NEXT;
+        }
+        let left = self.members[member].lease.granted_until.since(self.now);
+        let gentle = left.saturating_sub(ENFORCED_STOP);
+        let fast = match mode {
+            DemoteMode::Graceful => Some(self.random.millis(50, 400)),
+            DemoteMode::Offline if gentle >= Duration::from_secs(1) => {
+                Some(self.random.millis(50, 400).min(gentle))
+            }
+            _ => None,
+        };
+        if let Some(wait) = fast {
+            self.set_state(member, MemberState::Stopping);
+            self.begin_stop(member);
+            return Step::Wait(wait);
+        }
+        let hangs = self.random.percent(5);
+        Step::Wait(if hangs { Duration::from_secs(1) } else { self.random.millis(5, 60) })
+    }
+
+    fn promote(&mut self, member: usize, timeline: Option<u32>, stage: u32) -> Step {
+        match stage {
+            0 => Step::Wait(self.random.millis(0, 1 + self.scenario.pre_promote_millis)),
+            1 => {
+                if !self.members[member].leads(self.now + LEASE_LEFT_MIN) {
+                    return failed("the leader lease is about to end");
+                }
+                let this = &mut self.members[member];
+                if timeline.is_some_and(|timeline| timeline != this.postgres.timeline) {
+                    return failed("the timeline changed");
+                }
+                if this.postgres.process != Process::Up || !this.postgres.in_recovery {
+                    return failed("there is no standby to promote");
+                }
+                this.role = Role::Promoted;
+                this.postgres.promoting = true;
+                if let Some(job) = &mut this.job {
+                    job.cancellable = false;
+                }
+                let generation = this.postgres.generation;
+                let slow = self.random.percent(5);
+                let wait = if slow { self.random.millis(800, 8000) } else { self.random.millis(20, 800) };
+                self.after(wait, Event::Promoted { member, generation });
+                let loop_wait = self.members[member].settings.loop_wait;
+                Step::Wait(wait.min(loop_wait) + Duration::from_millis(1))
+            }
+            _ => Step::End(JobEnd::Done),
+        }
+    }
+
+    fn restart(&mut self, member: usize, limit: Option<Duration>, stage: u32, primary: bool) -> Step {
+        match stage {
+            0 => {
+                self.set_state(member, MemberState::Restarting);
+                if self.members[member].postgres.process == Process::Down {
+                    return NEXT;
+                }
+                self.begin_stop(member);
+                Step::Wait(self.random.millis(100, 800))
+            }
+            1 => {
+                self.stopped(member);
+                if primary && !self.members[member].leads(self.now) {
+                    self.set_state(member, MemberState::RestartFailed);
+                    return failed("the leader lease is over, a primary is not started");
+                }
+                self.set_state(member, MemberState::Restarting);
+                let upstream = if primary { None } else { self.node_to_follow(member) };
+                self.start(member, primary, upstream, limit)
+            }
+            _ => self.started(member),
+        }
+    }
+
+    fn bootstrap(&mut self, member: usize, stage: u32) -> Step {
+        match stage {
+            0 => {
+                self.set_state(member, MemberState::InitializingNewCluster);
+                Step::Wait(self.random.millis(1000, 5000))
+            }
+            1 => {
+                let system_identifier = 7_000_000_000_000_000_000 + self.random.between(1, 1 << 40);
+                self.terms += 1;
+                let term = self.terms;
+                self.members[member].postgres.initialize(system_identifier, term);
+                self.set_role(member, Role::Primary);
+                self.start(member, true, None, None)
+            }
+            _ => self.started(member),
+        }
+    }
+
+    fn clone_data(&mut self, member: usize, source: Option<&MemberName>, stage: u32) -> Step {
+        match stage {
+            0 => {
+                self.set_state(member, MemberState::CreatingReplica);
+                Step::Wait(self.random.millis(1000, 15_000))
+            }
+            1 => {
+                let source = source.and_then(|name| self.index(&name.0));
+                let Some(source) = source.filter(|source| {
+                    self.linked(member, *source) && self.members[*source].postgres.process == Process::Up
+                }) else {
+                    return failed("the source does not answer");
+                };
+                let copied = self.members[source].postgres.clone();
+                self.members[member].postgres.copy(&copied);
+                let upstream = self.node_to_follow(member);
+                self.set_role(member, Role::Replica);
+                self.start(member, false, upstream, None)
+            }
+            _ => self.started(member),
+        }
+    }
+
+    fn reinitialize(&mut self, member: usize, source: Option<&MemberName>, stage: u32) -> Step {
+        if stage > 0 {
+            return self.clone_data(member, source, stage - 1);
+        }
+        self.members[member].postgres.gone(false);
+        self.members[member].postgres.present = false;
+        self.members[member].postgres.wal.clear();
+        self.set_role(member, Role::Uninitialized);
+        Step::Wait(self.random.millis(10, 200))
+    }
+
+    fn rewind(&mut self, member: usize, leader: &MemberName, stage: u32) -> Step {
+        match stage {
+            0 => self.stop_standby(member),
+            1 => {
+                self.stopped(member);
+                Step::Wait(self.random.millis(500, 8000))
+            }
+            _ => {
+                let source = self.index(&leader.0);
+                let Some(source) = source.filter(|source| {
+                    self.linked(member, *source) && self.members[*source].postgres.is_writable()
+                }) else {
+                    return failed("the source does not answer");
+                };
+                if self.members[member].settings.remove_data_directory_on_rewind_failure
+                    && self.random.percent(3)
+                {
+                    return Step::End(JobEnd::RewindFailedForGood("a file is missing".into()));
+                }
+                let source = self.members[source].postgres.clone();
+                let postgres = &mut self.members[member].postgres;
+                if postgres.timeline != source.timeline {
+                    postgres.rewind(&source);
+                }
+                Step::End(JobEnd::Done)
+            }
+        }
+    }
+
+    /// Single-user mode ends with a shutdown checkpoint on the old timeline.
+    fn crash_recovery(&mut self, member: usize, stage: u32) -> Step {
+        if stage == 0 {
+            return Step::Wait(self.random.millis(200, 4000));
+        }
+        let number = self.fresh();
+        let postgres = &mut self.members[member].postgres;
+        if !postgres.present || postgres.process != Process::Down {
+            return failed("there is nothing to recover");
+        }
+        postgres.checkpoint(number);
+        postgres.control = Some(ControlState::ShutDown);
+        postgres.standby_signal = false;
+        Step::End(JobEnd::Done)
+    }
+}

@@ -1,0 +1,26 @@
+//! Whole clusters in virtual time: members that run the very decision of the daemon, with a model PostgreSQL, a model DCS,
+//! a model network and clients that remember what was acknowledged. One thread, one event queue, one seeded generator: the
+//! same seed gives the same run, byte for byte.
+
+pub mod agent;
+pub mod bugs;
+pub mod checkers;
+pub mod database;
+pub mod dcs;
+pub mod execute;
+pub mod faults;
+pub mod jobs;
+pub mod member;
+pub mod operator;
+pub mod postgres;
+pub mod random;
+pub mod replay;
+pub mod run;
+pub mod scenario;
+pub mod store;
+pub mod trace;
+pub mod world;
+
+pub use bugs::Bug;
+pub use checkers::{Kind, Violation};
+pub use run::{Options, Report, simulate};

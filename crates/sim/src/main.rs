@@ -1,0 +1,249 @@
+//! The simulator on the command line: many seeds, one seed with its trace, the table of planted bugs, a journal replayed.
+
+use std::{
+    io::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    time::Duration,
+};
+
+use ptarmigan_sim::{
+    Bug, Kind, Options, Report,
+    replay::{Replayed, replay},
+    simulate,
+};
+
+/// The core or the simulator itself broke.
+const CRASH: u8 = 70;
+/// Something happened that must not; also a journal that decides otherwise.
+const CORRECTNESS: u8 = 2;
+/// Something did not happen that must.
+const LIVENESS: u8 = 3;
+/// The arguments make no sense.
+const USAGE: u8 = 64;
+/// How many seeds a planted bug has to be caught within.
+const BUG_SEEDS: u64 = 2000;
+const HELP: &str = "ptarmigan-sim: whole clusters in virtual time
+  --seeds N [--from N]    run N seeds (100) from that one (1)
+  --seed N [--trace]      run one seed, print what happens
+  --shrink                with --seed: as few faults as still show it
+  --bug NAME              with a planted bug around the core
+  --bugs                  the table of planted bugs
+  --unguarded             daemons die for long while their PostgreSQL goes on: not covered by the core
+  --replay FILE           decide a daemon's journal again
+exit: 0 nothing found, 2 correctness, 3 liveness, 70 crash";
+
+#[derive(Debug, Default)]
+struct Arguments {
+    seeds: Option<u64>,
+    from: u64,
+    seed: Option<u64>,
+    shrink: bool,
+    bugs: bool,
+    replay: Option<String>,
+    options: Options,
+}
+
+fn main() -> ExitCode {
+    let arguments = match read(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(reason) => {
+            say(&format!("{reason}\n{HELP}"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    let code = if let Some(path) = &arguments.replay {
+        replay_file(path)
+    } else if arguments.bugs {
+        bugs()
+    } else if let Some(seed) = arguments.seed {
+        one(seed, &arguments)
+    } else {
+        many(arguments.from, arguments.seeds.unwrap_or(100), arguments.options)
+    };
+    ExitCode::from(code)
+}
+
+fn say(text: &str) {
+    // Nobody may be reading any more.
+    drop(writeln!(std::io::stdout(), "{text}"));
+}
+
+fn read(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut arguments = Arguments { from: 1, ..Arguments::default() };
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+        let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text:?} is not a number"));
+        match word.as_str() {
+            "--seeds" => arguments.seeds = Some(number(value()?)?),
+            "--from" => arguments.from = number(value()?)?,
+            "--seed" => arguments.seed = Some(number(value()?)?),
+            "--trace" => arguments.options.trace = true,
+            "--shrink" => arguments.shrink = true,
+            "--bugs" => arguments.bugs = true,
+            "--unguarded" => arguments.options.unguarded = true,
+            "--replay" => arguments.replay = Some(value()?),
+            "--bug" => {
+                let name = value()?;
+                let bug = Bug::ALL.iter().find(|bug| bug.name() == name);
+                arguments.options.bug = Some(*bug.ok_or_else(|| format!("there is no bug {name:?}"))?);
+            }
+            other => return Err(format!("{other:?} is not known")),
+        }
+    }
+    Ok(arguments)
+}
+
+/// Runs a seed; a panic is an error with the seed in it.
+fn run(seed: u64, options: Options) -> Result<Report, u8> {
+    catch_unwind(AssertUnwindSafe(|| simulate(seed, options))).map_err(|_| {
+        say(&format!("seed {seed}: CRASH"));
+        CRASH
+    })
+}
+
+fn code(report: &Report) -> u8 {
+    match report.violation.as_ref().map(|violation| violation.kind) {
+        None => 0,
+        Some(Kind::Correctness) => CORRECTNESS,
+        Some(Kind::Liveness) => LIVENESS,
+    }
+}
+
+fn one(seed: u64, arguments: &Arguments) -> u8 {
+    let mut options = arguments.options;
+    if arguments.shrink {
+        options.faults_max = fewest_faults(seed, options);
+    }
+    let report = match run(seed, options) {
+        Ok(report) => report,
+        Err(code) => return code,
+    };
+    report.lines.iter().for_each(|line| say(line));
+    if let Some(faults) = options.faults_max {
+        say(&format!("shrunk to {faults} times of faults"));
+    }
+    let verdict = report.violation.as_ref().map_or_else(|| "nothing found".into(), ToString::to_string);
+    say(&format!(
+        "seed {seed}: {verdict}; trace {:016x}; {} faults, {} promotions, {} acknowledged, {} lost, {} collisions, {} diverged streams, {} overruns, {} cut cycles",
+        report.hash,
+        report.faults,
+        report.promotions,
+        report.acknowledged,
+        report.lost,
+        report.collisions,
+        report.diverged_streams,
+        report.overruns,
+        report.rounds_exceeded
+    ));
+    code(&report)
+}
+
+/// The smallest number of faults with which the same checker objects.
+fn fewest_faults(seed: u64, options: Options) -> Option<u64> {
+    let options = Options { trace: false, ..options };
+    let checker = simulate(seed, options).violation?.checker;
+    (0..20).find(|faults| {
+        let report = simulate(seed, Options { faults_max: Some(*faults), ..options });
+        report.violation.is_some_and(|violation| violation.checker == checker)
+    })
+}
+
+fn many(from: u64, seeds: u64, options: Options) -> u8 {
+    let begin = now();
+    let mut simulated = Duration::ZERO;
+    let mut totals = [0_u64; 9];
+    let mut worst = 0;
+    let mut hash = 0_u64;
+    for seed in from..from.saturating_add(seeds) {
+        let report = match run(seed, options) {
+            Ok(report) => report,
+            Err(code) => {
+                worst = code;
+                continue;
+            }
+        };
+        simulated += report.simulated;
+        hash = hash.rotate_left(1) ^ report.hash;
+        let counts = [
+            report.faults,
+            report.promotions,
+            report.acknowledged,
+            report.lost,
+            report.collisions,
+            report.left_behind,
+            report.diverged_streams,
+            report.overruns,
+            report.rounds_exceeded,
+        ];
+        totals.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+        if let Some(violation) = &report.violation {
+            say(&format!("seed {seed}: {violation}"));
+            worst = match (worst, code(&report)) {
+                (CRASH, _) | (_, CRASH) => CRASH,
+                (CORRECTNESS, _) | (_, CORRECTNESS) => CORRECTNESS,
+                (_, code) => code,
+            };
+        }
+    }
+    let wall = now().saturating_sub(begin).as_secs_f64().max(0.001);
+    let hours = simulated.as_secs_f64() / 3600.0;
+    let [faults, promotions, acknowledged, lost, collisions, behind, diverged, overruns, cut] = totals;
+    say(&format!(
+        "{faults} faults, {promotions} promotions, {acknowledged} transactions acknowledged, {lost} of them lost with a promotion, \
+         {collisions} timelines begun twice, {behind} members left behind by that, {diverged} attempts to stream diverged WAL, {overruns} overruns, {cut} cut cycles"
+    ));
+    say(&format!(
+        "{seeds} seeds from {from}, traces {hash:016x}: {hours:.1} simulated hours in {wall:.1} s, {:.0} cluster-hours a minute",
+        hours * 60.0 / wall
+    ));
+    worst
+}
+
+/// Monotonic time of the machine, for the closing line alone.
+#[expect(clippy::disallowed_types, reason = "how long a run took: nothing in the simulation sees it")]
+fn now() -> Duration {
+    static BEGIN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    BEGIN.get_or_init(std::time::Instant::now).elapsed()
+}
+
+fn bugs() -> u8 {
+    let mut missed = 0;
+    say(&format!("{:<28} {:<26} {:>6}", "bug", "caught by", "seeds"));
+    for bug in Bug::ALL {
+        let options = Options { bug: Some(*bug), ..Options::default() };
+        let caught = (1..=BUG_SEEDS).find_map(|seed| {
+            let report = run(seed, options).ok()?;
+            report.violation.map(|violation| (seed, violation))
+        });
+        if let Some((seed, violation)) = caught {
+            say(&format!("{:<28} {:<26} {seed:>6}", bug.name(), violation.checker));
+        } else {
+            missed += 1;
+            say(&format!("{:<28} {:<26} {:>6}", bug.name(), "MISSED", BUG_SEEDS));
+        }
+    }
+    u8::from(missed > 0)
+}
+
+fn replay_file(path: &str) -> u8 {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            say(&format!("{path}: {error}"));
+            return USAGE;
+        }
+    };
+    let (mut same, mut different) = (0, 0);
+    for (index, line) in text.lines().enumerate() {
+        match replay(line) {
+            Replayed::Same => same += 1,
+            Replayed::Differs(how) | Replayed::Unreadable(how) => {
+                different += 1;
+                say(&format!("line {}: {how}", index + 1));
+            }
+        }
+    }
+    say(&format!("{same} rounds decided as recorded, {different} not"));
+    if different == 0 { 0 } else { CORRECTNESS }
+}

@@ -1,0 +1,304 @@
+//! One member as the world keeps it: its daemon, its copy of the DCS, its PostgreSQL.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ptarmigan_ha::{
+    Action, Decision, Memory, Observation, Outcome,
+    action::{Job, PeerAddress},
+    facts::PeerAnswer,
+    observation::{JobKind, JobResult, ScheduledRestart, Settings},
+};
+use ptarmigan_types::{
+    Cluster, Leader, LeaseId, MemberName, MemberState, Monotonic, RawValue, Revision, Role,
+};
+
+use crate::{postgres::Postgres, store::Condition};
+
+/// Where the daemon's loop is.
+#[derive(Debug, Default)]
+pub enum Phase {
+    /// The daemon does not run.
+    #[default]
+    Dead,
+    /// It reads the DCS for the first time.
+    FirstLook,
+    /// Between two cycles.
+    Asleep,
+    /// It reads the view.
+    View,
+    /// It renews the lock before anything else.
+    Renewal(Box<Cluster>),
+    /// It asks PostgreSQL.
+    Looking(Box<Begun>),
+    /// It carries actions out.
+    Acting(Box<Acting>),
+}
+
+/// A cycle whose observation is not complete.
+#[derive(Debug)]
+pub struct Begun {
+    /// The view.
+    pub view: Result<Box<Cluster>, String>,
+    /// The renewal and what came of it.
+    pub outcomes: Vec<(Action, Outcome)>,
+    /// When it began.
+    pub now: Monotonic,
+    /// Jobs that ended before.
+    pub finished: Vec<JobResult>,
+    /// The job in flight then.
+    pub job: Option<ptarmigan_ha::observation::JobView>,
+}
+
+/// A round whose actions are carried out.
+#[derive(Debug)]
+pub struct Acting {
+    /// The observation, with the outcomes so far.
+    pub observation: Observation,
+    /// The decision.
+    pub decision: Decision,
+    /// The next action.
+    pub next: usize,
+    /// Rounds so far.
+    pub rounds: usize,
+}
+
+/// One operation on the DCS.
+#[derive(Clone, Debug)]
+pub enum Call {
+    /// A linearizable read.
+    Read,
+    /// A race for the lock.
+    Acquire,
+    /// A renewal.
+    Renew(Leader),
+    /// A release.
+    Release(Leader),
+    /// The member key, on a living lease.
+    PutMember {
+        /// Its value.
+        json: String,
+        /// The store has this value already: only the lease is seen to.
+        unchanged: bool,
+    },
+    /// A write without a lease.
+    Write {
+        /// The key.
+        key: &'static str,
+        /// The value; `None`: delete.
+        value: Option<String>,
+        /// On what it depends.
+        condition: Condition,
+    },
+}
+
+/// The lease that this node writes with, as its daemon knows it.
+#[derive(Clone, Debug)]
+pub struct OwnLease {
+    /// Its id.
+    pub id: LeaseId,
+    /// When the last answered request for it was sent.
+    pub sent: Monotonic,
+    /// What the store granted.
+    pub ttl: Duration,
+}
+
+/// Who waits for an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiter {
+    /// The loop.
+    Loop,
+    /// The job with this number.
+    Job(u64),
+}
+
+/// An operation in flight.
+#[derive(Debug)]
+pub struct Flight {
+    /// Who waits.
+    pub waiter: Waiter,
+    /// What for.
+    pub call: Call,
+    /// The number of ends of leadership when it was sent.
+    pub asked: u64,
+    /// When the request in flight was sent.
+    pub sent: Monotonic,
+}
+
+/// Peers asked.
+#[derive(Debug)]
+pub struct Asking {
+    /// Number of the operation.
+    pub operation: u64,
+    /// Who.
+    pub peers: Vec<PeerAddress>,
+    /// What they said.
+    pub answers: Vec<PeerAnswer>,
+}
+
+/// The long action in flight.
+#[derive(Debug)]
+pub struct Running {
+    /// Its number.
+    pub number: u64,
+    /// Its kind.
+    pub kind: JobKind,
+    /// What it does.
+    pub job: Job,
+    /// Since when.
+    pub since: Monotonic,
+    /// `pg_ctl promote` has not begun.
+    pub cancellable: bool,
+    /// How far it is.
+    pub stage: u32,
+    /// Whether the server that it starts comes up as a primary.
+    pub primary: bool,
+}
+
+/// How long this node may call itself leader; as the agent keeps it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lease {
+    /// 0: not a leader.
+    pub leads_until: Monotonic,
+    /// What the store granted last.
+    pub granted_until: Monotonic,
+    /// How often leadership ended.
+    pub ends: u64,
+}
+
+impl Lease {
+    /// Leadership ends.
+    pub const fn forget(&mut self) {
+        self.ends += 1;
+        self.leads_until = Monotonic(0);
+    }
+
+    /// An answer of the store to a question asked when leadership had ended so often.
+    pub fn hold(&mut self, asked: u64, until: Monotonic) {
+        self.granted_until = until;
+        if asked == self.ends {
+            self.leads_until = until;
+        }
+    }
+}
+
+/// One member.
+#[derive(Debug)]
+pub struct Member {
+    /// Its name.
+    pub name: MemberName,
+    /// Its settings in effect.
+    pub settings: Settings,
+    /// `use_pg_rewind`.
+    pub use_rewind: bool,
+    /// The machine runs.
+    pub machine: bool,
+    /// Grows with every start and end of the daemon: what was meant for an earlier one is dropped.
+    pub epoch: u64,
+    /// Where the loop is.
+    pub phase: Phase,
+    /// The core's memory.
+    pub memory: Memory,
+    /// Number of the sleep.
+    pub sleep: u64,
+    /// Something happened that ends the sleep.
+    pub woken: bool,
+    /// The lease.
+    pub lease: Lease,
+    /// The lease of the DCS.
+    pub own_lease: Option<OwnLease>,
+    /// The watched copy.
+    pub copy: BTreeMap<String, RawValue>,
+    /// Its revision.
+    pub copy_revision: Revision,
+    /// A change is on its way.
+    pub watch_pending: bool,
+    /// The watched copy, parsed; of which revision.
+    pub parsed: Option<(Revision, Box<Cluster>)>,
+    /// Since when nothing gets through to the DCS.
+    pub cut_since: Option<Monotonic>,
+    /// The view of the latest cycle.
+    pub known: Option<Box<Cluster>>,
+    /// The role as last set.
+    pub role: Role,
+    /// The state as last set.
+    pub state: MemberState,
+    /// Since when.
+    pub state_since: Monotonic,
+    /// The job in flight.
+    pub job: Option<Running>,
+    /// Jobs that ended.
+    pub finished: Vec<JobResult>,
+    /// Operations in flight, by number.
+    pub flights: BTreeMap<u64, Flight>,
+    /// Peers asked.
+    pub asking: Option<Asking>,
+    /// A scheduled restart.
+    pub restart: Option<ScheduledRestart>,
+    /// The checkpoint after promotion is outstanding.
+    pub checkpoint: bool,
+    /// The database.
+    pub postgres: Postgres,
+    /// WAL that the standby has been promised: records of its upstream at the time of sending.
+    pub shipping: Option<usize>,
+}
+
+impl Member {
+    /// A member whose machine is off.
+    pub fn new(name: MemberName, settings: Settings, use_rewind: bool) -> Self {
+        Self {
+            name,
+            settings,
+            use_rewind,
+            machine: true,
+            epoch: 0,
+            phase: Phase::Dead,
+            memory: Memory::default(),
+            sleep: 0,
+            woken: false,
+            lease: Lease::default(),
+            own_lease: None,
+            copy: BTreeMap::new(),
+            copy_revision: 0,
+            watch_pending: false,
+            parsed: None,
+            cut_since: None,
+            known: None,
+            role: Role::Uninitialized,
+            state: MemberState::Stopped,
+            state_since: Monotonic(0),
+            job: None,
+            finished: Vec::new(),
+            flights: BTreeMap::new(),
+            asking: None,
+            restart: None,
+            checkpoint: false,
+            postgres: Postgres::default(),
+            shipping: None,
+        }
+    }
+
+    /// The daemon runs.
+    pub const fn is_alive(&self) -> bool {
+        !matches!(self.phase, Phase::Dead)
+    }
+
+    /// This node calls itself a leader.
+    pub fn leads(&self, now: Monotonic) -> bool {
+        now < self.lease.leads_until
+    }
+
+    /// Forgets everything that a process forgets when it ends.
+    pub fn forget(&mut self) {
+        let old =
+            std::mem::replace(self, Self::new(self.name.clone(), self.settings.clone(), self.use_rewind));
+        self.epoch = old.epoch + 1;
+        self.sleep = old.sleep;
+        self.machine = old.machine;
+        self.postgres = old.postgres;
+        self.shipping = old.shipping;
+        self.copy = old.copy;
+        self.copy_revision = old.copy_revision;
+        self.watch_pending = old.watch_pending;
+        self.cut_since = old.cut_since;
+    }
+}

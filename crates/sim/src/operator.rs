@@ -1,0 +1,92 @@
+//! What operators do at random moments.
+
+use std::time::Duration;
+
+use ptarmigan_ha::action::Job;
+use ptarmigan_types::Failover;
+use serde_json::json;
+
+use crate::{
+    member::Phase,
+    store::Condition,
+    world::{Event, World},
+};
+
+impl World {
+    /// An operator does something, unless the run is to come to rest.
+    pub fn operate(&mut self) {
+        if self.quiet_since.is_some() {
+            return;
+        }
+        let wait = self.random.millis(40_000, 200_000);
+        self.after(wait, Event::Operator);
+        let kind = self.random.between(0, 9);
+        self.trace.note(self.now, "operator", &format!("request {kind}"));
+        let member = self.random.index(self.members.len());
+        if kind == 6 {
+            return self.restart_request(member);
+        }
+        if self.network.store_down {
+            return;
+        }
+        match kind {
+            0..=3 => self.switchover(member, kind),
+            4 | 5 => {
+                let name = self.members[member].name.0.clone();
+                self.wish(&Failover::to_json(None, Some(&name), None));
+            }
+            7 => self.configure(),
+            _ if self.everybody_hears() => {
+                // Whoever races must hear the old primary: a link cut in this very second is two troubles at once.
+                self.calm_until = self.now + Duration::from_secs(10);
+                self.checks.durability.disturbed();
+                self.store.remove("leader");
+                self.tell();
+            }
+            _ => {}
+        }
+    }
+
+    /// All daemons run, and nothing between them or to the store is cut; it may be slow.
+    fn everybody_hears(&self) -> bool {
+        self.network.cut.is_empty()
+            && self.network.store_cut.is_empty()
+            && self.members.iter().all(|member| !matches!(member.phase, Phase::Dead | Phase::FirstLook))
+    }
+
+    fn wish(&mut self, text: &str) {
+        self.checks.durability.manual(self.now);
+        self.write("failover", Some(text), Condition::Always);
+        self.tell();
+    }
+
+    fn switchover(&mut self, member: usize, kind: u64) {
+        let Some(leader) = self.store.keys.get("leader").map(|raw| raw.value.clone()) else { return };
+        let candidate = self.members[member].name.0.clone();
+        let candidate = (kind.is_multiple_of(2) && candidate != leader).then_some(candidate);
+        let wait = Duration::from_micros(self.random.between(5_000_000, 60_000_000));
+        let at = (kind == 3).then(|| (self.wall() + wait).to_string());
+        self.wish(&Failover::to_json(Some(&leader), candidate.as_deref(), at.as_deref()));
+    }
+
+    fn restart_request(&mut self, member: usize) {
+        let this = &self.members[member];
+        let running = this.is_alive() && !matches!(this.phase, Phase::FirstLook);
+        if running && this.postgres.present {
+            drop(self.begin_job(member, Job::Restart { timeout: None }));
+        }
+    }
+
+    fn configure(&mut self) {
+        let (ttl, loop_wait, retry_timeout) =
+            [(30, 10, 10), (20, 5, 5), (60, 10, 10), (25, 5, 10)][self.random.index(4)];
+        let lag = self.random.between(100_000, 3_000_000);
+        self.checks.durability.allow(lag);
+        let config = json!({
+            "ttl": ttl, "loop_wait": loop_wait, "retry_timeout": retry_timeout,
+            "maximum_lag_on_failover": lag,
+        });
+        self.write("config", Some(&config.to_string()), Condition::Always);
+        self.tell();
+    }
+}

@@ -1,0 +1,229 @@
+//! The model PostgreSQL of one member: a data directory with WAL, timelines and `pg_control`, and a server that runs on it
+//! or does not. It knows no time: the world says when something is done.
+
+use ptarmigan_ha::{action::Divergence, observation::ControlState};
+use ptarmigan_types::{Lsn, Timeline, history::HistoryEntry};
+
+/// The first position of a new cluster.
+const FIRST: Lsn = Lsn(0x0100_0000);
+/// The size of a record that carries no transaction, in bytes.
+const CHECKPOINT_BYTES: u64 = 120;
+
+/// One record of WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The timeline that it was written on.
+    pub timeline: Timeline,
+    /// Where it ends.
+    pub end: Lsn,
+    /// Unique in a run; transactions and checkpoints share the numbers.
+    pub number: u64,
+}
+
+/// The server process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Process {
+    /// None.
+    #[default]
+    Down,
+    /// Started, accepts no connections yet.
+    Starting,
+    /// Accepts connections.
+    Up,
+    /// Accepts none any more.
+    Stopping,
+}
+
+/// One PostgreSQL.
+#[derive(Clone, Debug, Default)]
+pub struct Postgres {
+    /// The data directory holds something.
+    pub present: bool,
+    /// The system identifier.
+    pub system_identifier: u64,
+    /// The WAL.
+    pub wal: Vec<Record>,
+    /// The timeline that it is on.
+    pub timeline: Timeline,
+    /// The finished timelines before it, and where they were left.
+    pub history: Vec<HistoryEntry>,
+    /// The process.
+    pub process: Process,
+    /// The running server is in recovery.
+    pub in_recovery: bool,
+    /// A promotion was ordered and is not done.
+    pub promoting: bool,
+    /// `pg_control`'s state, of a stopped server.
+    pub control: Option<ControlState>,
+    /// `standby.signal` lies there.
+    pub standby_signal: bool,
+    /// Whom the recovery configuration names.
+    pub upstream: Option<usize>,
+    /// The upstream that WAL arrives from, and its generation.
+    pub streams_from: Option<(usize, u64)>,
+    /// Grows with every start and end of the process.
+    pub generation: u64,
+    /// The number of the promotion (in the whole run) that made this data directory's timeline writable here.
+    pub term: u64,
+}
+
+impl Postgres {
+    /// Where the WAL ends.
+    pub fn end(&self) -> Lsn {
+        self.wal.last().map_or(FIRST, |record| record.end)
+    }
+
+    /// The server answers queries and writes.
+    pub fn is_writable(&self) -> bool {
+        self.process == Process::Up && !self.in_recovery
+    }
+
+    /// `initdb`.
+    pub fn initialize(&mut self, system_identifier: u64, term: u64) {
+        *self = Self {
+            present: true,
+            system_identifier,
+            timeline: 1,
+            term,
+            control: Some(ControlState::ShutDown),
+            generation: self.generation + 1,
+            ..Self::default()
+        };
+    }
+
+    /// Appends a record of a primary.
+    pub fn append(&mut self, number: u64, bytes: u64) -> Record {
+        let record = Record { timeline: self.timeline, end: Lsn(self.end().0 + bytes), number };
+        self.wal.push(record);
+        record
+    }
+
+    /// A checkpoint's record.
+    pub fn checkpoint(&mut self, number: u64) {
+        self.append(number, CHECKPOINT_BYTES);
+    }
+
+    /// The process begins to start.
+    pub fn start(&mut self, as_primary: bool, upstream: Option<usize>) {
+        self.generation += 1;
+        self.process = Process::Starting;
+        self.in_recovery = true;
+        self.standby_signal = !as_primary;
+        self.upstream = upstream;
+        self.streams_from = None;
+        self.promoting = false;
+    }
+
+    /// The start is done.
+    pub fn ready(&mut self) {
+        self.process = Process::Up;
+        self.in_recovery = self.standby_signal;
+        self.control =
+            Some(if self.in_recovery { ControlState::InArchiveRecovery } else { ControlState::InProduction });
+    }
+
+    /// The process is gone; `clean`: after a shutdown checkpoint.
+    pub fn gone(&mut self, clean: bool) {
+        if self.process == Process::Down {
+            return;
+        }
+        let primary = !self.in_recovery || !self.standby_signal;
+        self.control = Some(match (clean, primary) {
+            (true, true) => ControlState::ShutDown,
+            (true, false) => ControlState::ShutDownInRecovery,
+            (false, true) => ControlState::InProduction,
+            (false, false) => ControlState::InArchiveRecovery,
+        });
+        self.process = Process::Down;
+        self.generation += 1;
+        self.streams_from = None;
+        self.promoting = false;
+    }
+
+    /// The end of recovery: a new timeline begins where the WAL ends.
+    pub fn promote(&mut self, term: u64, number: u64) {
+        let entry = HistoryEntry {
+            timeline: self.timeline,
+            lsn: self.end(),
+            reason: "no recovery target specified".into(),
+            timestamp: None,
+            new_leader: None,
+        };
+        self.history.push(entry);
+        self.timeline += 1;
+        self.term = term;
+        self.in_recovery = false;
+        self.standby_signal = false;
+        self.promoting = false;
+        self.streams_from = None;
+        self.upstream = None;
+        self.control = Some(ControlState::InProduction);
+        self.checkpoint(number);
+    }
+
+    /// All of this WAL is the beginning of the other's.
+    pub fn is_prefix_of(&self, other: &Self) -> bool {
+        match self.wal.last() {
+            None => true,
+            Some(last) => other.wal.get(self.wal.len() - 1) == Some(last),
+        }
+    }
+
+    /// How many records both begin with.
+    pub fn common_records(&self, other: &Self) -> usize {
+        self.wal.iter().zip(&other.wal).take_while(|(mine, theirs)| mine == theirs).count()
+    }
+
+    /// Receives WAL up to that many records.
+    pub fn receive(&mut self, from: &Self, records: usize) {
+        if let Some(new) = from.wal.get(self.wal.len()..records.min(from.wal.len())) {
+            self.wal.extend_from_slice(new);
+        }
+        let last = self.wal.last().map_or(1, |record| record.timeline);
+        let caught_up = from.history.last().is_none_or(|left| self.end() >= left.lsn);
+        if caught_up {
+            self.timeline = from.timeline;
+            self.history.clone_from(&from.history);
+        } else {
+            self.timeline = self.timeline.max(last);
+        }
+    }
+
+    /// `pg_rewind`: back to where the histories parted.
+    pub fn rewind(&mut self, source: &Self) {
+        let common = self.common_records(source);
+        self.wal.truncate(common);
+        self.timeline = source.timeline;
+        self.history.clone_from(&source.history);
+        self.control = Some(ControlState::InArchiveRecovery);
+        self.standby_signal = true;
+    }
+
+    /// A copy of the source's data directory.
+    pub fn copy(&mut self, source: &Self) {
+        *self = Self {
+            present: true,
+            system_identifier: source.system_identifier,
+            wal: source.wal.clone(),
+            timeline: source.timeline,
+            history: source.history.clone(),
+            control: Some(ControlState::InArchiveRecovery),
+            standby_signal: true,
+            generation: self.generation + 1,
+            ..Self::default()
+        };
+    }
+
+    /// Contract RW-7, RW-8: what timelines and the leader's history say, and nothing else.
+    pub fn divergence(&self, leader: &Self) -> Divergence {
+        if self.timeline != leader.timeline {
+            let left = leader.history.iter().find(|entry| entry.timeline == self.timeline);
+            return match left {
+                None => Divergence::Diverged,
+                Some(left) if self.end() > left.lsn => Divergence::Diverged,
+                Some(_) => Divergence::SameHistory,
+            };
+        }
+        Divergence::SameHistory
+    }
+}

@@ -1,0 +1,111 @@
+//! What is drawn for a run before it begins: how many members, their settings, the store's timing.
+
+use std::time::Duration;
+
+use ptarmigan_ha::observation::Settings;
+use ptarmigan_types::{MemberName, Tags};
+use serde_json::{Map, json};
+
+use crate::{member::Member, random::Random};
+
+/// `maximum_lag_on_failover` of every cluster at first, in bytes.
+pub const LAG_BYTES: u64 = 1_048_576;
+
+/// The shape of a run.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// How many members.
+    pub members: usize,
+    /// The store has Consul's timing.
+    pub consul: bool,
+    /// `ttl`, in seconds.
+    pub ttl_s: u64,
+    /// `loop_wait`, in seconds.
+    pub loop_wait_s: u64,
+    /// `retry_timeout`, in seconds.
+    pub retry_timeout_s: u64,
+    /// The longest `pre_promote` script, in milliseconds.
+    pub pre_promote_millis: u64,
+    /// The longest pause between two transactions, in milliseconds.
+    pub write_millis: u64,
+    /// Daemons are killed at any time, with their PostgreSQL left running: nothing in the core covers that.
+    pub unguarded: bool,
+    /// How many times something goes wrong.
+    pub faults: u64,
+    /// The dynamic configuration with which the cluster is bootstrapped.
+    pub dynamic: String,
+    tags: Vec<Tags>,
+    use_rewind: Vec<bool>,
+    remove_after_failure: bool,
+    /// `check_timeline`.
+    pub check_timeline: bool,
+}
+
+impl Scenario {
+    /// Draws one.
+    pub fn draw(random: &mut Random) -> Self {
+        let members = if random.percent(50) { 3 } else { random.index(5) + 3 };
+        let (ttl_s, loop_wait_s, retry_timeout_s) =
+            [(30, 10, 10), (30, 10, 10), (20, 5, 5), (40, 10, 10), (25, 5, 10)][random.index(5)];
+        let tags = (0..members).map(|_| draw_tags(random)).collect();
+        let use_rewind = (0..members).map(|_| random.percent(80)).collect();
+        let dynamic = json!({
+            "ttl": ttl_s, "loop_wait": loop_wait_s, "retry_timeout": retry_timeout_s,
+            "maximum_lag_on_failover": LAG_BYTES,
+        });
+        Self {
+            members,
+            consul: random.percent(25),
+            ttl_s,
+            loop_wait_s,
+            retry_timeout_s,
+            pre_promote_millis: if random.percent(10) { 20_000 } else { 0 },
+            write_millis: 800,
+            unguarded: false,
+            faults: random.between(3, 9),
+            dynamic: dynamic.to_string(),
+            tags,
+            use_rewind,
+            remove_after_failure: random.percent(50),
+            check_timeline: random.percent(20),
+        }
+    }
+
+    /// The members, nothing running.
+    pub fn members(&self) -> Vec<Member> {
+        (0..self.members)
+            .map(|index| {
+                let name = MemberName(format!("m{index}"));
+                Member::new(name, self.settings(index), self.use_rewind[index])
+            })
+            .collect()
+    }
+
+    fn settings(&self, index: usize) -> Settings {
+        Settings {
+            ttl: Duration::from_secs(self.ttl_s),
+            loop_wait: Duration::from_secs(self.loop_wait_s),
+            retry_timeout: Duration::from_secs(self.retry_timeout_s),
+            primary_start_timeout: Duration::from_secs(300),
+            maximum_lag_on_failover_bytes: LAG_BYTES,
+            check_timeline: self.check_timeline,
+            primary_race_backoff: Duration::ZERO,
+            can_bootstrap: true,
+            can_clone_without_leader: false,
+            remove_data_directory_on_rewind_failure: self.remove_after_failure,
+            remove_data_directory_on_diverged_timelines: !self.use_rewind[index],
+            tags: self.tags[index].clone(),
+        }
+    }
+}
+
+fn draw_tags(random: &mut Random) -> Tags {
+    let mut tags = Map::new();
+    match random.between(0, 100) {
+        0..8 => drop(tags.insert("nofailover".into(), json!(true))),
+        8..16 => drop(tags.insert("failover_priority".into(), json!(2))),
+        16..24 => drop(tags.insert("clonefrom".into(), json!(true))),
+        _ => {}
+    }
+    Tags(tags)
+}
