@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use rustls::pki_types::IpAddr;
+use ptarmigan_tls::Verifier;
+use rustls::{
+    client::danger::ServerCertVerifier as _,
+    pki_types::{IpAddr, ServerName, UnixTime},
+};
 
 use super::*;
 
@@ -14,10 +18,20 @@ fn settings(cacert: Option<&str>) -> CtlSettings {
     CtlSettings { cacert: cacert.map(file), ..CtlSettings::default() }
 }
 
+/// The settings that ask for each kind of verification.
+#[derive(Clone, Copy)]
+enum Asked {
+    Nothing,
+    Chain,
+    ChainAndName,
+}
+
 /// Shows `server` to a client that trusts `cacert`, by an address.
-fn show(cacert: &str, server: &str, address: [u8; 4], checks: Checks) -> Result<(), String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Verifier::new(provider, certificates(&file(cacert)).unwrap(), checks).unwrap();
+fn show(cacert: &str, server: &str, address: [u8; 4], asked: Asked) -> Result<(), String> {
+    let mut settings = settings(Some(cacert));
+    settings.insecure = !matches!(asked, Asked::ChainAndName);
+    settings.certfile = matches!(asked, Asked::Chain).then(|| file("one.crt"));
+    let verifier = Verifier::new(checks(&settings).unwrap());
     let shown = certificates(&file(server)).unwrap().remove(0);
     let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::from(address)));
     let verified = verifier.verify_server_cert(&shown, &[], &name, &[], UnixTime::now());
@@ -29,7 +43,7 @@ const ELSEWHERE: [u8; 4] = [10, 0, 0, 1];
 
 #[test]
 fn c_2_chain_and_name_are_verified() {
-    let all = Checks::ChainAndName;
+    let all = Asked::ChainAndName;
     assert_eq!(show("ca.crt", "server.crt", HERE, all), Ok(()));
     assert!(show("ca.crt", "server.crt", ELSEWHERE, all).unwrap_err().contains("not valid for name"));
     assert!(show("one.crt", "server.crt", HERE, all).unwrap_err().contains("UnknownIssuer"));
@@ -37,17 +51,17 @@ fn c_2_chain_and_name_are_verified() {
 
 #[test]
 fn c_2_insecure_with_a_client_certificate_still_verifies_the_chain() {
-    assert_eq!(show("ca.crt", "server.crt", ELSEWHERE, Checks::Chain), Ok(()));
-    assert!(show("one.crt", "server.crt", HERE, Checks::Chain).is_err());
-    assert_eq!(show("one.crt", "server.crt", ELSEWHERE, Checks::Nothing), Ok(()));
+    assert_eq!(show("ca.crt", "server.crt", ELSEWHERE, Asked::Chain), Ok(()));
+    assert!(show("one.crt", "server.crt", HERE, Asked::Chain).is_err());
+    assert_eq!(show("one.crt", "server.crt", ELSEWHERE, Asked::Nothing), Ok(()));
 }
 
 #[test]
 fn e_one_certificate_for_everything_is_accepted_where_it_is_trusted() {
-    assert_eq!(show("one.crt", "one.crt", HERE, Checks::ChainAndName), Ok(()));
-    assert!(show("one.crt", "one.crt", ELSEWHERE, Checks::ChainAndName).is_err());
-    assert_eq!(show("one.crt", "one.crt", ELSEWHERE, Checks::Chain), Ok(()));
-    assert!(show("ca.crt", "one.crt", HERE, Checks::ChainAndName).is_err());
+    assert_eq!(show("one.crt", "one.crt", HERE, Asked::ChainAndName), Ok(()));
+    assert!(show("one.crt", "one.crt", ELSEWHERE, Asked::ChainAndName).is_err());
+    assert_eq!(show("one.crt", "one.crt", ELSEWHERE, Asked::Chain), Ok(()));
+    assert!(show("ca.crt", "one.crt", HERE, Asked::ChainAndName).is_err());
 }
 
 #[test]
