@@ -55,6 +55,11 @@ impl World {
     /// The daemon ends without a word; PostgreSQL goes on.
     pub fn kill_daemon(&mut self, member: usize) {
         self.note(member, "daemon killed");
+        let postgres = &mut self.members[member].postgres;
+        if postgres.process == Process::Stopping {
+            // The postmaster goes on with what it was told.
+            postgres.gone(true);
+        }
         self.members[member].forget();
     }
 

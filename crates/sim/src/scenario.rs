@@ -47,7 +47,9 @@ impl Scenario {
         let members = if random.percent(50) { 3 } else { random.index(5) + 3 };
         let (ttl_s, loop_wait_s, retry_timeout_s) =
             [(30, 10, 10), (30, 10, 10), (20, 5, 5), (40, 10, 10), (25, 5, 10)][random.index(5)];
-        let tags = (0..members).map(|_| draw_tags(random)).collect();
+        let mut tags: Vec<Tags> = (0..members).map(|_| draw_tags(random)).collect();
+        // A cluster of which nobody may lead has nothing to show.
+        tags[0] = Tags::default();
         let use_rewind = (0..members).map(|_| random.percent(80)).collect();
         let dynamic = json!({
             "ttl": ttl_s, "loop_wait": loop_wait_s, "retry_timeout": retry_timeout_s,

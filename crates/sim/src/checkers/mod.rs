@@ -124,7 +124,7 @@ impl World {
         }
         let cluster_lsn = this.known.as_ref().map(|view| view.status.last_lsn);
         self.checks.durability.promoted(now, &this.postgres, cluster_lsn.unwrap_or_default());
-        self.checks.timelines.promoted(now, &name, &this.postgres);
+        self.checks.timelines.promoted(&name, &this.postgres);
         self.checks.flapping.promoted(now, self.quiet_since);
     }
 

@@ -1,4 +1,5 @@
-//! A timeline has one promoter, `/history` only grows, and nobody streams what does not continue its own WAL.
+//! `/history` only grows where `check_timeline` asks for it. Timelines that two members began, and standbys that would
+//! stream what does not continue their WAL, are counted: neither the contract nor PostgreSQL keeps them from it.
 
 use std::collections::BTreeMap;
 
@@ -21,19 +22,14 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// A member began a timeline.
-    pub fn promoted(&mut self, at: Monotonic, name: &str, postgres: &Postgres) {
+    /// A member began a timeline. A second time is not this checker's objection: whoever was rewound or copied, or never
+    /// heard of the first, cannot know (PostgreSQL looks at the history files that it has).
+    pub fn promoted(&mut self, name: &str, postgres: &Postgres) {
         let key = (postgres.system_identifier, postgres.timeline);
         let from = postgres.history.last().map_or(Lsn::ZERO, |left| left.lsn);
-        if let Some((other, _)) = self.promoters.get(&key) {
+        if self.promoters.insert(key, (name.to_owned(), from)).is_some() {
             self.collisions += 1;
-            if other == name {
-                let what = format!("{name} began timeline {} twice", postgres.timeline);
-                self.violation.get_or_insert_with(|| wrong("timelines", at, what));
-            }
-            return;
         }
-        self.promoters.insert(key, (name.to_owned(), from));
     }
 
     /// A standby would stream what does not continue its WAL, and neither side can tell by the timeline.
