@@ -67,11 +67,14 @@ async fn assert_slots(lab: &Lab) {
 
 /// A row written on the leader reaches the replica.
 async fn assert_row_arrives(lab: &Lab, leader: usize, replica: usize) {
-    let client = lab.cluster.nodes[leader].connect().await.unwrap();
-    client
-        .batch_execute("CREATE TABLE IF NOT EXISTS rows (id serial); INSERT INTO rows DEFAULT VALUES")
-        .await
-        .unwrap();
+    // It holds the lock a moment before its server is promoted.
+    let written = wait_until("the new leader to take a row", SOON, || async {
+        let client = lab.cluster.nodes[leader].connect().await?;
+        let row = "CREATE TABLE IF NOT EXISTS rows (id serial); INSERT INTO rows DEFAULT VALUES";
+        Ok(client.batch_execute(row).await?)
+    })
+    .await;
+    written.with_context(|| lab.cluster.logs(20)).unwrap();
     let count = lab.ask(leader, "SELECT count(*)::text FROM rows").await.unwrap();
     let arrived = wait_until("the row on the replica", SOON, || async {
         let there = lab.ask(replica, "SELECT count(*)::text FROM rows").await?;
