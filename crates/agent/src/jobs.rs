@@ -174,30 +174,13 @@ fn view(slot: &Slot, now: Monotonic) -> Option<JobView> {
     })
 }
 
-/// What kind of action a job is.
-pub const fn kind(job: &Job) -> JobKind {
-    match job {
-        Job::Bootstrap => JobKind::Bootstrap,
-        Job::PostBootstrap => JobKind::PostBootstrap,
-        Job::Clone { .. } => JobKind::Clone,
-        Job::Reinitialize { .. } => JobKind::Reinitialize,
-        Job::Promote { .. } => JobKind::Promote,
-        Job::Demote(mode) => JobKind::Demote(*mode),
-        Job::StartPrimary { .. } => JobKind::StartPrimary,
-        Job::Follow { .. } => JobKind::Follow,
-        Job::Restart { .. } => JobKind::Restart,
-        Job::Rewind { .. } => JobKind::Rewind,
-        Job::CrashRecovery => JobKind::CrashRecovery,
-    }
-}
-
 /// Begins a job that the core asked for.
 ///
 /// # Errors
 /// Another one is in flight, or the daemon ends.
 pub fn begin(node: &Arc<Node>, job: Job) -> Result<(), Refused> {
     let worker = Arc::clone(node);
-    let kind = kind(&job);
+    let kind = job.kind();
     node.jobs.start(kind, ptarmigan_clock::now(), move |cancellable| async move {
         let end = run(&worker, job, &cancellable).await;
         log_end(kind, &end);

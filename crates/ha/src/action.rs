@@ -5,7 +5,7 @@ use std::time::Duration;
 use ptarmigan_types::{Cluster, Leader, MemberName, MemberState, Monotonic, Revision, Role, Timeline};
 use serde::{Deserialize, Serialize};
 
-use crate::facts::PeerAnswer;
+use crate::{facts::PeerAnswer, observation::JobKind};
 
 /// One step. Every step is conditional, so that a stale one fails and harms nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,8 +105,6 @@ pub enum ReloadAfter {
     Config,
     /// The lock was acquired.
     Lock,
-    /// The cluster was initialised.
-    Bootstrap,
     /// Before looking for somebody to follow after a crash (contract HA-107).
     Crash,
 }
@@ -172,6 +170,25 @@ pub enum Job {
     },
     /// Crash recovery in single-user mode.
     CrashRecovery,
+}
+
+impl Job {
+    /// What kind of long action it is.
+    pub const fn kind(&self) -> JobKind {
+        match self {
+            Self::Bootstrap => JobKind::Bootstrap,
+            Self::PostBootstrap => JobKind::PostBootstrap,
+            Self::Clone { .. } => JobKind::Clone,
+            Self::Reinitialize { .. } => JobKind::Reinitialize,
+            Self::Promote { .. } => JobKind::Promote,
+            Self::Demote(mode) => JobKind::Demote(*mode),
+            Self::StartPrimary { .. } => JobKind::StartPrimary,
+            Self::Follow { .. } => JobKind::Follow,
+            Self::Restart { .. } => JobKind::Restart,
+            Self::Rewind { .. } => JobKind::Rewind,
+            Self::CrashRecovery => JobKind::CrashRecovery,
+        }
+    }
 }
 
 /// Contract B.16.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ptarmigan_ha::{
     action::{DemoteMode, Job},
-    observation::{ControlState, JobEnd, JobKind, JobResult},
+    observation::{ControlState, JobEnd, JobResult},
 };
 use ptarmigan_types::{MemberName, MemberState, Role, Status};
 
@@ -35,22 +35,6 @@ fn failed(reason: &str) -> Step {
     Step::End(JobEnd::Failed(reason.into()))
 }
 
-const fn kind(job: &Job) -> JobKind {
-    match job {
-        Job::Bootstrap => JobKind::Bootstrap,
-        Job::PostBootstrap => JobKind::PostBootstrap,
-        Job::Clone { .. } => JobKind::Clone,
-        Job::Reinitialize { .. } => JobKind::Reinitialize,
-        Job::Promote { .. } => JobKind::Promote,
-        Job::Demote(mode) => JobKind::Demote(*mode),
-        Job::StartPrimary { .. } => JobKind::StartPrimary,
-        Job::Follow { .. } => JobKind::Follow,
-        Job::Restart { .. } => JobKind::Restart,
-        Job::Rewind { .. } => JobKind::Rewind,
-        Job::CrashRecovery => JobKind::CrashRecovery,
-    }
-}
-
 impl World {
     /// Begins a job unless one is in flight.
     ///
@@ -63,7 +47,7 @@ impl World {
         self.note(member, &format!("begins {job:?}"));
         let number = self.fresh();
         let since = self.now;
-        let kind = kind(&job);
+        let kind = job.kind();
         if job == Job::Demote(DemoteMode::Graceful) {
             let calm = self.checks.faults_active == 0 && self.everybody_streams_from(member);
             self.checks.durability.stepping_down(calm);
