@@ -27,8 +27,14 @@ fn status_field(pid: RawPid, field: &str) -> String {
     line.split_once(':').unwrap().1.trim().to_owned()
 }
 
-fn session_of(pid: RawPid) -> i32 {
-    rustix::process::getsid(rustix::process::Pid::from_raw(pid)).unwrap().as_raw_pid()
+/// The session of a process as its own PID namespace numbers it: 0 where the session was begun outside
+/// of it, as in a container entered from the host. (`getsid` of rustix panics on that 0.)
+fn session_of(pid: RawPid) -> RawPid {
+    status_field(pid, "NSsid").split_ascii_whitespace().last().unwrap().parse().unwrap()
+}
+
+fn own_pid() -> RawPid {
+    std::process::id().try_into().unwrap()
 }
 
 fn observer(site: &Site) -> Options {
@@ -247,8 +253,8 @@ async fn the_guardian_ignores_signals_that_end_programs() {
     }
     assert_eq!(guardian.status().await.unwrap().postmaster, Some(postmaster));
     assert!(process::is_alive(pid));
-    assert_ne!(process::stat(pid).unwrap().parent_pid, RawPid::try_from(std::process::id()).unwrap());
-    assert_ne!(session_of(pid), session_of(0));
+    assert_ne!(process::stat(pid).unwrap().parent_pid, own_pid());
+    assert_ne!(session_of(pid), session_of(own_pid()));
     assert_ne!(session_of(pid), pid, "a session leader could get a terminal");
 }
 
@@ -287,7 +293,7 @@ async fn one_owner_and_observers_who_may_only_look() {
         Some(RefusalKind::NotOwner)
     );
     drop(owner);
-    let own_pid = RawPid::try_from(std::process::id()).unwrap();
+    let own_pid = own_pid();
     let owner = site.guardian().await;
     assert_eq!(watching.status().await.unwrap().owner_pid, Some(own_pid));
     owner.freeze_kill(postmaster.pid).await.unwrap();
