@@ -172,7 +172,7 @@ fn encoded(view: &Cluster) -> Keys {
     let mut put = |key: Key, value: String| keys.insert(key.relative(), value);
     put(Key::Initialize, view.initialize.as_ref().unwrap().value.clone());
     put(Key::Leader, view.leader.as_ref().unwrap().name.to_string());
-    for member in &view.members {
+    for member in view.members.iter() {
         put(Key::Member(member.name.clone()), member.data.to_json());
     }
     put(Key::Status, view.status.to_json());

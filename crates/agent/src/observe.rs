@@ -1,6 +1,6 @@
 //! Gathers what a cycle starts from.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
     action::{Action, Outcome},
@@ -12,7 +12,7 @@ use ptarmigan_types::{Cluster, MemberState, Monotonic};
 use crate::{figures, node::Node};
 
 /// Reads the view; where that fails, health checks must not go on believing the old one (contract surface A.2).
-pub async fn view(node: &Node) -> Result<Box<Cluster>, String> {
+pub async fn view(node: &Node) -> Result<Arc<Cluster>, String> {
     let limit = crate::execute::patience(node);
     let read = tokio::time::timeout(limit, node.dcs.view()).await.unwrap_or_else(|_| {
         Err(ptarmigan_dcs::Error::Unreachable(format!("the view was not there within {limit:?}")))
@@ -22,7 +22,7 @@ pub async fn view(node: &Node) -> Result<Box<Cluster>, String> {
         Ok(view) => {
             known.dcs_last_seen = jiff::Timestamp::now().as_second();
             known.pause = false;
-            let cluster = Box::new(view.cluster.clone());
+            let cluster = Arc::new(view.cluster.clone());
             known.view = Some(view);
             Ok(cluster)
         }
@@ -34,7 +34,7 @@ pub async fn view(node: &Node) -> Result<Box<Cluster>, String> {
 }
 
 /// One observation, with no outcomes yet.
-pub async fn observation(node: &Node, view: Result<Box<Cluster>, String>) -> Observation {
+pub async fn observation(node: &Node, view: Result<Arc<Cluster>, String>) -> Observation {
     let now = ptarmigan_clock::now();
     let (job, finished) = node.jobs.observe(now);
     node.known().job = job.as_ref().map(|job| job.kind.words().to_owned());

@@ -58,7 +58,7 @@ mod tests {
         };
         Cluster {
             leader: Some(Leader { name: "b".into(), revision: 1, create_revision: 1, lease: None }),
-            members: vec![member("a", "replica"), member("b", leader_role), member("c", "primary")],
+            members: vec![member("a", "replica"), member("b", leader_role), member("c", "primary")].into(),
             ..Cluster::default()
         }
     }

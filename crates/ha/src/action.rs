@@ -1,6 +1,6 @@
 //! What a decision asks for, and what came of it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ptarmigan_types::{Cluster, Leader, MemberName, MemberState, Monotonic, Revision, Role, Timeline};
 use serde::{Deserialize, Serialize};
@@ -226,7 +226,7 @@ pub enum Outcome {
     /// It failed for another reason.
     Failed(String),
     /// The cluster, read again.
-    View(Box<Cluster>),
+    View(Arc<Cluster>),
     /// What the peers said; a member that is missing here was not reachable.
     Peers(Vec<PeerAnswer>),
     /// How the recovery configuration differs.

@@ -1,5 +1,7 @@
 //! What a node remembers from cycle to cycle (contract B.0).
 
+use std::sync::Arc;
+
 use ptarmigan_types::{Lsn, Member, MemberName, Monotonic, Revision, Timeline};
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +41,7 @@ impl RewindState {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     /// Members of the last view that had a leader, or of the first view ever (contract LV-1).
-    pub old_members: Vec<Member>,
+    pub old_members: Arc<Vec<Member>>,
     /// The leader of that view.
     pub old_leader: Option<MemberName>,
     /// The leader's published timeline (contract LV-5).

@@ -1,6 +1,6 @@
 //! What a cycle starts from: plain data, gathered once, frozen for all rounds of the cycle.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 pub use ptarmigan_types::ControlState;
 use ptarmigan_types::{Cluster, Lsn, MemberName, MemberState, Monotonic, Role, Tags, Timeline};
@@ -20,7 +20,7 @@ pub struct Observation {
     /// Settings in effect.
     pub settings: Settings,
     /// The cluster, or why it could not be read.
-    pub view: Result<Box<Cluster>, String>,
+    pub view: Result<Arc<Cluster>, String>,
     /// The local PostgreSQL.
     pub postgres: PostgresView,
     /// The one long action in flight.

@@ -48,8 +48,8 @@ fn primary_may_take_lock(r: &mut Round<'_>) -> bool {
 
 /// HA-213: members of the last view with a leader, then of this one; later entries with the same name win.
 fn peers(r: &Round<'_>) -> Vec<Member> {
-    let mut members = r.memory.old_members.clone();
-    for member in &r.view.members {
+    let mut members = r.memory.old_members.to_vec();
+    for member in r.view.members.iter() {
         members.retain(|old| old.name != member.name);
         members.push(member.clone());
     }

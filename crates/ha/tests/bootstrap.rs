@@ -85,7 +85,7 @@ fn bs_2_clones_from_the_leader_or_a_member_that_offers_itself() {
 #[test]
 fn bs_2_several_offers_are_tried_in_turn() {
     let offered = empty().with(|scene| {
-        scene.view().members.push(member_of("d", &json!({})));
+        scene.members().push(member_of("d", &json!({})));
         for member in ["c", "d"] {
             scene.member(member).0.insert("tags".into(), json!({"clonefrom": true}));
         }

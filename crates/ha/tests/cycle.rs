@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use ptarmigan_ha::{
     Action, DemoteMode, Job, RewindState,
     action::{ReloadAfter, When},
@@ -19,7 +21,7 @@ fn lv_1_the_members_of_the_last_view_with_a_leader_are_remembered() {
     assert_eq!(locked.memory().old_members.len(), 3);
     let unlocked = Scene::unlocked()
         .with(|scene| {
-            scene.memory.old_members = vec![member_of("z", &serde_json::json!({}))];
+            scene.memory.old_members = Arc::new(vec![member_of("z", &serde_json::json!({}))]);
             scene.memory.old_leader = Some(name("z"));
         })
         .play();
@@ -64,7 +66,7 @@ fn ul_2_renewal_is_the_first_action_and_wakes_at_a_third_of_the_ttl() {
     for scene in [
         Scene::primary(),
         Scene::primary().job(JobKind::Restart),
-        Scene::primary().with(|scene| scene.view().members.clear()),
+        Scene::primary().with(|scene| scene.members().clear()),
         Scene::primary().down(MemberState::Running, ControlState::InProduction),
     ] {
         let played = scene.with(|scene| scene.obs.settings.ttl = secs(6)).play();
@@ -95,7 +97,7 @@ fn ha_003_a_view_that_cannot_be_read_goes_to_ha_400() {
 
 #[test]
 fn ha_006_a_missing_member_key_is_written_and_every_cycle_ends_with_it() {
-    let played = Scene::standby().with(|scene| scene.view().members.clear()).play();
+    let played = Scene::standby().with(|scene| scene.members().clear()).play();
     played.fired("HA-006").does(&Action::WriteMember);
     for scene in [Scene::standby(), Scene::primary(), Scene::unlocked(), Scene::stopped()] {
         let played = scene.play();

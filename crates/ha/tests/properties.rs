@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use proptest::{collection::vec, prelude::*};
 use ptarmigan_ha::{
@@ -78,7 +78,7 @@ const TIMELINES: [Option<Timeline>; 4] = [Some(1), None, Some(2), Some(u32::MAX)
 
 fn memory(draw: &mut Draw<'_>) -> Memory {
     Memory {
-        old_members: if draw.maybe() { draw_view(draw).members } else { Vec::new() },
+        old_members: if draw.maybe() { draw_view(draw).members } else { Arc::default() },
         old_leader: draw.pick(&[None, Some(name("a")), Some(name("b")), Some(name("c"))]),
         leader_timeline: draw.pick(&TIMELINES),
         last_lsn: draw.maybe().then(|| draw.pick(&LSNS)),
@@ -139,7 +139,7 @@ fn draw_view(draw: &mut Draw<'_>) -> Cluster {
     }
     let view = scene.view();
     if draw.seldom() {
-        view.members.retain(|member| member.name != name("a"));
+        Arc::make_mut(&mut view.members).retain(|member| member.name != name("a"));
     }
     view.clone()
 }
@@ -147,7 +147,7 @@ fn draw_view(draw: &mut Draw<'_>) -> Cluster {
 fn observation(draw: &mut Draw<'_>) -> Observation {
     let mut scene = if draw.maybe() { Scene::primary() } else { Scene::standby() };
     let obs = &mut scene.obs;
-    obs.view = if draw.seldom() { Err("no answer".into()) } else { Ok(Box::new(draw_view(draw))) };
+    obs.view = if draw.seldom() { Err("no answer".into()) } else { Ok(Arc::new(draw_view(draw))) };
     let settings = &mut obs.settings;
     settings.primary_start_timeout = draw.pick(&[secs(300), Duration::ZERO]);
     settings.primary_race_backoff = draw.pick(&[Duration::ZERO, secs(5), secs(30)]);
@@ -251,7 +251,7 @@ fn answer(draw: &mut Draw<'_>, action: &Action) -> Outcome {
             }
             Outcome::Peers(answers)
         }
-        Action::ReloadView(_) => Outcome::View(Box::new(draw_view(draw))),
+        Action::ReloadView(_) => Outcome::View(Arc::new(draw_view(draw))),
         Action::CompareRecovery { .. } => Outcome::Recovery(draw.pick(&[
             RecoveryDifference::None,
             RecoveryDifference::Reload,

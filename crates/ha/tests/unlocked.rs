@@ -238,14 +238,14 @@ fn ha_213_members_that_vanished_with_the_leader_are_asked_too() {
     let ahead = Lsn(HERE.0 + 1);
     let scene = Scene::unlocked().with(|scene| {
         scene.memory.old_members = scene.view().members.clone();
-        scene.view().members.retain(|member| member.name != name("c"));
+        scene.members().retain(|member| member.name != name("c"));
         scene.peers[1].lsn = ahead;
     });
     let played = scene.play();
     played.fired("HN-7").does_not(&Action::AcquireLock);
     let renamed = scene.with(|scene| {
         // The later entry wins: the view says that it must not count.
-        scene.view().members.push(member_of("c", &json!({"tags": {"nofailover": true}})));
+        scene.members().push(member_of("c", &json!({"tags": {"nofailover": true}})));
     });
     renamed.play().does(&Action::AcquireLock);
 }
@@ -391,8 +391,8 @@ fn hn_1_hn_2_what_i_need_to_race() {
 fn hn_3_all_peers_are_asked_at_once() {
     let played = Scene::unlocked()
         .with(|scene| {
-            scene.view().members.push(member_of("d", &json!({"api_url": null})));
-            scene.view().members.push(member_of("e", &json!({"tags": {"nofailover": true}})));
+            scene.members().push(member_of("d", &json!({"api_url": null})));
+            scene.members().push(member_of("e", &json!({"tags": {"nofailover": true}})));
         })
         .play();
     let asked: Vec<_> = played
@@ -403,8 +403,7 @@ fn hn_3_all_peers_are_asked_at_once() {
     assert_eq!(asked.len(), 1);
     let names: Vec<&str> = asked[0].iter().map(|address| address.name.as_str()).collect();
     assert_eq!(names, ["b", "c"]);
-    let alone =
-        Scene::unlocked().with(|scene| scene.view().members.retain(|member| member.name == name("a")));
+    let alone = Scene::unlocked().with(|scene| scene.members().retain(|member| member.name == name("a")));
     let alone = alone.play();
     alone.starts(&PROMOTE);
     assert!(!alone.has(|action| matches!(action, Action::AskPeers(_))));

@@ -306,7 +306,7 @@ fn a_6_cluster_document() {
     };
     cluster.status.last_lsn = Lsn(200);
     cluster.leader.as_mut().unwrap().name = "a".into();
-    cluster.members = vec![
+    let members = vec![
         member(
             "b",
             json!({
@@ -318,6 +318,7 @@ fn a_6_cluster_document() {
         member("a", json!({"conn_url": "postgres://10.0.0.1/postgres", "state": "running", "timeline": 3})),
         member("c", json!({})),
     ];
+    cluster.members = members.into();
     cluster.failover = ptarmigan_types::Failover::read(
         r#"{"leader": "a", "member": "b", "scheduled_at": "2030-01-02T03:04:05+00:00"}"#,
         1,

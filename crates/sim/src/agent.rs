@@ -1,6 +1,6 @@
 //! The daemon's loop as the agent runs it: view, renewal first, observation, rounds, sleep.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
     Action, DemoteMode, Job, Memory, Observation, Outcome,
@@ -104,7 +104,7 @@ impl World {
         left.max(Duration::from_secs(1)).min(retry_timeout)
     }
 
-    fn viewed(&mut self, member: usize, view: Result<Box<Cluster>, String>) {
+    fn viewed(&mut self, member: usize, view: Result<Arc<Cluster>, String>) {
         let this = &mut self.members[member];
         match &view {
             Ok(cluster) => {
@@ -123,7 +123,7 @@ impl World {
         self.look(member, view, Vec::new());
     }
 
-    fn look(&mut self, member: usize, view: Result<Box<Cluster>, String>, outcomes: Vec<(Action, Outcome)>) {
+    fn look(&mut self, member: usize, view: Result<Arc<Cluster>, String>, outcomes: Vec<(Action, Outcome)>) {
         let now = self.now;
         let this = &mut self.members[member];
         let finished = std::mem::take(&mut this.finished);

@@ -1,6 +1,6 @@
 //! The way to the store and back: requests and answers that take time and get lost, leases, and the watched copy.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ptarmigan_ha::Outcome;
 use ptarmigan_types::{Cluster, LeaseId, Monotonic, RawValue, Revision};
@@ -259,17 +259,13 @@ impl World {
     }
 
     /// The watched copy, where it can be believed.
-    pub fn copied_view(&mut self, member: usize) -> Option<Box<Cluster>> {
+    pub fn copied_view(&mut self, member: usize) -> Option<Arc<Cluster>> {
         let now = self.now;
         let this = &mut self.members[member];
         if this.cut_since.is_some_and(|since| now.since(since) > WATCH_BROKEN) {
             return None;
         }
-        if this.parsed.as_ref().is_none_or(|(revision, _)| *revision != this.copy_revision) {
-            let cluster = Cluster::read(this.copy.iter().map(|(key, raw)| (key.as_str(), raw)));
-            this.parsed = Some((this.copy_revision, Box::new(cluster)));
-        }
-        this.parsed.as_ref().map(|(_, cluster)| cluster.clone())
+        Some(self.store.view(this.copy_revision, &this.copy))
     }
 
     /// The store answered.

@@ -214,8 +214,10 @@ impl World {
             }
             3 if matches!(mode, DemoteMode::Graceful | DemoteMode::Immediate) => {
                 let me = self.members[member].name.clone();
-                let held =
-                    self.copied_view(member).and_then(|view| view.leader).filter(|held| held.name == me);
+                let held = self
+                    .copied_view(member)
+                    .and_then(|view| view.leader.clone())
+                    .filter(|held| held.name == me);
                 held.map_or(NEXT, |held| Step::Ask(Call::Release(held)))
             }
             3 => NEXT,

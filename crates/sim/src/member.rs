@@ -1,6 +1,6 @@
 //! One member as the world keeps it: its daemon, its copy of the DCS, its PostgreSQL.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
     Action, Decision, Memory, Observation, Outcome,
@@ -27,7 +27,7 @@ pub enum Phase {
     /// It reads the view.
     View,
     /// It renews the lock before anything else.
-    Renewal(Box<Cluster>),
+    Renewal(Arc<Cluster>),
     /// It asks PostgreSQL.
     Looking(Box<Begun>),
     /// It carries actions out.
@@ -38,7 +38,7 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Begun {
     /// The view.
-    pub view: Result<Box<Cluster>, String>,
+    pub view: Result<Arc<Cluster>, String>,
     /// The renewal and what came of it.
     pub outcomes: Vec<(Action, Outcome)>,
     /// When it began.
@@ -212,12 +212,10 @@ pub struct Member {
     pub copy_revision: Revision,
     /// A change is on its way.
     pub watch_pending: bool,
-    /// The watched copy, parsed; of which revision.
-    pub parsed: Option<(Revision, Box<Cluster>)>,
     /// Since when nothing gets through to the DCS.
     pub cut_since: Option<Monotonic>,
     /// The view of the latest cycle.
-    pub known: Option<Box<Cluster>>,
+    pub known: Option<Arc<Cluster>>,
     /// The role as last set.
     pub role: Role,
     /// The state as last set.
@@ -260,7 +258,6 @@ impl Member {
             copy: BTreeMap::new(),
             copy_revision: 0,
             watch_pending: false,
-            parsed: None,
             cut_since: None,
             known: None,
             role: Role::Uninitialized,

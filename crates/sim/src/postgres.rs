@@ -181,11 +181,11 @@ impl Postgres {
         }
         let last = self.wal.last().map_or(1, |record| record.timeline);
         let caught_up = from.history.last().is_none_or(|left| self.end() >= left.lsn);
-        if caught_up {
+        if !caught_up {
+            self.timeline = self.timeline.max(last);
+        } else if self.timeline != from.timeline {
             self.timeline = from.timeline;
             self.history.clone_from(&from.history);
-        } else {
-            self.timeline = self.timeline.max(last);
         }
     }
 

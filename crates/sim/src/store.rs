@@ -1,9 +1,12 @@
 //! The model DCS, as its server sees it: revisions, conditional writes, leases that run out in virtual time, and a log
 //! from which every member's watched copy is fed.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use ptarmigan_types::{LeaseId, Monotonic, RawValue, Revision};
+use ptarmigan_types::{Cluster, LeaseId, Monotonic, RawValue, Revision};
+
+/// How many revisions are kept read: members are rarely further apart.
+const VIEWS_MAX: usize = 64;
 
 /// One change: the key below the cluster's prefix, and its new value.
 #[derive(Clone, Debug)]
@@ -46,9 +49,19 @@ pub struct Store {
     /// Every change so far.
     pub log: Vec<Change>,
     revision: Revision,
+    views: BTreeMap<Revision, Arc<Cluster>>,
 }
 
 impl Store {
+    /// The cluster as the keys of that revision show it; read once for everybody who sees them.
+    pub fn view(&mut self, revision: Revision, keys: &BTreeMap<String, RawValue>) -> Arc<Cluster> {
+        if !self.views.contains_key(&revision) && self.views.len() >= VIEWS_MAX {
+            self.views.pop_first();
+        }
+        let read = || Arc::new(Cluster::read(keys.iter().map(|(key, raw)| (key.as_str(), raw))));
+        self.views.entry(revision).or_insert_with(read).clone()
+    }
+
     /// The latest revision.
     pub const fn revision(&self) -> Revision {
         self.revision

@@ -1,6 +1,6 @@
 //! The cluster as the DCS shows it: one parsed snapshot of every key (contract A).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -100,8 +100,8 @@ pub struct Cluster {
     pub config: Option<DynamicConfig>,
     /// `/leader`.
     pub leader: Option<Leader>,
-    /// `/members/*`, in the store's order (by name).
-    pub members: Vec<Member>,
+    /// `/members/*`, in the store's order (by name); shared, as they are kept from cycle to cycle.
+    pub members: Arc<Vec<Member>>,
     /// `/status`, or `/optime/leader` where it is missing.
     pub status: Status,
     /// `/sync`; `revision` 0 where the key is missing.
@@ -121,6 +121,7 @@ impl Cluster {
     /// Garbage never fails: each key falls back as contract A.3 says.
     pub fn read<'a>(keys: impl IntoIterator<Item = (&'a str, &'a RawValue)>) -> Self {
         let mut cluster = Self::default();
+        let mut members = Vec::new();
         let mut optime = None;
         let mut status = None;
         for (path, raw) in keys {
@@ -131,7 +132,7 @@ impl Cluster {
                 }
                 Some(Key::Config) => cluster.config = Some(read_config(raw)),
                 Some(Key::Leader) => cluster.leader = read_leader(raw),
-                Some(Key::Member(name)) => cluster.members.push(Member {
+                Some(Key::Member(name)) => members.push(Member {
                     name,
                     revision: raw.revision,
                     lease: raw.lease.clone(),
@@ -150,7 +151,8 @@ impl Cluster {
             }
         }
         cluster.status = status.or(optime).unwrap_or_default();
-        cluster.members.sort_by(|a, b| a.name.cmp(&b.name));
+        members.sort_by(|a: &Member, b| a.name.cmp(&b.name));
+        cluster.members = Arc::new(members);
         cluster
     }
 

@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "what fails in a helper is to fail the test")]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
     Action, Decision, Job, Memory, Observation, Outcome,
@@ -157,6 +157,7 @@ fn cluster() -> Cluster {
             .map(|member| {
                 member_of(member, &json!({"role": if member == "b" { "primary" } else { "replica" }}))
             })
+            .to_vec()
             .into(),
         status: Status { last_lsn: HERE, ..Status::default() },
         ..Cluster::default()
@@ -194,7 +195,7 @@ impl Scene {
                 wall: wall(),
                 me: name("a"),
                 settings: settings(),
-                view: Ok(Box::new(cluster())),
+                view: Ok(Arc::new(cluster())),
                 postgres: postgres(),
                 job: None,
                 finished: Vec::new(),
@@ -216,7 +217,7 @@ impl Scene {
     /// I am `a`, a running primary that leads.
     pub fn primary() -> Self {
         let mut scene = Self::standby().writable().led_by("a");
-        for member in &mut scene.view().members {
+        for member in scene.members() {
             let role = if member.name == name("a") { "primary" } else { "replica" };
             member.data.0.insert("role".into(), role.into());
         }
@@ -282,7 +283,11 @@ impl Scene {
     }
 
     pub fn view(&mut self) -> &mut Cluster {
-        self.obs.view.as_mut().unwrap()
+        Arc::make_mut(self.obs.view.as_mut().unwrap())
+    }
+
+    pub fn members(&mut self) -> &mut Vec<Member> {
+        Arc::make_mut(&mut self.view().members)
     }
 
     pub fn pg(&mut self) -> &mut PostgresView {
@@ -295,7 +300,7 @@ impl Scene {
 
     pub fn member(&mut self, member: &str) -> &mut MemberData {
         let member = name(member);
-        &mut self.view().members.iter_mut().find(|found| found.name == member).unwrap().data
+        &mut self.members().iter_mut().find(|found| found.name == member).unwrap().data
     }
 
     /// Plays the cycle with this scene's answers.
@@ -330,12 +335,12 @@ impl Scene {
 
     fn reload(&self, after: ReloadAfter, acquired: bool) -> Outcome {
         match self.reloaded.clone() {
-            Some(Ok(cluster)) => Outcome::View(Box::new(cluster)),
+            Some(Ok(cluster)) => Outcome::View(Arc::new(cluster)),
             Some(Err(reason)) => Outcome::NoAnswer { maybe: false, reason },
             None => {
                 let mut view = self.obs.view.clone().unwrap();
                 if acquired && after == ReloadAfter::Lock {
-                    view.leader = Some(leader("a"));
+                    Arc::make_mut(&mut view).leader = Some(leader("a"));
                 }
                 Outcome::View(view)
             }
