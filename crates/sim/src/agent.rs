@@ -10,7 +10,7 @@ use ptarmigan_types::{Cluster, MemberState, Monotonic, Role};
 
 use crate::{
     bugs::{Bug, decide_with},
-    member::{Acting, Begun, Call, Member, Phase, Waiter},
+    member::{Acting, Begun, Call, Member, Phase, Timing, Waiter},
     postgres::Process,
     world::{Event, World},
 };
@@ -85,7 +85,12 @@ impl World {
         }
         self.members[member].woken = false;
         self.members[member].phase = Phase::View;
-        if let Some(view) = self.copied_view(member) {
+        let copied = match self.members[member].timing {
+            Timing::Own => self.copied_view(member),
+            // Every cycle begins with a read of everything.
+            Timing::Contract => None,
+        };
+        if let Some(view) = copied {
             self.viewed(member, Ok(view));
         } else {
             let limit = self.patience(member);
@@ -97,7 +102,7 @@ impl World {
     pub fn patience(&self, member: usize) -> Duration {
         let this = &self.members[member];
         let retry_timeout = this.settings.retry_timeout;
-        if this.lease.leads_until == Monotonic(0) {
+        if this.lease.leads_until == Monotonic(0) || this.timing == Timing::Contract {
             return retry_timeout;
         }
         let left = this.lease.leads_until.since(self.now + STOP_RESERVE);
@@ -114,7 +119,8 @@ impl World {
             Err(_) => this.known = None,
         }
         let this = &mut self.members[member];
-        let held = view.as_ref().ok().and_then(|cluster| cluster.leader.clone());
+        let renews_first = this.timing == Timing::Own;
+        let held = view.as_ref().ok().and_then(|cluster| cluster.leader.clone()).filter(|_| renews_first);
         if let (Ok(cluster), Some(held)) = (&view, held.filter(|held| held.name == this.name)) {
             this.phase = Phase::Renewal(cluster.clone());
             let limit = self.patience(member);
@@ -130,7 +136,7 @@ impl World {
         let job = job_view(this, now);
         this.phase = Phase::Looking(Box::new(Begun { view, outcomes, now, finished, job }));
         let epoch = this.epoch;
-        let wait = self.random.millis(1, 15);
+        let wait = self.random.millis(1, self.network.query_millis);
         self.after(wait, Event::Looked { member, epoch });
     }
 
@@ -168,7 +174,8 @@ impl World {
         let running = postgres.process != Process::Down;
         let asked =
             matches!(this.state, MemberState::Running | MemberState::Restarting | MemberState::Starting);
-        let server = (postgres.process == Process::Up && asked).then(|| ServerFacts {
+        let answers = postgres.process == Process::Up && !this.trouble.hung;
+        let server = (answers && asked).then(|| ServerFacts {
             in_recovery: postgres.in_recovery,
             timeline: Some(postgres.timeline),
             lsn: postgres.end(),
@@ -307,6 +314,9 @@ impl World {
     /// The last resort is to look when the lease ends.
     pub fn watch_overrun(&mut self, member: usize) {
         let this = &self.members[member];
+        if this.timing == Timing::Contract {
+            return;
+        }
         let (epoch, left) = (this.epoch, this.lease.leads_until.since(self.now));
         self.after(left, Event::Overrun { member, epoch });
     }

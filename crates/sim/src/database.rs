@@ -19,6 +19,11 @@ impl World {
         if postgres.generation != generation || postgres.process != Process::Starting {
             return;
         }
+        if self.members[member].trouble.disk_full {
+            self.note(member, "postgres finds no space");
+            return self.crash_server(member);
+        }
+        let postgres = &mut self.members[member].postgres;
         postgres.ready();
         self.note(member, "postgres ready");
         if self.members[member].is_alive() {
@@ -74,6 +79,10 @@ impl World {
         let theirs = &self.members[upstream].postgres;
         // A primary that shuts down goes on sending to those who stream already.
         let streams = postgres.streams_from.is_some() && theirs.process == Process::Stopping;
+        let silent = |member: usize| self.members[member].trouble.stops_server(self.now);
+        if silent(member) || silent(upstream) {
+            return None;
+        }
         let up = (theirs.process == Process::Up || streams) && postgres.process == Process::Up;
         (up && postgres.in_recovery && self.linked(member, upstream)).then_some(upstream)
     }
@@ -192,7 +201,8 @@ impl World {
     /// A client's transaction, acknowledged as soon as it is on disk here.
     pub fn member_writes(&mut self, member: usize) {
         let postgres = &self.members[member].postgres;
-        if !postgres.is_writable() || !self.belongs_to_cluster(member) {
+        let silent = self.members[member].trouble.stops_server(self.now);
+        if silent || !postgres.is_writable() || !self.belongs_to_cluster(member) {
             return;
         }
         let big = self.random.percent(5);

@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 
 use crate::{
     bugs::{Bug, initialize_condition},
-    member::{Asking, Call, Waiter},
+    member::{Asking, Call, Timing, Waiter},
     postgres::Process,
     store::Condition,
     world::{Event, World},
@@ -146,7 +146,7 @@ impl World {
     pub fn write_limit(&self, member: usize) -> Duration {
         let this = &self.members[member];
         let retry_timeout = this.settings.retry_timeout;
-        if !this.leads(self.now) {
+        if !this.leads(self.now) || this.timing == Timing::Contract {
             return retry_timeout;
         }
         let left = this.lease.granted_until.since(self.now);
@@ -267,7 +267,8 @@ impl World {
             return;
         }
         let them = &self.members[peer];
-        if matches!(them.phase, crate::member::Phase::FirstLook) {
+        let silent = them.trouble.is_frozen(self.now) || them.trouble.hung;
+        if silent || matches!(them.phase, crate::member::Phase::FirstLook) {
             return;
         }
         if them.postgres.process != Process::Up {

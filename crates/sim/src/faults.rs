@@ -25,11 +25,77 @@ pub enum Fault {
     StreamFine,
     /// Servers start as fast as before.
     StartFine,
+    /// Servers stop as fast as before.
+    StopFine,
+    /// PostgreSQL answers the monitoring query as fast as before.
+    QueryFine,
     /// A switched-off daemon comes back.
     DaemonUp(usize),
+    /// A machine that stood still goes on.
+    Thaws,
+    /// There is space on the disk again.
+    DiskFree(usize),
+    /// The server answers again.
+    ServerAnswers(usize),
+    /// The store that was slow is not there any more, for this member.
+    StoreLost(usize),
     /// Everything is repaired.
     Heal,
 }
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    StoreDown,
+    StoreCut,
+    StoreSlow,
+    AnswersLost,
+    LinkCut,
+    Isolated,
+    MachineDown,
+    MachinePaused,
+    ServerCrash,
+    ServerHangs,
+    DaemonKilled,
+    DaemonFrozen,
+    StreamSlow,
+    StartSlow,
+    StopSlow,
+    QuerySlow,
+    DiskFull,
+    ClockJump,
+}
+
+impl Kind {
+    /// All of them; what happens most is there more than once.
+    const ALL: [Self; 22] = [
+        Self::StoreDown,
+        Self::StoreCut,
+        Self::StoreCut,
+        Self::StoreSlow,
+        Self::AnswersLost,
+        Self::LinkCut,
+        Self::Isolated,
+        Self::MachineDown,
+        Self::MachineDown,
+        Self::MachinePaused,
+        Self::ServerCrash,
+        Self::ServerCrash,
+        Self::ServerHangs,
+        Self::DaemonKilled,
+        Self::DaemonFrozen,
+        Self::DaemonFrozen,
+        Self::StreamSlow,
+        Self::StartSlow,
+        Self::StopSlow,
+        Self::QuerySlow,
+        Self::DiskFull,
+        Self::ClockJump,
+    ];
+}
+
+/// What a frozen leader has left of its lease when it wakes: the time of a cycle and of a stop.
+const LEASE_SPARE: Duration = Duration::from_secs(4);
 
 impl World {
     /// A fault begins or ends.
@@ -61,13 +127,25 @@ impl World {
             Fault::MachineUp(member) => self.machine_up(member),
             Fault::StreamFine => self.network.stream_millis = Network::healed().stream_millis,
             Fault::StartFine => self.network.start_millis = Network::healed().start_millis,
+            Fault::StopFine => self.network.stop_millis = Network::healed().stop_millis,
+            Fault::QueryFine => self.network.query_millis = Network::healed().query_millis,
             Fault::DaemonUp(member) => self.start_daemon(member),
+            Fault::Thaws => {}
+            Fault::StoreLost(member) => {
+                self.network.store_cut.insert(member);
+                self.end(5, 60, Fault::StoreReached(member));
+                self.reconnect();
+            }
+            Fault::DiskFree(member) => self.members[member].trouble.disk_full = false,
+            Fault::ServerAnswers(member) => self.members[member].trouble.hung = false,
             Fault::Heal => {
                 let down = self.network.store_down;
                 self.network = Network::healed();
                 self.network.store_down = down;
                 self.store_up();
                 for member in 0..self.members.len() {
+                    let trouble = &mut self.members[member].trouble;
+                    (trouble.disk_full, trouble.hung) = (false, false);
                     self.machine_up(member);
                 }
                 self.checks.faults_active = 0;
@@ -138,52 +216,105 @@ impl World {
     }
 
     fn begin_fault(&mut self) {
-        let kind = self.random.between(0, 14);
+        let kind = Kind::ALL[self.random.index(Kind::ALL.len())];
         let member = self.victim();
         let other = (member + 1 + self.random.index(self.members.len() - 1)) % self.members.len();
-        self.trace.note(self.now, "world", &format!("fault {kind} at m{member}, m{other}"));
+        self.trace.note(self.now, "world", &format!("fault {kind:?} at m{member}, m{other}"));
         self.checks.faults += 1;
         self.checks.durability.disturbed();
         match kind {
-            0 => {
+            Kind::StoreDown => {
                 self.network.store_down = true;
                 self.end(1, 90, Fault::StoreUp);
             }
-            1 | 2 => {
+            Kind::StoreCut => {
                 self.network.store_cut.insert(member);
                 self.end(1, 90, Fault::StoreReached(member));
             }
-            3 => {
-                self.network.store_millis = self.random.between(100, 6000);
-                self.end(10, 90, Fault::StoreFine);
-            }
-            4 => {
+            Kind::StoreSlow => self.slow_store(member),
+            Kind::AnswersLost => {
                 self.network.lost_percent = self.random.between(10, 80);
                 self.end(10, 90, Fault::StoreFine);
             }
-            5 => {
+            Kind::LinkCut => {
                 self.network.cut.insert((member, other));
                 if self.random.percent(50) {
                     self.network.cut.insert((other, member));
                 }
                 self.end(5, 120, Fault::Linked(member, other));
             }
-            6 => self.isolate(member),
-            7 | 8 => self.machine_down(member),
-            9 | 10 => self.crash_server(member),
-            11 => self.restart_daemon(member),
-            12 => {
+            Kind::Isolated => self.isolate(member),
+            Kind::MachineDown => self.machine_down(member),
+            Kind::ServerCrash => self.crash_server(member),
+            Kind::DaemonKilled => self.restart_daemon(member),
+            Kind::DaemonFrozen => self.freeze(member, false),
+            Kind::MachinePaused => self.freeze(member, true),
+            on_server => self.begin_server_fault(on_server, member),
+        }
+        self.reconnect();
+    }
+
+    fn begin_server_fault(&mut self, kind: Kind, member: usize) {
+        match kind {
+            Kind::StreamSlow => {
                 self.network.stream_millis = self.random.between(1000, 60_000);
                 self.end(20, 120, Fault::StreamFine);
             }
+            Kind::StopSlow => {
+                self.network.stop_millis = self.random.between(2000, 90_000);
+                self.end(20, 200, Fault::StopFine);
+            }
+            Kind::QuerySlow => {
+                self.network.query_millis = self.random.between(500, 5000);
+                self.end(20, 120, Fault::QueryFine);
+            }
+            Kind::DiskFull => {
+                self.members[member].trouble.disk_full = true;
+                self.crash_server(member);
+                self.end(5, 90, Fault::DiskFree(member));
+            }
+            Kind::ServerHangs => {
+                self.members[member].trouble.hung = true;
+                self.end(1, 60, Fault::ServerAnswers(member));
+            }
+            Kind::ClockJump => {
+                let jump = i64::try_from(self.random.between(0, 7_200_000_000)).unwrap_or(0);
+                self.wall_micros += jump - 3_600_000_000;
+            }
             _ => {
                 self.network.start_millis = 40_000;
-                self.wall_micros +=
-                    i64::try_from(self.random.between(0, 7_200_000_000)).unwrap_or(0) - 3_600_000_000;
                 self.end(20, 200, Fault::StartFine);
             }
         }
-        self.reconnect();
+    }
+
+    /// An overloaded store often ends by failing whom it served last.
+    fn slow_store(&mut self, member: usize) {
+        self.network.store_millis = self.random.between(100, 9000);
+        if self.random.percent(50) {
+            return self.end(10, 90, Fault::StoreFine);
+        }
+        self.end(60, 90, Fault::StoreFine);
+        self.checks.faults_active += 1;
+        let wait = self.random.millis(10_000, 40_000);
+        self.after(wait, Event::Fault(Fault::StoreLost(member)));
+    }
+
+    /// The daemon, or with its PostgreSQL the whole machine, stands still. A leader's wakes while its lease still has time
+    /// to spare: what goes beyond that is the guardian's business, not the core's.
+    fn freeze(&mut self, member: usize, paused: bool) {
+        let lease = self.members[member].lease.leads_until;
+        let spare = lease.since(self.now + LEASE_SPARE);
+        let leads = self.members[member].leads(self.now) || self.members[member].postgres.is_writable();
+        let wanted = self.random.millis(500, 60_000);
+        let time = if leads && !self.scenario.unguarded { wanted.min(spare) } else { wanted };
+        if !time.is_zero() {
+            let until = self.now + time;
+            let trouble = &mut self.members[member].trouble;
+            (trouble.frozen_until, trouble.paused) = (until, paused);
+            self.checks.faults_active += 1;
+            self.after(time, Event::Fault(Fault::Thaws));
+        }
     }
 
     fn isolate(&mut self, member: usize) {

@@ -9,7 +9,7 @@ use ptarmigan_ha::{
 use ptarmigan_types::{MemberName, MemberState, Role, Status};
 
 use crate::{
-    member::{Call, Running, Waiter},
+    member::{Call, Running, Timing, Waiter},
     postgres::Process,
     store::Condition,
     world::{Event, World},
@@ -154,8 +154,19 @@ impl World {
         Step::End(JobEnd::Done)
     }
 
+    /// What the agent asks before it lets a primary be; the contract asks nothing.
+    fn may_lead(&self, member: usize, spare: Duration) -> bool {
+        let this = &self.members[member];
+        this.timing == Timing::Contract || this.leads(self.now + spare)
+    }
+
+    /// How long a fast shutdown takes: most of it is the checkpoint.
+    fn stop_time(&mut self) -> Duration {
+        self.random.millis(50, self.network.stop_millis)
+    }
+
     fn start_primary(&mut self, member: usize, limit: Duration) -> Step {
-        if !self.members[member].leads(self.now) {
+        if !self.may_lead(member, Duration::ZERO) {
             return failed("the leader lease is over, a primary is not started");
         }
         self.start(member, true, None, Some(limit))
@@ -167,7 +178,7 @@ impl World {
         }
         self.set_state(member, MemberState::Restarting);
         self.begin_stop(member);
-        Step::Wait(self.random.millis(50, 500))
+        Step::Wait(self.stop_time())
     }
 
     /// A fast shutdown: no more writes, the shutdown checkpoint.
@@ -235,12 +246,13 @@ impl World {
         if self.members[member].postgres.process == Process::Down {
             return NEXT;
         }
+        let needed = self.stop_time();
         let left = self.members[member].lease.granted_until.since(self.now);
         let gentle = left.saturating_sub(ENFORCED_STOP);
-        let fast = match mode {
-            DemoteMode::Graceful => Some(self.random.millis(50, 400)),
-            DemoteMode::Offline if gentle >= Duration::from_secs(1) => {
-                Some(self.random.millis(50, 400).min(gentle))
+        let fast = match (mode, self.members[member].timing) {
+            (DemoteMode::Graceful, _) | (DemoteMode::Offline, Timing::Contract) => Some(needed),
+            (DemoteMode::Offline, Timing::Own) if gentle >= Duration::from_secs(1) => {
+                Some(needed.min(gentle))
             }
             _ => None,
         };
@@ -257,7 +269,7 @@ impl World {
         match stage {
             0 => Step::Wait(self.random.millis(0, 1 + self.scenario.pre_promote_millis)),
             1 => {
-                if !self.members[member].leads(self.now + LEASE_LEFT_MIN) {
+                if !self.may_lead(member, LEASE_LEFT_MIN) {
                     return failed("the leader lease is about to end");
                 }
                 let this = &mut self.members[member];
@@ -291,11 +303,11 @@ impl World {
                     return NEXT;
                 }
                 self.begin_stop(member);
-                Step::Wait(self.random.millis(100, 800))
+                Step::Wait(self.stop_time())
             }
             1 => {
                 self.stopped(member);
-                if primary && !self.members[member].leads(self.now) {
+                if primary && !self.may_lead(member, Duration::ZERO) {
                     self.set_state(member, MemberState::RestartFailed);
                     return failed("the leader lease is over, a primary is not started");
                 }

@@ -181,6 +181,41 @@ impl Lease {
     }
 }
 
+/// By whose timing a member's loop runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Timing {
+    /// The daemon's own: renewal first, an end of the lease that is watched, woken by everything that matters.
+    #[default]
+    Own,
+    /// The contract's, as a Patroni node in a mixed cluster has it: everything in one row, and no look at the clock.
+    Contract,
+}
+
+/// What is wrong with a member's machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trouble {
+    /// The daemon does nothing before that; what reaches it waits.
+    pub frozen_until: Monotonic,
+    /// PostgreSQL stands still as long as the daemon does.
+    pub paused: bool,
+    /// Nothing can be written: the server crashes, and crashes again when it starts.
+    pub disk_full: bool,
+    /// The server runs and answers nothing.
+    pub hung: bool,
+}
+
+impl Trouble {
+    /// The daemon stands still.
+    pub fn is_frozen(&self, now: Monotonic) -> bool {
+        now < self.frozen_until
+    }
+
+    /// The server serves nobody.
+    pub fn stops_server(&self, now: Monotonic) -> bool {
+        self.hung || self.paused && self.is_frozen(now)
+    }
+}
+
 /// One member.
 #[derive(Debug)]
 pub struct Member {
@@ -190,8 +225,12 @@ pub struct Member {
     pub settings: Settings,
     /// `use_pg_rewind`.
     pub use_rewind: bool,
+    /// Whose timing its loop has.
+    pub timing: Timing,
     /// The machine runs.
     pub machine: bool,
+    /// What is wrong with it.
+    pub trouble: Trouble,
     /// Grows with every start and end of the daemon: what was meant for an earlier one is dropped.
     pub epoch: u64,
     /// Where the loop is.
@@ -247,7 +286,9 @@ impl Member {
             name,
             settings,
             use_rewind,
+            timing: Timing::Own,
             machine: true,
+            trouble: Trouble::default(),
             epoch: 0,
             phase: Phase::Dead,
             memory: Memory::default(),
@@ -290,7 +331,9 @@ impl Member {
             std::mem::replace(self, Self::new(self.name.clone(), self.settings.clone(), self.use_rewind));
         self.epoch = old.epoch + 1;
         self.sleep = old.sleep;
+        self.timing = old.timing;
         self.machine = old.machine;
+        self.trouble = old.trouble;
         self.postgres = old.postgres;
         self.shipping = old.shipping;
         self.copy = old.copy;

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use ptarmigan_ha::action::Job;
-use ptarmigan_types::Failover;
+use ptarmigan_ha::{
+    action::Job,
+    observation::{RestartFilter, ScheduledRestart},
+};
+use ptarmigan_types::{Failover, MemberName};
 use serde_json::json;
 
 use crate::{
-    member::Phase,
+    member::{Member, Phase},
     store::Condition,
     world::{Event, World},
 };
@@ -20,7 +23,7 @@ impl World {
         }
         let wait = self.random.millis(40_000, 200_000);
         self.after(wait, Event::Operator);
-        let kind = self.random.between(0, 9);
+        let kind = self.random.between(0, 12);
         self.trace.note(self.now, "operator", &format!("request {kind}"));
         let member = self.random.index(self.members.len());
         if kind == 6 {
@@ -36,22 +39,56 @@ impl World {
                 self.wish(&Failover::to_json(None, Some(&name), None));
             }
             7 => self.configure(),
-            _ if self.everybody_hears() => {
-                // Whoever races must hear the old primary: a link cut in this very second is two troubles at once.
-                self.calm_until = self.now + Duration::from_secs(10);
-                self.checks.durability.disturbed();
-                self.store.remove("leader");
-                self.tell();
-            }
-            _ => {}
+            8 => self.reinitialize_request(member),
+            9 => self.schedule_restart(member),
+            _ => self.delete_leader_key(),
         }
     }
 
-    /// All daemons run, and nothing between them or to the store is cut; it may be slow.
+    /// The lock is taken from a primary that lives: whoever races must hear it, so this never comes together with a link
+    /// that is cut or a daemon that cannot answer. The old leader itself may have lost the store.
+    fn delete_leader_key(&mut self) {
+        let holder = self.store.keys.get("leader").and_then(|raw| self.index(&raw.value));
+        let Some(leader) = holder.filter(|_| self.everybody_hears()) else { return };
+        let lease = self.members[leader].lease.leads_until;
+        self.calm_until = (self.now + Duration::from_secs(10)).max(lease + Duration::from_secs(5));
+        self.checks.durability.disturbed();
+        self.store.remove("leader");
+        self.tell();
+    }
+
+    /// All daemons run and hear each other; the store may be slow, or out of reach for some.
     fn everybody_hears(&self) -> bool {
-        self.network.cut.is_empty()
-            && self.network.store_cut.is_empty()
-            && self.members.iter().all(|member| !matches!(member.phase, Phase::Dead | Phase::FirstLook))
+        let hears = |member: &Member| {
+            let silent = member.trouble.is_frozen(self.now) || member.trouble.hung;
+            !silent && !matches!(member.phase, Phase::Dead | Phase::FirstLook)
+        };
+        self.network.cut.is_empty() && self.members.iter().all(hears)
+    }
+
+    /// `reinitialize` on a standby.
+    fn reinitialize_request(&mut self, member: usize) {
+        let leader = self.store.keys.get("leader").map(|raw| MemberName(raw.value.clone()));
+        let this = &self.members[member];
+        let standby = this.is_alive() && this.postgres.in_recovery && !this.leads(self.now);
+        if standby && leader.as_ref().is_some_and(|leader| *leader != this.name) {
+            drop(self.begin_job(member, Job::Reinitialize { source: leader }));
+        }
+    }
+
+    /// `restart` at a time to come.
+    fn schedule_restart(&mut self, member: usize) {
+        let wait = Duration::from_micros(self.random.between(5_000_000, 60_000_000));
+        let at = self.wall() + wait;
+        let this = &mut self.members[member];
+        if this.is_alive() {
+            this.restart = Some(ScheduledRestart {
+                at,
+                postmaster_start_time: None,
+                filter: RestartFilter::default(),
+                timeout: None,
+            });
+        }
     }
 
     fn wish(&mut self, text: &str) {

@@ -156,6 +156,35 @@ pub enum Event {
     Check,
 }
 
+/// Whom an event is for.
+#[derive(Clone, Copy, Debug)]
+enum Addressee {
+    Daemon(usize),
+    Server(usize),
+}
+
+impl Event {
+    /// The process that must run for this to happen; `None`: it happens outside of the members.
+    const fn addressee(&self) -> Option<Addressee> {
+        match self {
+            Self::Wake { member, .. }
+            | Self::Looked { member, .. }
+            | Self::Answer { member, .. }
+            | Self::GiveUp { member, .. }
+            | Self::Watch(member)
+            | Self::PeersDone { member, .. }
+            | Self::Job { member, .. }
+            | Self::Checkpointed { member, .. }
+            | Self::Overrun { member, .. } => Some(Addressee::Daemon(*member)),
+            Self::Ready { member, .. }
+            | Self::Promoted { member, .. }
+            | Self::Connect { member, .. }
+            | Self::Ship { member, .. } => Some(Addressee::Server(*member)),
+            _ => None,
+        }
+    }
+}
+
 /// Network and store as the faults leave them.
 #[derive(Debug, Default)]
 pub struct Network {
@@ -173,12 +202,23 @@ pub struct Network {
     pub stream_millis: u64,
     /// The longest start of a server, in milliseconds.
     pub start_millis: u64,
+    /// The longest checkpoint of a fast shutdown, in milliseconds.
+    pub stop_millis: u64,
+    /// The longest time that the monitoring query takes, in milliseconds.
+    pub query_millis: u64,
 }
 
 impl Network {
     /// Everything works.
     pub fn healed() -> Self {
-        Self { store_millis: 4, stream_millis: 10, start_millis: 2000, ..Self::default() }
+        Self {
+            store_millis: 4,
+            stream_millis: 10,
+            start_millis: 2000,
+            stop_millis: 400,
+            query_millis: 15,
+            ..Self::default()
+        }
     }
 }
 
@@ -295,11 +335,25 @@ impl World {
         }
     }
 
+    /// Until when this waits, where a machine stands still.
+    fn held_until(&self, addressee: Addressee) -> Option<Monotonic> {
+        let (member, server) = match addressee {
+            Addressee::Daemon(member) => (member, false),
+            Addressee::Server(member) => (member, true),
+        };
+        let trouble = &self.members[member].trouble;
+        (trouble.is_frozen(self.now) && (trouble.paused || !server)).then_some(trouble.frozen_until)
+    }
+
     fn is_current(&self, member: usize, epoch: u64) -> bool {
         self.members[member].epoch == epoch && self.members[member].is_alive()
     }
 
     fn happen(&mut self, event: Event) {
+        if let Some(thaw) = event.addressee().and_then(|addressee| self.held_until(addressee)) {
+            let wait = thaw.since(self.now);
+            return self.after(wait, event);
+        }
         match event {
             Event::Request { member, epoch, operation, body } => {
                 self.request_arrives(member, epoch, operation, &body);
