@@ -208,11 +208,13 @@ impl World {
         let big = self.random.percent(5);
         let bytes = if big { self.random.between(10_000, 700_000) } else { self.random.between(100, 9000) };
         let number = self.fresh();
+        let timing = self.members[member].timing;
         let postgres = &mut self.members[member].postgres;
         let record = postgres.append(number, bytes);
         let term = postgres.term;
-        self.checks.single.acknowledged(self.now, member, term, record.timeline);
-        self.checks.durability.acknowledged(record, term);
+        if self.checks.single.acknowledged(self.now, member, timing, term, record.timeline) {
+            self.checks.durability.acknowledged(record);
+        }
         for other in 0..self.members.len() {
             if self.members[other].postgres.streams_from.is_some_and(|(from, _)| from == member) {
                 self.ship(other);

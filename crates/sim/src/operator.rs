@@ -49,7 +49,8 @@ impl World {
     /// that is cut or a daemon that cannot answer. The old leader itself may have lost the store.
     fn delete_leader_key(&mut self) {
         let holder = self.store.keys.get("leader").and_then(|raw| self.index(&raw.value));
-        let Some(leader) = holder.filter(|_| self.everybody_hears()) else { return };
+        let heard = |leader: &usize| self.everybody_hears() && self.members[*leader].postgres.is_writable();
+        let Some(leader) = holder.filter(heard) else { return };
         let lease = self.members[leader].lease.leads_until;
         self.calm_until = (self.now + Duration::from_secs(10)).max(lease + Duration::from_secs(5));
         self.checks.durability.disturbed();

@@ -73,7 +73,7 @@ pub fn simulate(seed: u64, options: Options) -> Report {
     let faults = world.scenario.faults.min(options.faults_max.unwrap_or(u64::MAX));
     let begin = world.now;
     for member in 0..world.members.len() {
-        let wait = world.random.millis(0, 3000);
+        let wait = world.random.millis(0, world.scenario.stagger_millis);
         world.after(wait, Event::Daemon(member));
     }
     world.after(Duration::from_millis(100), Event::Write);

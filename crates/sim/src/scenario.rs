@@ -6,7 +6,10 @@ use ptarmigan_ha::observation::Settings;
 use ptarmigan_types::{MemberName, Tags};
 use serde_json::{Map, json};
 
-use crate::{member::Member, random::Random};
+use crate::{
+    member::{Member, Timing},
+    random::Random,
+};
 
 /// `maximum_lag_on_failover` of every cluster at first, in bytes.
 pub const LAG_BYTES: u64 = 1_048_576;
@@ -39,6 +42,10 @@ pub struct Scenario {
     remove_after_failure: bool,
     /// `check_timeline`.
     pub check_timeline: bool,
+    /// Members with the contract's own timing, as in a cluster shared with Patroni.
+    contract_timing: Vec<bool>,
+    /// The longest time between the starts of two daemons at first, in milliseconds.
+    pub stagger_millis: u64,
 }
 
 impl Scenario {
@@ -70,6 +77,8 @@ impl Scenario {
             use_rewind,
             remove_after_failure: random.percent(50),
             check_timeline: random.percent(20),
+            contract_timing: draw_mix(random, members),
+            stagger_millis: [3000, 3000, 3, 60][random.index(4)],
         }
     }
 
@@ -78,7 +87,11 @@ impl Scenario {
         (0..self.members)
             .map(|index| {
                 let name = MemberName(format!("m{index}"));
-                Member::new(name, self.settings(index), self.use_rewind[index])
+                let mut member = Member::new(name, self.settings(index), self.use_rewind[index]);
+                if self.contract_timing[index] {
+                    member.timing = Timing::Contract;
+                }
+                member
             })
             .collect()
     }
@@ -99,6 +112,12 @@ impl Scenario {
             tags: self.tags[index].clone(),
         }
     }
+}
+
+/// Two of three clusters are ours alone.
+fn draw_mix(random: &mut Random, members: usize) -> Vec<bool> {
+    let mixed = random.percent(33);
+    (0..members).map(|_| mixed && random.percent(50)).collect()
 }
 
 fn draw_tags(random: &mut Random) -> Tags {

@@ -43,7 +43,7 @@ impl Default for Checker {
 
 impl Checker {
     /// A client was told that its transaction is committed.
-    pub fn acknowledged(&mut self, record: Record, _term: u64) {
+    pub fn acknowledged(&mut self, record: Record) {
         self.acknowledged.push(record);
     }
 

@@ -1,9 +1,11 @@
 //! At no moment do two members both acknowledge writes: after the first acknowledgement of a later promotion there is none
-//! of an earlier one.
+//! of an earlier one. A member with the contract's timing has no clock that ends its leadership: where such a one still
+//! writes, that is counted, and no objection.
 
 use ptarmigan_types::{Monotonic, Timeline};
 
 use super::{Violation, wrong};
+use crate::member::Timing;
 
 /// The checker.
 #[derive(Debug, Default)]
@@ -13,21 +15,35 @@ pub struct Checker {
     pub violation: Option<Violation>,
     /// Acknowledgements so far.
     pub acknowledged: u64,
+    /// Writes of members with the contract's timing that came too late.
+    pub contract_overlaps: u64,
 }
 
 impl Checker {
-    /// A member acknowledged a transaction, writable since that promotion.
-    pub fn acknowledged(&mut self, at: Monotonic, member: usize, term: u64, timeline: Timeline) {
+    /// A member acknowledged a transaction, writable since that promotion. False: nobody promised to keep it.
+    pub fn acknowledged(
+        &mut self,
+        at: Monotonic,
+        member: usize,
+        timing: Timing,
+        term: u64,
+        timeline: Timeline,
+    ) -> bool {
         self.acknowledged += 1;
         if let Some((latest, other, theirs)) = self.latest
             && (term < latest || term == latest && member != other)
         {
+            if timing == Timing::Contract && term < latest {
+                self.contract_overlaps += 1;
+                return false;
+            }
             let what = format!(
                 "m{member} acknowledged a write on timeline {timeline} after m{other} had on timeline {theirs}"
             );
             self.violation.get_or_insert_with(|| wrong("single_writable_primary", at, what));
-            return;
+            return true;
         }
         self.latest = Some((term, member, timeline));
+        true
     }
 }
