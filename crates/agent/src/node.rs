@@ -7,7 +7,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ptarmigan_dcs::{Dcs, View};
-use ptarmigan_postgres::{Postgres, pending_restart::Change, slots::retain::Retained, status::ServerStatus};
+use ptarmigan_ha::slots::Retained;
+use ptarmigan_postgres::{Postgres, pending_restart::Change, status::ServerStatus};
 use ptarmigan_rest::snapshot::{Figures, Snapshot};
 use ptarmigan_types::{Lsn, MemberName, MemberState, Monotonic, Role, Tags, Timeline};
 use serde_json::{Map, Value, json};

@@ -1,11 +1,11 @@
-//! Replication slots of this node, once a cycle (contract B.23.3, B.23.6).
+//! Replication slots of this node, once a cycle (contract B.23.3, B.23.6). What to do is decided in
+//! [`ptarmigan_ha::slots`].
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ptarmigan_postgres::{
-    Purpose,
-    slots::{self, Actual, Kind, Situation, View, sql},
-};
+use ptarmigan_config::DynamicSettings;
+use ptarmigan_ha::slots::{self, Actual, Kind, Settings, Situation, SlotAction, View, Wanted};
+use ptarmigan_postgres::{Purpose, slots::sql};
 use ptarmigan_types::{Cluster, Lsn, slot::name_of_member};
 
 use crate::node::Node;
@@ -24,7 +24,7 @@ pub async fn sync(node: &Node) {
         me: &node.name,
         role: node.postgres.role(),
         tags: &settings.tags,
-        settings: &settings.global,
+        settings: settings_of(&settings.global),
     };
     let Some(wanted) = slots::wanted(&view) else { return };
     for complaint in &wanted.complaints {
@@ -36,7 +36,6 @@ pub async fn sync(node: &Node) {
         leader_is_me: cluster.is_leader(&node.name),
         is_primary,
         ignore_slots: &settings.global.ignore_slots,
-        version,
     };
     let session = match node.postgres.session(Purpose::Heartbeat).await {
         Ok(session) => session,
@@ -46,40 +45,43 @@ pub async fn sync(node: &Node) {
         Ok(actual) => actual,
         Err(error) => return tracing::warn!("cannot read replication slots: {error}"),
     };
+    complain_of_logical(&wanted.slots, &actual);
     let actions = slots::plan(&wanted.slots, &actual, &situation);
     for (action, result) in sql::apply(&session, &actions).await {
         match result {
             // Standbys advance their slots all the time.
-            Ok(()) if matches!(action, slots::SlotAction::Advance { .. }) => {
+            Ok(()) if matches!(action, SlotAction::Advance { .. }) => {
                 tracing::debug!("replication slot: {action:?}");
             }
             Ok(()) => tracing::info!("replication slot: {action:?}"),
             Err(error) => tracing::warn!("replication slot: {action:?}: {error}"),
         }
     }
-    let managed = actual.iter().filter(|(name, _)| wanted.slots.contains_key(*name));
-    node.known().slots = Some(managed.filter_map(|(name, slot)| position(name, slot)).collect());
+    node.known().slots = Some(slots::positions(&wanted.slots, &actual));
 }
 
-fn position(name: &str, slot: &Actual) -> Option<(String, Lsn)> {
-    let lsn = match slot.kind {
-        Kind::Physical => slot.restart_lsn,
-        Kind::Logical { .. } => slot.confirmed_flush_lsn,
-    };
-    lsn.map(|lsn| (name.to_owned(), lsn))
-}
-
-/// What `/status` shows of the slots: those that exist, and this node's own name with its own position, so that the
-/// others keep WAL for its return (contract A.3.4). Only permanent ones where members' slots are dropped at once.
-pub fn published(node: &Node, own: Lsn) -> Option<BTreeMap<String, Lsn>> {
-    let mut slots = node.known().slots.clone()?;
-    slots.insert(name_of_member(node.name.as_str()), own);
-    node.configuration.with(|settings| {
-        if settings.global.member_slots_ttl_s == 0 {
-            slots.retain(|name, _| settings.global.slots.contains_key(name));
+fn complain_of_logical(wanted: &BTreeMap<String, Wanted>, actual: &BTreeMap<String, Actual>) {
+    for (name, wish) in wanted {
+        if wish.kind != Kind::Physical && !actual.contains_key(name) {
+            tracing::debug!("creating logical replication slots is not supported yet: {name}");
         }
-    });
-    Some(slots).filter(|slots| !slots.is_empty())
+    }
+}
+
+const fn settings_of(global: &DynamicSettings) -> Settings<'_> {
+    Settings {
+        use_slots: global.use_slots,
+        member_slots_ttl: Duration::from_secs(global.member_slots_ttl_s),
+        permanent: &global.slots,
+        standby_cluster: global.standby_cluster.is_some(),
+    }
+}
+
+/// What `/status` shows of the slots (contract A.3.4).
+pub fn published(node: &Node, own: Lsn) -> Option<BTreeMap<String, Lsn>> {
+    let positions = node.known().slots.clone()?;
+    node.configuration
+        .with(|settings| slots::published(positions, &node.name, own, &settings_of(&settings.global)))
 }
 
 /// The names whose slots are kept although their members may be gone (contract B.23.4).

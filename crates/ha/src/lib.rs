@@ -30,6 +30,7 @@ mod recover;
 mod rewind;
 mod round;
 pub mod schedule;
+pub mod slots;
 mod startup;
 mod unlocked;
 mod unreachable;

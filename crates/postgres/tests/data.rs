@@ -7,11 +7,12 @@ mod server;
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _};
 
+use ptarmigan_ha::slots::{self, Kind, Situation, SlotAction, Wanted};
 use ptarmigan_postgres::{
     ControlState, Login, Upstream, bootstrap, clone, crash_recovery, data_directory, history,
     replication::{self, Connection},
     rewind::{self, Outcome, Verdict},
-    slots::{self, Kind, Situation, SlotAction, Wanted, sql},
+    slots::sql,
     upstream::PasswordFiles,
 };
 use ptarmigan_testkit::{Workspace, process, wait_until};
@@ -502,7 +503,6 @@ fn sl_7_sl_8_slots_are_created_advanced_and_dropped() {
             leader_is_me: true,
             is_primary: true,
             ignore_slots: &[],
-            version,
         };
         let wish = |lsn: Option<Lsn>| Wanted { kind: Kind::Physical, lsn, expected_active: Some(false) };
         let mut wanted = BTreeMap::from([("one".to_owned(), wish(None)), ("two".to_owned(), wish(None))]);

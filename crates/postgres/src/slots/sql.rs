@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ptarmigan_ha::slots::{Actual, Kind, SlotAction};
 use ptarmigan_types::Lsn;
 use tokio_postgres::Row;
 
-use super::{Actual, Kind, SlotAction};
 use crate::{
     connection::{self, Session},
     version::ServerVersion,

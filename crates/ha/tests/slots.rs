@@ -1,16 +1,21 @@
 //! Which slots a node should have, and what is done about those it has, by rule.
 
-use ptarmigan_types::RawValue;
-use serde_json::json;
+use std::time::Duration;
 
-use super::*;
+use ptarmigan_ha::slots::{
+    Actual, DropReason, Kind, Settings, Situation, SlotAction, View, Wanted, WantedSlots, is_ignored, plan,
+    positions, published, wanted,
+};
+use ptarmigan_types::{Cluster, Lsn, MemberName, RawValue, Role, Tags};
+use serde_json::{Map, Value, json};
 
 struct Node {
     cluster: Cluster,
     me: MemberName,
     role: Role,
     tags: Tags,
-    settings: DynamicSettings,
+    permanent: Map<String, Value>,
+    config: Value,
 }
 
 /// A cluster of `members` (name and value) led by `a`, seen by `me`.
@@ -27,19 +32,24 @@ fn node(me: &str, role: Role, members: &[(&str, Value)], status: &Value, config:
     let cluster = Cluster::read(keys.iter().map(|(path, raw)| (path.as_str(), raw)));
     let me = MemberName::from(me);
     let tags = cluster.member(&me).map(|member| member.data.tags()).unwrap_or_default();
-    Node { cluster, me, role, tags, settings: DynamicSettings::read(config.as_object().unwrap()) }
+    let permanent = config["slots"].as_object().cloned().unwrap_or_default();
+    Node { cluster, me, role, tags, permanent, config: config.clone() }
 }
 
 impl Node {
-    fn wanted(&self) -> WantedSlots {
-        let view = View {
-            cluster: &self.cluster,
-            me: &self.me,
-            role: self.role,
-            tags: &self.tags,
-            settings: &self.settings,
+    fn view(&self) -> View<'_> {
+        let ttl_s = self.config["member_slots_ttl"].as_u64().unwrap_or(1800);
+        let settings = Settings {
+            use_slots: self.config["postgresql"]["use_slots"].as_bool().unwrap_or(true),
+            member_slots_ttl: Duration::from_secs(ttl_s),
+            permanent: &self.permanent,
+            standby_cluster: self.config.get("standby_cluster").is_some(),
         };
-        wanted(&view).unwrap()
+        View { cluster: &self.cluster, me: &self.me, role: self.role, tags: &self.tags, settings }
+    }
+
+    fn wanted(&self) -> WantedSlots {
+        wanted(&self.view()).expect("the cluster has a configuration")
     }
 
     fn names(&self) -> Vec<String> {
@@ -79,14 +89,8 @@ fn wish(lsn: Option<u64>, expected_active: Option<bool>) -> Wanted {
     Wanted { kind: Kind::Physical, lsn: lsn.map(Lsn), expected_active }
 }
 
-const SITUATION: Situation<'static> = Situation {
-    paused: false,
-    has_leader: true,
-    leader_is_me: false,
-    is_primary: false,
-    ignore_slots: &[],
-    version: ServerVersion::major_of(15),
-};
+const SITUATION: Situation<'static> =
+    Situation { paused: false, has_leader: true, leader_is_me: false, is_primary: false, ignore_slots: &[] };
 
 fn planned(wanted: Option<Wanted>, actual: Option<Actual>, situation: &Situation<'_>) -> Vec<SlotAction> {
     let name = "s".to_owned();
@@ -109,14 +113,7 @@ fn create() -> SlotAction {
 fn sl_1_without_config_key_slots_are_left_alone() {
     let mut node = node("a", Role::Primary, &members(), &json!({}), &json!({}));
     node.cluster.config = None;
-    let view = View {
-        cluster: &node.cluster,
-        me: &node.me,
-        role: node.role,
-        tags: &node.tags,
-        settings: &node.settings,
-    };
-    assert_eq!(wanted(&view), None);
+    assert_eq!(wanted(&node.view()), None);
 }
 
 #[test]
@@ -322,4 +319,35 @@ fn sl_8_unused_slots_follow_their_consumer() {
         planned(Some(unused), Some(empty), &SITUATION),
         [drop_of(DropReason::NothingReserved), create()]
     );
+}
+
+#[test]
+fn a_3_4_status_shows_managed_slots_and_the_leaders_own_name() {
+    let consumed = Actual { confirmed_flush_lsn: Some(Lsn(70)), ..logical() };
+    let empty = Actual { restart_lsn: None, ..physical() };
+    let actual = [("b", physical()), ("cdc", consumed), ("empty", empty), ("foreign", physical())];
+    let actual = actual.map(|(name, slot)| (name.to_owned(), slot)).into();
+    let managed = ["b", "cdc", "empty", "missing"].map(|name| (name.to_owned(), wish(None, None))).into();
+    let positions = positions(&managed, &actual);
+    assert_eq!(positions, [("b".to_owned(), Lsn(100)), ("cdc".to_owned(), Lsn(70))].into());
+
+    let permanent = json!({"cdc": {"database": "d", "plugin": "p"}});
+    let mut settings = Settings {
+        use_slots: true,
+        member_slots_ttl: Duration::from_secs(1800),
+        permanent: permanent.as_object().unwrap(),
+        standby_cluster: false,
+    };
+    let me = MemberName::from("A-1");
+    let names = |settings: &Settings<'_>| {
+        published(positions.clone(), &me, Lsn(500), settings)
+            .map(|slots| slots.into_iter().map(|(name, lsn)| (name, lsn.0)).collect::<Vec<_>>())
+    };
+    let all = [("a_1".to_owned(), 500), ("b".to_owned(), 100), ("cdc".to_owned(), 70)];
+    assert_eq!(names(&settings), Some(all.to_vec()));
+    settings.member_slots_ttl = Duration::ZERO;
+    assert_eq!(names(&settings), Some(vec![("cdc".to_owned(), 70)]));
+    let none = Map::new();
+    settings.permanent = &none;
+    assert_eq!(names(&settings), None);
 }

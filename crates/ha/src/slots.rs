@@ -1,0 +1,320 @@
+//! Replication slots: which a node should have, what is to be done about those it has, what `/status` tells of them
+//! (contract B.23). Permanent logical slots are kept where they exist; creating, advancing and copying them is not
+//! part of this module yet.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use ptarmigan_types::{
+    Cluster, Lsn, Member, MemberName, Role, Tags, scalar::is_truthy, slot::name_of_member,
+};
+use serde_json::{Map, Value};
+
+mod plan;
+mod retain;
+
+pub use plan::{DropReason, Situation, SlotAction, is_ignored, plan};
+pub use retain::Retained;
+
+/// What a slot serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A standby or another receiver of WAL.
+    Physical,
+    /// Logical decoding.
+    Logical {
+        /// Its database.
+        database: String,
+        /// Its output plugin.
+        plugin: String,
+    },
+}
+
+/// A slot that a node should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it serves.
+    pub kind: Kind,
+    /// How far its consumer is, for advancing it where nobody uses it here; `None`: never advanced.
+    pub lsn: Option<Lsn>,
+    /// Whether somebody should be using it on this node; `None` for retained slots: never dropped for its xmin.
+    pub expected_active: Option<bool>,
+}
+
+/// A slot that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actual {
+    /// What it serves.
+    pub kind: Kind,
+    /// Somebody is using it.
+    pub active: bool,
+    /// It holds back vacuum.
+    pub xmin: Option<String>,
+    /// It holds back vacuum of catalogs.
+    pub catalog_xmin: Option<String>,
+    /// From where on WAL is kept.
+    pub restart_lsn: Option<Lsn>,
+    /// Logical: what the consumer confirmed.
+    pub confirmed_flush_lsn: Option<Lsn>,
+    /// `wal_status` is `lost`: the WAL it needs is gone (PostgreSQL 13 and newer).
+    pub lost: bool,
+    /// Logical: is copied to standbys by PostgreSQL itself (17 and newer).
+    pub failover: bool,
+    /// Logical: is such a copy.
+    pub synced: bool,
+}
+
+/// What decides which slots a node should have.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The cluster.
+    pub cluster: &'a Cluster,
+    /// This node.
+    pub me: &'a MemberName,
+    /// Its role as it is published.
+    pub role: Role,
+    /// Its own tags.
+    pub tags: &'a Tags,
+    /// The dynamic configuration, as far as it speaks of slots.
+    pub settings: Settings<'a>,
+}
+
+/// The dynamic configuration, as far as it speaks of slots (contract C.3).
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// Whether slots are used at all.
+    pub use_slots: bool,
+    /// How long the slot of a member that is gone stays; zero: only those that stream from here have one.
+    pub member_slots_ttl: Duration,
+    /// Permanent slots: name and specification.
+    pub permanent: &'a Map<String, Value>,
+    /// This is a standby cluster.
+    pub standby_cluster: bool,
+}
+
+/// The result of [`wanted`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WantedSlots {
+    /// By name.
+    pub slots: BTreeMap<String, Wanted>,
+    /// What an operator should know: names that collide or are invalid.
+    pub complaints: Vec<String>,
+}
+
+impl View<'_> {
+    fn leads(&self) -> bool {
+        matches!(self.role, Role::Primary | Role::Promoted | Role::StandbyLeader)
+    }
+
+    /// True where `member` streams from this node, as far as its tags say (contract B.23.2).
+    fn is_served_here(&self, member: &Member) -> bool {
+        let upstream = member.data.tags().replicatefrom();
+        if self.leads() {
+            upstream.is_none_or(|name| name == *self.me || self.cluster.member(&name).is_none())
+        } else {
+            upstream.as_ref() == Some(self.me) && !self.cluster.is_leader(&member.name)
+        }
+    }
+
+    fn has_member_slot(&self, member: &Member) -> bool {
+        if member.name == *self.me || member.data.tags().nostream() {
+            return false;
+        }
+        if self.settings.member_slots_ttl.is_zero() {
+            return self.is_served_here(member);
+        }
+        !self.tags.nofailover() || member.data.tags().replicatefrom().as_ref() == Some(self.me)
+    }
+
+    /// The way from this node to the primary passes a member that does not stream, or never ends.
+    fn chain_is_broken(&self) -> bool {
+        if self.leads() {
+            return false;
+        }
+        if self.tags.nostream() {
+            return true;
+        }
+        let mut seen = BTreeSet::from([self.me.clone()]);
+        let mut next = self.tags.replicatefrom();
+        while let Some(member) = next.as_ref().and_then(|name| self.cluster.member(name)) {
+            if self.cluster.is_leader(&member.name) {
+                return false;
+            }
+            if !seen.insert(member.name.clone()) || member.data.tags().nostream() {
+                return true;
+            }
+            next = member.data.tags().replicatefrom();
+        }
+        false
+    }
+
+    fn status_lsn(&self, slot: &str) -> Option<Lsn> {
+        self.cluster.status.slots.as_ref().and_then(|slots| slots.get(slot)).copied()
+    }
+
+    /// The leader does not maintain the positions of all members.
+    fn leader_is_old(&self) -> bool {
+        self.cluster
+            .leader_member()
+            .and_then(|leader| leader.data.version())
+            .is_some_and(|version| ptarmigan_types::version::is_below(version, &[4, 0, 0]))
+    }
+
+    /// A cascading member may be connected elsewhere, where its slot does not move.
+    fn consumer_lsn(&self, slot: &str, member: Option<&Member>, old_leader: bool) -> Option<Lsn> {
+        let cascading = member.filter(|member| old_leader || member.data.tags().replicatefrom().is_some());
+        self.status_lsn(slot).max(cascading.and_then(|member| member.data.xlog_location()))
+    }
+}
+
+/// The slots that this node should have (contract B.23.2). `None` while the cluster has no `/config`: then slots are
+/// left alone (contract SL-1). With `use_slots` off the set is empty.
+pub fn wanted(view: &View<'_>) -> Option<WantedSlots> {
+    view.cluster.config.as_ref()?;
+    let mut wanted = WantedSlots::default();
+    if !view.settings.use_slots {
+        return Some(wanted);
+    }
+    add_member_slots(view, &mut wanted);
+    add_retained_slots(view, &mut wanted);
+    if !view.tags.nofailover() {
+        add_permanent_slots(view, &mut wanted);
+    }
+    Some(wanted)
+}
+
+fn add_member_slots(view: &View<'_>, wanted: &mut WantedSlots) {
+    let old_leader = view.leader_is_old();
+    let mut owner: BTreeMap<String, &MemberName> = BTreeMap::new();
+    for member in view.cluster.members.iter().filter(|member| view.has_member_slot(member)) {
+        let slot = name_of_member(member.name.as_str());
+        if let Some(other) = owner.insert(slot.clone(), &member.name) {
+            let text = format!("members {other} and {} share the replication slot {slot}", member.name);
+            wanted.complaints.push(text);
+        }
+        let lsn = view.consumer_lsn(&slot, Some(member), old_leader);
+        let expected_active = Some(view.is_served_here(member));
+        wanted.slots.insert(slot, Wanted { kind: Kind::Physical, lsn, expected_active });
+    }
+}
+
+fn add_retained_slots(view: &View<'_>, wanted: &mut WantedSlots) {
+    if view.tags.nofailover() {
+        return;
+    }
+    let mine = name_of_member(view.me.as_str());
+    for slot in view.cluster.status.retain_slots.iter().flatten().filter(|slot| **slot != mine) {
+        let retained = Wanted { kind: Kind::Physical, lsn: None, expected_active: None };
+        wanted.slots.entry(slot.clone()).or_insert(retained);
+    }
+}
+
+fn add_permanent_slots(view: &View<'_>, wanted: &mut WantedSlots) {
+    let standby_cluster = view.settings.standby_cluster;
+    let physical_only = standby_cluster || view.chain_is_broken();
+    let mine = name_of_member(view.me.as_str());
+    for (name, spec) in view.settings.permanent {
+        let Some(kind) = kind_of(name, spec) else {
+            wanted.complaints.push(format!("invalid permanent replication slot {name:?}: {spec}"));
+            continue;
+        };
+        let physical = kind == Kind::Physical;
+        if physical_only && (!physical || is_for_primary_clusters(spec)) {
+            continue;
+        }
+        if physical && *name == mine {
+            continue;
+        }
+        let is_member = view
+            .cluster
+            .members
+            .iter()
+            .any(|member| name_of_member(member.name.as_str()) == *name && view.has_member_slot(member));
+        if is_member {
+            if !physical {
+                let text =
+                    format!("permanent logical replication slot {name:?} has the name of a member's slot");
+                wanted.complaints.push(text);
+            }
+            continue;
+        }
+        let permanent = permanent_slot(view, name, kind);
+        wanted.slots.insert(name.clone(), permanent);
+    }
+}
+
+fn permanent_slot(view: &View<'_>, name: &str, kind: Kind) -> Wanted {
+    if kind != Kind::Physical {
+        return Wanted { lsn: view.status_lsn(name), kind, expected_active: None };
+    }
+    let namesake = view.cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == name);
+    let cascades = namesake.is_some_and(|member| member.data.tags().replicatefrom().is_some());
+    Wanted {
+        kind,
+        lsn: view.consumer_lsn(name, namesake, false),
+        expected_active: Some(view.leads() && !cascades),
+    }
+}
+
+fn is_for_primary_clusters(spec: &Value) -> bool {
+    spec.get("cluster_type").and_then(Value::as_str) == Some("primary")
+}
+
+/// What a permanent slot's specification asks for; `None` where the name or the specification is invalid.
+pub fn kind_of(name: &str, spec: &Value) -> Option<Kind> {
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name.is_empty() || name.len() > 63 || !name.chars().all(valid) {
+        return None;
+    }
+    let empty = Map::new();
+    let spec = match spec {
+        Value::Object(map) => map,
+        other if is_truthy(other) => return None,
+        _ => &empty,
+    };
+    let text = |key: &str| spec.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let logical = text("database").zip(text("plugin"));
+    match (text("type"), logical) {
+        (Some("physical"), _) | (None, None) => Some(Kind::Physical),
+        (Some("logical") | None, Some((database, plugin))) => {
+            Some(Kind::Logical { database: database.to_owned(), plugin: plugin.to_owned() })
+        }
+        _ => None,
+    }
+}
+
+impl Actual {
+    /// How far its consumer is, as `/status` tells it (contract A.3.4).
+    pub const fn position(&self) -> Option<Lsn> {
+        match self.kind {
+            Kind::Physical => self.restart_lsn,
+            Kind::Logical { .. } => self.confirmed_flush_lsn,
+        }
+    }
+}
+
+/// The positions of the slots that exist and are managed here (contract A.3.4).
+pub fn positions(
+    wanted: &BTreeMap<String, Wanted>,
+    actual: &BTreeMap<String, Actual>,
+) -> BTreeMap<String, Lsn> {
+    let managed = actual.iter().filter(|(name, _)| wanted.contains_key(*name));
+    managed.filter_map(|(name, slot)| Some((name.clone(), slot.position()?))).collect()
+}
+
+/// What `/status` shows of the slots: those that exist, and the leader's own name with its own position, so that the
+/// others keep WAL for its return (contract A.3.4). Only permanent ones where members' slots are dropped at once.
+pub fn published(
+    mut positions: BTreeMap<String, Lsn>,
+    me: &MemberName,
+    own: Lsn,
+    settings: &Settings<'_>,
+) -> Option<BTreeMap<String, Lsn>> {
+    positions.insert(name_of_member(me.as_str()), own);
+    if settings.member_slots_ttl.is_zero() {
+        positions.retain(|name, _| settings.permanent.contains_key(name));
+    }
+    Some(positions).filter(|positions| !positions.is_empty())
+}
