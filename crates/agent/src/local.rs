@@ -80,6 +80,7 @@ async fn check(node: &Node, name: &MemberName) -> Outcome {
     Outcome::Divergence(match answer {
         Ok(Verdict::Need) => Divergence::Diverged,
         Ok(Verdict::NotNeed) => Divergence::SameHistory,
+        Ok(Verdict::SameTimelineTwice) => Divergence::SameTimelineTwice,
         Ok(Verdict::Unknown(reason)) => {
             tracing::info!("whether a rewind is needed cannot be told yet: {reason}");
             Divergence::Unknown

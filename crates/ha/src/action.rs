@@ -253,6 +253,9 @@ pub enum Divergence {
     Diverged,
     /// It is.
     SameHistory,
+    /// Both began a timeline of the same number without knowing of each other. `pg_rewind` takes the two for one and does
+    /// nothing; only a new copy can follow.
+    SameTimelineTwice,
     /// Not to be told now.
     Unknown,
 }

@@ -67,9 +67,32 @@ fn check(r: &mut Round<'_>, leader: &Member) -> Step<()> {
             r.fired("RW-8", "same history");
             r.memory.rewind = RewindState::NotNeed;
         }
+        Outcome::Divergence(Divergence::SameTimelineTwice) => return begun_twice(r, leader),
         _ => r.fired("RW-5", "not to be told now"),
     }
     Ok(())
+}
+
+/// The same number, another timeline: `pg_rewind` would find nothing to do, and a server started like this could take
+/// the leader's WAL for the continuation of its own. The question stays open: it is asked again where a copy fails, or
+/// somebody else leads.
+fn begun_twice(r: &mut Round<'_>, leader: &Member) -> Step<()> {
+    r.fired(
+        "RW-7",
+        format!(
+            "{} and this node began the same timeline independently: pg_rewind cannot repair this, `ptctl reinit` does",
+            leader.name
+        ),
+    );
+    if removes_data_directory(r) {
+        r.hold_back(JobKind::Reinitialize)?;
+        let source = Some(leader.name.clone());
+        return r.start(Job::Reinitialize { source }, "reinitializing due to diverged timelines");
+    }
+    if r.obs.postgres.running {
+        return Ok(());
+    }
+    finish(format!("not starting: began the timeline of {} independently, needs `ptctl reinit`", leader.name))
 }
 
 /// RW-12: the leader must have made its checkpoint after promotion, or pg_rewind reads the old timeline.
@@ -89,12 +112,14 @@ fn rewind(r: &mut Round<'_>, leader: &Member) -> Step<()> {
     )
 }
 
+const fn removes_data_directory(r: &Round<'_>) -> bool {
+    r.obs.settings.remove_data_directory_on_rewind_failure
+        || r.obs.settings.remove_data_directory_on_diverged_timelines
+}
+
 /// RW-17.
 fn remove_after_failure(r: &mut Round<'_>) -> Step<()> {
-    let settings = &r.obs.settings;
-    let remove = settings.remove_data_directory_on_rewind_failure
-        || settings.remove_data_directory_on_diverged_timelines;
-    if r.memory.rewind != RewindState::Failed || !remove || r.obs.postgres.running {
+    if r.memory.rewind != RewindState::Failed || !removes_data_directory(r) || r.obs.postgres.running {
         return Ok(());
     }
     r.fired("RW-17", "");

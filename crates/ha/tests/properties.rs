@@ -260,6 +260,7 @@ fn answer(draw: &mut Draw<'_>, action: &Action) -> Outcome {
         Action::CheckDivergence { .. } => Outcome::Divergence(draw.pick(&[
             Divergence::SameHistory,
             Divergence::Diverged,
+            Divergence::SameTimelineTwice,
             Divergence::Unknown,
         ])),
         _ => Outcome::Done,

@@ -89,6 +89,54 @@ fn rw_5_rw_8_answers() {
 }
 
 #[test]
+fn rw_7_same_timeline_twice_is_copied_anew_or_stays_down() {
+    for (on_failure, on_diverged) in [(true, false), (false, true), (false, false)] {
+        for (scene, running) in [(Scene::standby(), true), (Scene::stopped(), false)] {
+            let played = scene
+                .with(|scene| {
+                    scene.memory.rewind = RewindState::Check;
+                    scene.divergence = Divergence::SameTimelineTwice;
+                    scene.obs.settings.remove_data_directory_on_rewind_failure = on_failure;
+                    scene.obs.settings.remove_data_directory_on_diverged_timelines = on_diverged;
+                })
+                .play();
+            assert!(played.facts("RW-7").contains("ptctl reinit"), "{}", played.facts("RW-7"));
+            assert_eq!(played.memory().rewind, RewindState::Check, "asked again, whatever comes of it");
+            played.does_not(&Action::RemoveDataDirectory);
+            if on_failure || on_diverged {
+                played.starts(&Job::Reinitialize { source: Some(name("b")) });
+                played.line("reinitializing due to diverged timelines");
+            } else if running {
+                played.starts_nothing().fired("HA-294");
+            } else {
+                played.starts_nothing().silent("HA-112");
+                played.line("not starting: began the timeline of b independently, needs `ptctl reinit`");
+            }
+        }
+    }
+}
+
+#[test]
+fn rw_7_without_rewind_or_after_a_copy_that_failed() {
+    let twice = || {
+        in_state(RewindState::Check).with(|scene| {
+            scene.divergence = Divergence::SameTimelineTwice;
+            scene.pg().rewind_possible = false;
+            scene.obs.settings.remove_data_directory_on_diverged_timelines = true;
+        })
+    };
+    twice().play().starts(&Job::Reinitialize { source: Some(name("b")) });
+    let failed = FailedJob { kind: JobKind::Reinitialize, at: NOW };
+    let held = twice().with(|scene| scene.memory.failed = Some(failed)).play();
+    assert_eq!(held.starts_nothing().wakes_in(secs(1)).memory().rewind, RewindState::Check);
+    let copied = twice()
+        .with(|scene| scene.divergence = Divergence::SameHistory)
+        .ended(JobKind::Reinitialize, JobEnd::Done)
+        .play();
+    assert_eq!(copied.memory().rewind, RewindState::Initial);
+}
+
+#[test]
 fn rw_10_what_a_diverged_server_does() {
     let need = |possible, remove| {
         in_state(RewindState::Need).with(|scene| {

@@ -1,12 +1,14 @@
 //! Whether this data directory has left the upstream's history, and `pg_rewind` (contract B.20). The state machine is
 //! the HA loop's; here are the facts and the run.
 
+mod beginning;
+
 use std::{path::Path, time::Duration};
 
 use ptarmigan_config::options;
 use ptarmigan_types::{
     Lsn, Timeline,
-    history::{self, Divergence, divergence_from_history, divergence_from_timelines},
+    history::{self, Divergence, HistoryEntry, divergence_from_history, divergence_from_timelines},
 };
 
 use crate::{
@@ -23,6 +25,7 @@ use crate::{
     version::{self, ServerVersion},
     waldump,
 };
+use beginning::Beginning;
 
 /// `pg_rewind --help` only prints.
 const HELP_DEADLINE: Duration = Duration::from_secs(10);
@@ -77,6 +80,9 @@ pub enum Verdict {
     Need,
     /// It can follow.
     NotNeed,
+    /// It and the upstream began a timeline of the same number without knowing of each other, and at the same position or
+    /// as the newest of both: `pg_rewind` takes them for one, and only a new copy can follow.
+    SameTimelineTwice,
     /// Not to be told now, and why; ask again later.
     Unknown(String),
 }
@@ -155,7 +161,8 @@ async fn compare(pg: &Postgres, upstream: &Upstream) -> Result<Verdict, Error> {
         return Ok(Verdict::Unknown(format!("local server is {:?}", control.state)));
     };
     tracing::info!("Local timeline={} lsn={}", local.timeline, local.lsn);
-    if !is_primary(pg, upstream).await? {
+    let session = Session::connect(&upstream.conninfo(pg, Login::Rewind), Purpose::Heartbeat).await?;
+    if !is_writable(&session).await? {
         return Ok(Verdict::Unknown(format!("{} is in recovery", upstream.name)));
     }
     let info = upstream.conninfo(pg, Login::Replication);
@@ -167,10 +174,28 @@ async fn compare(pg: &Postgres, upstream: &Upstream) -> Result<Verdict, Error> {
     }
     tracing::info!("primary_timeline={}", identity.timeline);
     let mut divergence = divergence_from_timelines(local.timeline, identity.timeline);
-    if divergence == Divergence::AskHistory {
-        let text = connection.timeline_history(identity.timeline).await?;
-        let entries = history::parse_history_file(&text)?;
-        divergence = divergence_from_history(&entries, local.timeline, local.lsn, local.in_recovery);
+    if divergence != Divergence::Needed && local.timeline.max(identity.timeline) > 1 {
+        let entries = match upstream_history(&mut connection, identity.timeline).await {
+            Err(error) if divergence == Divergence::NotNeeded => {
+                tracing::debug!("how timeline {} began is not known: {error}", identity.timeline);
+                return Ok(Verdict::NotNeed);
+            }
+            entries => entries?,
+        };
+        let began = beginning::compare(pg, &session, &local, control.wal_segment_bytes, &entries).await;
+        let newer = divergence == Divergence::AskHistory;
+        if newer {
+            divergence = divergence_from_history(&entries, local.timeline, local.lsn, local.in_recovery);
+        }
+        match began {
+            Beginning::NothingToTell => {}
+            // pg_rewind reads both histories where there are two timelines to compare.
+            Beginning::OtherPlace if newer => divergence = Divergence::Needed,
+            Beginning::OtherPlace | Beginning::OtherRecords => {
+                tracing::warn!("{} began timeline {} independently", upstream.name, local.timeline);
+                return Ok(Verdict::SameTimelineTwice);
+            }
+        }
     }
     Ok(match divergence {
         Divergence::Needed => Verdict::Need,
@@ -180,6 +205,13 @@ async fn compare(pg: &Postgres, upstream: &Upstream) -> Result<Verdict, Error> {
             checkpoint_ends_at(pg, &local, control.wal_segment_bytes, switchpoint).await
         }
     })
+}
+
+async fn upstream_history(
+    connection: &mut replication::Connection,
+    timeline: Timeline,
+) -> Result<Vec<HistoryEntry>, Error> {
+    Ok(history::parse_history_file(&connection.timeline_history(timeline).await?)?)
 }
 
 /// RW-8: a primary that stopped cleanly follows only where its last record was the last one of the timeline.
@@ -221,7 +253,10 @@ async fn current_position(pg: &Postgres, control: &ControlData) -> Result<Option
 
 /// RW-6.
 async fn is_primary(pg: &Postgres, upstream: &Upstream) -> Result<bool, Error> {
-    let session = Session::connect(&upstream.conninfo(pg, Login::Rewind), Purpose::Heartbeat).await?;
+    is_writable(&Session::connect(&upstream.conninfo(pg, Login::Rewind), Purpose::Heartbeat).await?).await
+}
+
+async fn is_writable(session: &Session) -> Result<bool, Error> {
     let rows = session.query_text("SELECT pg_is_in_recovery()").await?;
     Ok(rows.first().and_then(|row| row.first()?.as_deref()) == Some("f"))
 }

@@ -368,6 +368,149 @@ fn rw_8_cleanly_followed_primary_needs_no_rewind() {
     });
 }
 
+/// A cluster whose two standbys have the same WAL; the old primary is gone.
+async fn two_standbys(workspace: &Workspace) -> (Server, Server) {
+    let mut old = Server::bootstrapped(workspace, "old").await;
+    old.execute("CREATE TABLE public.t (v text); INSERT INTO public.t VALUES ('common')").await;
+    let one = Server::standby_of(&old, "one").await;
+    let two = Server::standby_of(&old, "two").await;
+    for standby in [&one, &two] {
+        standby.wait_for("SELECT status FROM pg_stat_wal_receiver", "streaming").await;
+    }
+    old.stop().await;
+    let checkpoint = old.pg.control_data().await.unwrap().checkpoint_lsn;
+    for standby in [&one, &two] {
+        standby.wait_for(&format!("SELECT pg_last_wal_replay_lsn() > '{checkpoint}'"), "t").await;
+    }
+    (one, two)
+}
+
+#[test]
+fn rw_7_same_timeline_twice_at_the_same_position() {
+    as_postgres(async {
+        let workspace = Workspace::new("twice-here").unwrap();
+        let (mut one, mut two) = two_standbys(&workspace).await;
+        one.promote().await;
+        two.promote().await;
+        let begun = |server: &Server| {
+            let history = history::read_local(&server.pg.data_dir(), 2).unwrap().unwrap();
+            history.entries.last().unwrap().lsn
+        };
+        assert_eq!(begun(&one), begun(&two));
+        one.stop().await;
+        assert_eq!(rewind::check(&one.pg, &two.upstream()).await, Verdict::SameTimelineTwice);
+        // A standby of the same timeline is told apart from that, running and stopped.
+        let mut follower = Server::standby_of(&two, "follower").await;
+        two.execute("INSERT INTO public.t VALUES ('kept')").await;
+        two.wait_for_replay(&follower).await;
+        assert_eq!(rewind::check(&follower.pg, &two.upstream()).await, Verdict::NotNeed);
+        follower.stop().await;
+        assert_eq!(rewind::check(&follower.pg, &two.upstream()).await, Verdict::NotNeed);
+        // What cannot be read tells nothing.
+        let path = one.pg.data_dir().join("pg_wal/00000002.history");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(rewind::check(&one.pg, &two.upstream()).await, Verdict::NotNeed);
+        fs::write(&path, text).unwrap();
+        let right = "pg_read_binary_file(text, bigint, bigint, boolean) FROM \"rewind-user\"";
+        two.execute(&format!("REVOKE EXECUTE ON FUNCTION {right}")).await;
+        assert_eq!(rewind::check(&one.pg, &two.upstream()).await, Verdict::NotNeed);
+        two.execute(&format!("GRANT EXECUTE ON FUNCTION {}", right.replace("FROM", "TO"))).await;
+        assert_eq!(rewind::check(&one.pg, &two.upstream()).await, Verdict::SameTimelineTwice);
+        // Also where the upstream has gone on to another timeline: pg_rewind would take the records of timeline 2 for common.
+        two.stop().await;
+        fs::write(two.pg.data_dir().join("standby.signal"), "").unwrap();
+        two.start(&["primary_conninfo="]).await;
+        two.promote().await;
+        assert_eq!(two.pg.control_data().await.unwrap().checkpoint_timeline, 3);
+        assert_eq!(rewind::check(&one.pg, &two.upstream()).await, Verdict::SameTimelineTwice);
+    });
+}
+
+#[test]
+fn rw_7_same_timeline_twice_at_two_positions() {
+    as_postgres(async {
+        let workspace = Workspace::new("twice-there").unwrap();
+        let old = Server::bootstrapped(&workspace, "old").await;
+        old.execute("CREATE TABLE public.t (v text); INSERT INTO public.t VALUES ('common')").await;
+        let mut one = Server::standby_of(&old, "one").await;
+        let mut two = Server::standby_of(&old, "two").await;
+        old.wait_for_replay(&one).await;
+        one.promote().await;
+        one.execute("INSERT INTO public.t VALUES ('lost')").await;
+        old.execute("INSERT INTO public.t VALUES ('kept')").await;
+        old.wait_for_replay(&two).await;
+        two.promote().await;
+        one.stop().await;
+        assert_eq!(rewind::check(&one.pg, &two.upstream()).await, Verdict::SameTimelineTwice);
+        // With a newer timeline on the other side pg_rewind sees what is different.
+        two.stop().await;
+        fs::write(two.pg.data_dir().join("standby.signal"), "").unwrap();
+        two.start(&["primary_conninfo="]).await;
+        two.promote().await;
+        assert_eq!(rewind::check(&one.pg, &two.upstream()).await, Verdict::Need);
+        assert_eq!(rewind::execute(&one.pg, &two.upstream()).await.unwrap(), Outcome::Success);
+        one.follow(&two);
+        one.start(&[]).await;
+        one.wait_for("SELECT string_agg(v, ' ' ORDER BY v) FROM public.t", "common kept").await;
+    });
+}
+
+#[test]
+fn rw_7_number_that_was_skipped() {
+    as_postgres(async {
+        let workspace = Workspace::new("skipped").unwrap();
+        let (mut gone, new) = two_standbys(&workspace).await;
+        // The new primary's standby, which has never heard of the timeline that is skipped.
+        let follower = Server::standby_of(&new, "follower").await;
+        gone.promote().await;
+        gone.execute("INSERT INTO public.t VALUES ('lost')").await;
+        gone.stop().await;
+        assert_eq!(history::skip_timelines(&new.pg.data_dir(), 1, 2).unwrap(), [2]);
+        let path = new.pg.data_dir().join("pg_wal/00000002.history");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        new.promote().await;
+        new.execute("INSERT INTO public.t VALUES ('kept')").await;
+        assert_eq!(new.pg.control_data().await.unwrap().checkpoint_timeline, 3);
+        let entries = history::read_local(&new.pg.data_dir(), 3).unwrap().unwrap().entries;
+        assert_eq!(entries.iter().map(|entry| entry.timeline).collect::<Vec<_>>(), [1]);
+        let rows = "SELECT string_agg(v, ' ' ORDER BY v) FROM public.t";
+        follower.wait_for(rows, "common kept").await;
+        follower.wait_for("SELECT received_tli FROM pg_stat_wal_receiver", "3").await;
+
+        assert_eq!(rewind::check(&gone.pg, &new.upstream()).await, Verdict::Need);
+        assert_eq!(rewind::execute(&gone.pg, &new.upstream()).await.unwrap(), Outcome::Success);
+        gone.follow(&new);
+        gone.start(&[]).await;
+        gone.wait_for(rows, "common kept").await;
+        new.execute("INSERT INTO public.t VALUES ('more')").await;
+        gone.wait_for(rows, "common kept more").await;
+        assert_eq!(rewind::check(&gone.pg, &new.upstream()).await, Verdict::NotNeed);
+    });
+}
+
+/// A standby that streams looks for newer timelines once more after the order to promote it: it must not find the skipped
+/// one worth following.
+#[test]
+fn rw_7_streaming_standby_descends_from_where_it_was() {
+    as_postgres(async {
+        let workspace = Workspace::new("skipping").unwrap();
+        let primary = Server::bootstrapped(&workspace, "primary").await;
+        let mut standby = Server::standby_of(&primary, "standby").await;
+        primary.wait_for_replay(&standby).await;
+        history::skip_timelines(&standby.pg.data_dir(), 1, 3).unwrap();
+        // A promotion that did not come about.
+        standby.stop().await;
+        history::forget_skipped(&standby.pg.data_dir()).unwrap();
+        standby.start(&[]).await;
+        standby.wait_for("SELECT status FROM pg_stat_wal_receiver", "streaming").await;
+        history::skip_timelines(&standby.pg.data_dir(), 1, 3).unwrap();
+        standby.promote().await;
+        let entries = history::read_local(&standby.pg.data_dir(), 4).unwrap().unwrap().entries;
+        assert_eq!(entries.iter().map(|entry| entry.timeline).collect::<Vec<_>>(), [1], "{}", standby.log());
+    });
+}
+
 #[test]
 fn rw_20_crashed_primary_is_recovered_without_connections() {
     as_postgres(async {

@@ -131,6 +131,14 @@ pub fn switchpoint(entries: &[HistoryEntry], timeline: Timeline) -> Option<Lsn> 
         .map(|entry| entry.lsn)
 }
 
+/// False where two servers that both know a `timeline` came to it by different ways: they began it without knowing of each
+/// other, and share no more than its number.
+pub fn begins_alike(one: &[HistoryEntry], other: &[HistoryEntry], timeline: Timeline) -> bool {
+    let earlier = |entry: &&HistoryEntry| entry.timeline < timeline;
+    let place = |entry: &HistoryEntry| (entry.timeline, entry.lsn);
+    one.iter().filter(earlier).map(place).eq(other.iter().filter(earlier).map(place))
+}
+
 /// What the timelines and positions say of a rewind (contract RW-7, RW-8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Divergence {
@@ -205,6 +213,17 @@ mod tests {
         assert_eq!(divergence_from_timelines(3, 2), Divergence::Needed);
         assert_eq!(divergence_from_timelines(2, 2), Divergence::NotNeeded);
         assert_eq!(divergence_from_timelines(1, 2), Divergence::AskHistory);
+    }
+
+    #[test]
+    fn rw_7_same_number_by_another_way() {
+        let entries = parse_history_file(FILE).unwrap();
+        let elsewhere = parse_history_file("1\t0/5000001\tbefore\n3\t0/7000000\t\n").unwrap();
+        assert!(begins_alike(&entries, &entries, 4));
+        assert!(!begins_alike(&entries, &elsewhere, 4) && !begins_alike(&entries, &elsewhere, 3));
+        assert!(begins_alike(&entries, &entries[..1], 3), "what came later does not count");
+        assert!(!begins_alike(&entries, &entries[..1], 4) && !begins_alike(&[], &entries, 2));
+        assert!(begins_alike(&entries, &elsewhere, 1), "the first one began with the cluster");
     }
 
     #[test]

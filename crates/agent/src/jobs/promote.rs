@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::observation::JobEnd;
-use ptarmigan_postgres::command::Command;
+use ptarmigan_postgres::{command::Command, history};
 use ptarmigan_types::{Role, Timeline};
 
 use super::Cancellable;
@@ -29,6 +29,7 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
     if timeline.is_some() && seen.is_some() && seen != timeline {
         return JobEnd::Failed(format!("the timeline changed from {timeline:?} to {seen:?}"));
     }
+    skip_timelines(node, timeline.or(seen));
     cancellable.end();
     // From here on the server counts as one that may write, also where this action is cancelled half-way: whoever finds
     // the lock lost must stop it (HA-033, HA-172, HA-402).
@@ -42,6 +43,9 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
             return JobEnd::Done;
         }
         node.postgres.set_role(before);
+        if let Err(error) = history::forget_skipped(&node.postgres.data_dir()) {
+            tracing::warn!("numbers of timelines stay skipped: {error}");
+        }
         return JobEnd::Failed(error.to_string());
     }
     // A promotion that takes longer goes on; the loop sees its end.
@@ -49,6 +53,18 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
         tracing::warn!("the promotion is not known to be done yet: {error}");
     }
     JobEnd::Done
+}
+
+/// PostgreSQL numbers the new timeline by what it finds in its own `pg_wal`. Another member may have begun one since that
+/// this server never heard of; two of one number could not be told apart any more.
+fn skip_timelines(node: &Node, local: Option<Timeline>) {
+    let history = node.known().view.as_ref().and_then(|view| view.cluster.history.clone());
+    let (Some(local), Some(history)) = (local, history) else { return };
+    match history::skip_timelines(&node.postgres.data_dir(), local, history.timeline()) {
+        Ok(skipped) if skipped.is_empty() => {}
+        Ok(skipped) => tracing::info!("/history tells of newer timelines; skipping {skipped:?}"),
+        Err(error) => tracing::warn!("numbers of timelines are not skipped: {error}"),
+    }
 }
 
 async fn pre_promote(node: &Node) -> Result<(), String> {
@@ -93,6 +109,29 @@ mod tests {
         assert!(matches!(end, JobEnd::Failed(_)), "{end:?}");
         assert_eq!(node.postgres.role(), Role::Replica);
         assert!(!data_dir.join("promote").exists());
+    }
+
+    #[tokio::test]
+    async fn timelines_of_others_are_skipped_until_the_order_failed() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        node.lease.hold(node.lease.ask(), ptarmigan_clock::now() + Duration::from_secs(60));
+        let wal = node.postgres.data_dir().join("pg_wal");
+        std::fs::create_dir_all(&wal).unwrap();
+        fixture
+            .put(ptarmigan_types::Key::History, r#"[[1,100,"no recovery target specified"],[2,200,""]]"#)
+            .await;
+        fixture.look().await;
+        skip_timelines(node, None);
+        skip_timelines(node, Some(3));
+        assert_eq!(std::fs::read_dir(&wal).unwrap().count(), 0);
+        skip_timelines(node, Some(1));
+        for timeline in ["00000002", "00000003"] {
+            assert!(wal.join(format!("{timeline}.history")).exists());
+        }
+        let end = promote(&fixture, Some(1)).await;
+        assert!(matches!(end, JobEnd::Failed(_)), "{end:?}");
+        assert_eq!(std::fs::read_dir(&wal).unwrap().count(), 0);
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use crate::{
     ControlData, Postgres, Tool, binaries,
     files::{self, manage::WriteError, signal},
     handle::ControlDataError,
-    pending_restart,
+    history, pending_restart,
     recovery::Recovery,
     version::{self, ServerVersion},
 };
@@ -218,6 +218,10 @@ impl Postgres {
                 (name, pending_restart::Change { old_value: least.to_string(), new_value: configured })
             });
             self.0.pending_restart.send_replace(changes.collect());
+            // With them a standby would not start.
+            if let Err(error) = history::forget_skipped(&self.data_dir()) {
+                tracing::warn!("numbers of timelines stay skipped: {error}");
+            }
         }
         let settings = self.settings();
         let stale_pid = environment::stale_pid(&settings.data_dir);
