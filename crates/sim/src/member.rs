@@ -8,11 +8,16 @@ use ptarmigan_ha::{
     facts::PeerAnswer,
     observation::{JobKind, JobResult, ScheduledRestart, Settings},
 };
-use ptarmigan_types::{
-    Cluster, Leader, LeaseId, MemberName, MemberState, Monotonic, RawValue, Revision, Role,
-};
+use ptarmigan_types::{Cluster, Leader, LeaseId, MemberName, MemberState, Monotonic, Role};
 
-use crate::{postgres::Postgres, store::Condition};
+use crate::{
+    dcs::{
+        client::{Ended, Flight},
+        copy::WatchedCopy,
+    },
+    postgres::Postgres,
+    store::Condition,
+};
 
 /// Where the daemon's loop is.
 #[derive(Debug, Default)]
@@ -65,8 +70,17 @@ pub struct Acting {
 /// One operation on the DCS.
 #[derive(Clone, Debug)]
 pub enum Call {
-    /// A linearizable read.
+    /// A read of everything that fills the watched copy.
     Read,
+    /// A linearizable read that bypasses it.
+    ReadFresh,
+    /// The lease alone.
+    KeepLease {
+        /// However young it is.
+        force: bool,
+    },
+    /// The end of every key.
+    DeleteAll,
     /// A race for the lock.
     Acquire,
     /// A renewal.
@@ -109,19 +123,10 @@ pub enum Waiter {
     Loop,
     /// The job with this number.
     Job(u64),
-}
-
-/// An operation in flight.
-#[derive(Debug)]
-pub struct Flight {
-    /// Who waits.
-    pub waiter: Waiter,
-    /// What for.
-    pub call: Call,
-    /// The number of ends of leadership when it was sent.
-    pub asked: u64,
-    /// When the request in flight was sent.
-    pub sent: Monotonic,
+    /// The watch, which reads everything anew.
+    Watch,
+    /// Somebody outside of the daemon, who finds the outcome under this number.
+    Caller(u64),
 }
 
 /// Peers asked.
@@ -246,9 +251,7 @@ pub struct Member {
     /// The lease of the DCS.
     pub own_lease: Option<OwnLease>,
     /// The watched copy.
-    pub copy: BTreeMap<String, RawValue>,
-    /// Its revision.
-    pub copy_revision: Revision,
+    pub copy: WatchedCopy,
     /// A change is on its way.
     pub watch_pending: bool,
     /// Since when nothing gets through to the DCS.
@@ -267,6 +270,8 @@ pub struct Member {
     pub finished: Vec<JobResult>,
     /// Operations in flight, by number.
     pub flights: BTreeMap<u64, Flight>,
+    /// Outcomes for callers outside of the daemon.
+    pub ended: BTreeMap<u64, Ended>,
     /// Peers asked.
     pub asking: Option<Asking>,
     /// A scheduled restart.
@@ -296,8 +301,7 @@ impl Member {
             woken: false,
             lease: Lease::default(),
             own_lease: None,
-            copy: BTreeMap::new(),
-            copy_revision: 0,
+            copy: WatchedCopy::default(),
             watch_pending: false,
             cut_since: None,
             known: None,
@@ -307,6 +311,7 @@ impl Member {
             job: None,
             finished: Vec::new(),
             flights: BTreeMap::new(),
+            ended: BTreeMap::new(),
             asking: None,
             restart: None,
             checkpoint: false,
@@ -336,8 +341,6 @@ impl Member {
         self.trouble = old.trouble;
         self.postgres = old.postgres;
         self.shipping = old.shipping;
-        self.copy = old.copy;
-        self.copy_revision = old.copy_revision;
         self.watch_pending = old.watch_pending;
         self.cut_since = old.cut_since;
     }

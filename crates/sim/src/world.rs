@@ -194,6 +194,8 @@ pub struct Network {
     pub store_cut: BTreeSet<usize>,
     /// Answers on keys that get lost, of a hundred.
     pub lost_percent: u64,
+    /// By how much a read with Consul's default consistency, or a watch of etcd, may be behind, in milliseconds.
+    pub stale_millis: u64,
     /// The longest time that a request or an answer takes, in milliseconds.
     pub store_millis: u64,
     /// Links between members that carry nothing: from, to.
@@ -271,7 +273,7 @@ impl World {
             sequence: 0,
             random,
             trace: Trace::new(keep_lines),
-            store: Store::default(),
+            store: Store::new(scenario.consul),
             network: Network::healed(),
             checks: Checks::new(members.len()),
             members,
