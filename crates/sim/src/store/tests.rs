@@ -96,7 +96,7 @@ fn an_older_state_is_what_it_was_and_not_before_what_was_seen() {
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..200 {
         let read = Request::Range { fresh: false, not_before: revisions[1] };
-        let moment = T + Duration::from_secs(3);
+        let moment = T + Duration::from_secs(5);
         let (answer, revision) = store.carry_out(moment, &read, Duration::from_secs(9), &mut random);
         let Answer::Keys(keys) = answer else { panic!("no keys") };
         assert!(revision >= revisions[1]);
