@@ -95,11 +95,7 @@ async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
         Action::RenewLock(held) => renew(node, held).await,
         Action::AcquireLock => {
             let asked = node.lease.ask();
-            let outcome = verdict(node, asked, node.dcs.acquire().await);
-            if matches!(outcome, Outcome::Held { .. }) {
-                slots::keep_retained(node);
-            }
-            outcome
+            verdict(node, asked, node.dcs.acquire().await)
         }
         Action::ReleaseLock(held) => {
             node.lease.forget();

@@ -103,10 +103,3 @@ pub fn retained(node: &Node) -> Option<Vec<String>> {
     );
     Some(names).filter(|names| !names.is_empty())
 }
-
-/// A new holder gives every retained slot its full time again (contract B.23.4).
-pub fn keep_retained(node: &Node) {
-    let mut known = node.known();
-    let published = known.view.as_ref().and_then(|view| view.cluster.status.retain_slots.clone());
-    known.retained.take_over(&published.unwrap_or_default(), ptarmigan_clock::now());
-}

@@ -3,25 +3,35 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ptarmigan_types::{Cluster, MemberName, Monotonic, slot::name_of_member};
+use ptarmigan_types::{Cluster, MemberName, Monotonic, Revision, slot::name_of_member};
 use serde_json::{Map, Value};
 
 use super::{Kind, kind_of};
 
 /// When each member's slot last had its member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Retained(BTreeMap<String, Monotonic>);
+pub struct Retained {
+    seen: BTreeMap<String, Monotonic>,
+    /// The lock, by the revision of its creation, under which the former leader's names were taken over.
+    lock: Option<Revision>,
+}
 
 impl Retained {
-    /// On lock acquisition: every name that the former leader published gets its full time again.
-    pub fn take_over(&mut self, published: &[String], now: Monotonic) {
-        for name in published {
-            self.0.insert(name.clone(), now);
+    /// Under a lock that is new to this process, however it came by it, every name that was published gets its full time
+    /// again: also where the answer to the acquisition was lost, or the daemon was restarted while it held the lock.
+    fn take_over(&mut self, cluster: &Cluster, me: &MemberName, now: Monotonic) {
+        let mine = cluster.leader.as_ref().filter(|leader| leader.name == *me);
+        let Some(lock) = mine.map(|leader| leader.create_revision) else { return };
+        if self.lock != Some(lock) {
+            self.lock = Some(lock);
+            let published = cluster.status.retain_slots.iter().flatten();
+            self.seen.extend(published.map(|name| (name.clone(), now)));
         }
     }
 
-    /// At a renewal: marks the slots of present members, forgets those that are older than `ttl`, and returns the names
-    /// to publish, sorted. `existing` are the slots that `/status` will show; `permanent` the permanent ones.
+    /// At a renewal: takes over what the former leader published, marks the slots of present members, forgets those that
+    /// are older than `ttl`, and returns the names to publish, sorted. `existing` are the slots that `/status` will show;
+    /// `permanent` the permanent ones.
     pub fn update<'a>(
         &mut self,
         cluster: &Cluster,
@@ -31,6 +41,7 @@ impl Retained {
         ttl: Duration,
         now: Monotonic,
     ) -> Vec<String> {
+        self.take_over(cluster, me, now);
         let mut present: Vec<String> = cluster
             .members
             .iter()
@@ -42,11 +53,11 @@ impl Retained {
             let is_permanent =
                 permanent.get(slot).is_some_and(|spec| kind_of(slot, spec) == Some(Kind::Physical));
             if !is_permanent && present.iter().any(|name| name == slot) {
-                self.0.insert(slot.to_owned(), now);
+                self.seen.insert(slot.to_owned(), now);
             }
         }
-        self.0.retain(|_, seen| now.since(*seen) <= ttl);
-        self.0.keys().cloned().collect()
+        self.seen.retain(|_, seen| now.since(*seen) <= ttl);
+        self.seen.keys().cloned().collect()
     }
 }
 
@@ -59,14 +70,13 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(30);
 
+    fn raw(value: &str) -> RawValue {
+        RawValue { value: value.into(), revision: 1, create_revision: 1, lease: None }
+    }
+
     fn cluster(members: &[(&str, &str)]) -> Cluster {
-        let raw: Vec<(String, RawValue)> = members
-            .iter()
-            .map(|(name, data)| {
-                let value = RawValue { value: (*data).into(), revision: 1, create_revision: 1, lease: None };
-                (format!("members/{name}"), value)
-            })
-            .collect();
+        let raw: Vec<(String, RawValue)> =
+            members.iter().map(|(name, data)| (format!("members/{name}"), raw(data))).collect();
         Cluster::read(raw.iter().map(|(path, raw)| (path.as_str(), raw)))
     }
 
@@ -104,11 +114,20 @@ mod tests {
 
     #[test]
     fn b_23_4_a_new_leader_gives_every_name_its_time() {
-        let mut retained = Retained::default();
-        retained.take_over(&["x".into()], at(50));
-        let alone = cluster(&[("a", "{}")]);
         let me = MemberName::from("a");
-        assert_eq!(retained.update(&alone, &me, [], &Map::new(), TTL, at(80)), ["x"]);
-        assert!(retained.update(&alone, &me, [], &Map::new(), TTL, at(81)).is_empty());
+        let led_by = |leader: &str, lock| {
+            let mut keys = [("members/a", "{}"), ("leader", leader), ("status", r#"{"retain_slots":["x"]}"#)]
+                .map(|(path, value)| (path, raw(value)));
+            keys[1].1.create_revision = lock;
+            Cluster::read(keys.iter().map(|(path, raw)| (*path, raw)))
+        };
+        let mut retained = Retained::default();
+        let mut names =
+            |cluster: &Cluster, seconds| retained.update(cluster, &me, [], &Map::new(), TTL, at(seconds));
+        assert!(names(&led_by("b", 1), 40).is_empty(), "somebody else counts");
+        assert_eq!(names(&led_by("a", 2), 50), ["x"]);
+        assert_eq!(names(&led_by("a", 2), 80), ["x"]);
+        assert!(names(&led_by("a", 2), 81).is_empty(), "what still stands there is my own");
+        assert_eq!(names(&led_by("a", 7), 82), ["x"], "the key was created again: another lock");
     }
 }
