@@ -51,6 +51,10 @@ bugs! {
     InitializeUnconditional = "initialize-unconditional",
     /// A leader gives the lock up in every tenth cycle.
     Restless = "restless",
+    /// Slots are not created.
+    SlotsNotCreated = "slots-not-created",
+    /// `member_slots_ttl` is not looked at.
+    SlotsDroppedAtOnce = "slots-dropped-at-once",
 }
 
 /// The very decision of the daemon, or with a bug around it.

@@ -111,7 +111,11 @@ impl World {
             }
             return;
         }
+        if !self.serves(upstream, member) {
+            return;
+        }
         self.members[member].postgres.streams_from = Some((upstream, theirs));
+        self.confirm(upstream, member);
         self.members[member].shipping = None;
         self.ship(member);
     }
@@ -166,6 +170,7 @@ impl World {
             (&mut high[0].postgres, &low[upstream].postgres)
         };
         mine.receive(theirs, records);
+        self.confirm(upstream, member);
     }
 
     /// A server that shuts down waits for those who stream from it.

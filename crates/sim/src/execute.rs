@@ -93,6 +93,7 @@ impl World {
                 let wait = self.random.millis(50, 3000);
                 self.after(wait, Event::Checkpointed { member, epoch });
             }
+            Action::SyncSlots => self.sync_slots(member),
             Action::StopImmediate => {
                 self.members[member].postgres.gone(false);
                 self.set_state(member, MemberState::Stopped);
@@ -173,7 +174,12 @@ impl World {
         if this.postgres.process != Process::Up {
             return Some(Outcome::Done);
         }
-        let status = Status { last_lsn: this.postgres.end(), ..Status::default() };
+        let status = Status {
+            last_lsn: self.members[member].postgres.end(),
+            slots: self.published_slots(member),
+            retain_slots: self.retained_slots(member),
+        };
+        let this = &self.members[member];
         if this.known.as_ref().is_some_and(|view| view.status == status) {
             return Some(Outcome::Done);
         }

@@ -220,7 +220,8 @@ impl World {
                     return NEXT;
                 }
                 let last_lsn = self.members[member].postgres.end();
-                let value = Some(Status { last_lsn, ..Status::default() }.to_json());
+                let old = self.members[member].known.as_ref().map(|view| view.status.clone());
+                let value = Some(Status { last_lsn, ..old.unwrap_or_default() }.to_json());
                 Step::Ask(Call::Write { key: "status", value, condition: Condition::Always })
             }
             3 if matches!(mode, DemoteMode::Graceful | DemoteMode::Immediate) => {
@@ -352,6 +353,7 @@ impl World {
                 };
                 let copied = self.members[source].postgres.clone();
                 self.members[member].postgres.copy(&copied);
+                self.data_replaced(member);
                 let upstream = self.node_to_follow(member);
                 self.set_role(member, Role::Replica);
                 self.start(member, false, upstream, None)
@@ -394,6 +396,7 @@ impl World {
                 let postgres = &mut self.members[member].postgres;
                 if postgres.timeline != source.timeline {
                     postgres.rewind(&source);
+                    self.data_replaced(member);
                 }
                 Step::End(JobEnd::Done)
             }

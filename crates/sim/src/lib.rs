@@ -17,6 +17,7 @@ pub mod random;
 pub mod replay;
 pub mod run;
 pub mod scenario;
+pub mod slots;
 pub mod store;
 pub mod trace;
 pub mod world;

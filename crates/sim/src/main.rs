@@ -191,7 +191,7 @@ fn many(from: u64, seeds: u64, options: Options) -> u8 {
     let [faults, promotions, acknowledged, lost, collisions, behind, diverged, overruns, cut] = totals;
     say(&format!(
         "{faults} faults, {promotions} promotions, {acknowledged} transactions acknowledged, {lost} of them lost with a promotion, \
-         {collisions} timelines begun twice, {behind} members left behind by that, {diverged} attempts to stream diverged WAL, {overruns} overruns, {cut} cut cycles"
+         {collisions} timelines begun twice, {behind} members left behind by that or by WAL that is gone, {diverged} attempts to stream diverged WAL, {overruns} overruns, {cut} cut cycles"
     ));
     say(&format!(
         "{seeds} seeds from {from}, traces {hash:016x}: {hours:.1} simulated hours in {wall:.1} s, {:.0} cluster-hours a minute",

@@ -7,8 +7,11 @@ use ptarmigan_ha::{
     action::{Job, PeerAddress},
     facts::PeerAnswer,
     observation::{JobKind, JobResult, ScheduledRestart, Settings},
+    slots::Retained,
 };
-use ptarmigan_types::{Cluster, Leader, LeaseId, MemberName, MemberState, Monotonic, Role};
+use ptarmigan_types::{
+    Cluster, Leader, LeaseId, Lsn, MemberName, MemberState, Monotonic, Role, slot::name_of_member,
+};
 
 use crate::{
     dcs::{
@@ -282,11 +285,18 @@ pub struct Member {
     pub postgres: Postgres,
     /// WAL that the standby has been promised: records of its upstream at the time of sending.
     pub shipping: Option<usize>,
+    /// The name of its slots elsewhere.
+    pub slot: Arc<str>,
+    /// Positions of this node's slots, as its daemon read them last.
+    pub slots: Option<BTreeMap<String, Lsn>>,
+    /// When each slot's member was last seen (contract B.23.4).
+    pub retained: Retained,
 }
 
 impl Member {
     /// A member whose machine is off.
     pub fn new(name: MemberName, settings: Settings, use_rewind: bool) -> Self {
+        let slot = name_of_member(name.as_str()).into();
         Self {
             name,
             settings,
@@ -317,6 +327,9 @@ impl Member {
             checkpoint: false,
             postgres: Postgres::default(),
             shipping: None,
+            slot,
+            slots: None,
+            retained: Retained::default(),
         }
     }
 

@@ -123,6 +123,7 @@ impl World {
         let config = json!({
             "ttl": ttl, "loop_wait": loop_wait, "retry_timeout": retry_timeout,
             "maximum_lag_on_failover": lag,
+            "member_slots_ttl": self.scenario.slots.member_slots_ttl_s,
         });
         self.write("config", Some(&config.to_string()), Condition::Always);
         self.tell();

@@ -1,8 +1,12 @@
 //! The model PostgreSQL of one member: a data directory with WAL, timelines and `pg_control`, and a server that runs on it
 //! or does not. It knows no time: the world says when something is done.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use ptarmigan_ha::{action::Divergence, observation::ControlState};
 use ptarmigan_types::{Lsn, Timeline, history::HistoryEntry};
+
+use crate::slots::Slot;
 
 /// The first position of a new cluster.
 const FIRST: Lsn = Lsn(0x0100_0000);
@@ -65,6 +69,12 @@ pub struct Postgres {
     pub generation: u64,
     /// The number of the promotion (in the whole run) that made this data directory's timeline writable here.
     pub term: u64,
+    /// The slots, by name. They outlive the process and stay behind when the data are copied.
+    pub slots: BTreeMap<Arc<str>, Slot>,
+    /// WAL before this is gone.
+    pub removed: Lsn,
+    /// Where the last checkpoint began.
+    pub redo: Lsn,
 }
 
 impl Postgres {
@@ -84,6 +94,7 @@ impl Postgres {
             present: true,
             system_identifier,
             timeline: 1,
+            redo: FIRST,
             term,
             control: Some(ControlState::ShutDown),
             generation: self.generation + 1,
@@ -189,7 +200,7 @@ impl Postgres {
         }
     }
 
-    /// `pg_rewind`: back to where the histories parted.
+    /// `pg_rewind`: back to where the histories parted. The files of `pg_wal` become the source's, slots are removed.
     pub fn rewind(&mut self, source: &Self) {
         let common = self.common_records(source);
         self.wal.truncate(common);
@@ -197,9 +208,12 @@ impl Postgres {
         self.history.clone_from(&source.history);
         self.control = Some(ControlState::InArchiveRecovery);
         self.standby_signal = true;
+        self.slots.clear();
+        self.removed = source.removed;
+        self.redo = self.redo.min(self.end());
     }
 
-    /// A copy of the source's data directory.
+    /// A copy of the source's data directory: of its WAL, `pg_basebackup` brings what was written meanwhile.
     pub fn copy(&mut self, source: &Self) {
         *self = Self {
             present: true,
@@ -210,6 +224,8 @@ impl Postgres {
             control: Some(ControlState::InArchiveRecovery),
             standby_signal: true,
             generation: self.generation + 1,
+            removed: source.end(),
+            redo: source.end(),
             ..Self::default()
         };
     }

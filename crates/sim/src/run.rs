@@ -43,7 +43,7 @@ pub struct Report {
     pub lost: u64,
     /// Timelines begun twice.
     pub collisions: u64,
-    /// Standbys left behind by a timeline that two members began.
+    /// Standbys left behind by a timeline that two members began, or because the WAL that they need is gone.
     pub left_behind: u64,
     /// Standbys that diverged on the very same timeline.
     pub diverged_streams: u64,
@@ -78,6 +78,7 @@ pub fn simulate(seed: u64, options: Options) -> Report {
     }
     world.after(Duration::from_millis(100), Event::Write);
     world.after(Duration::from_secs(10), Event::Check);
+    world.begin_checkpoints();
     world.after(BOOTSTRAP / 2, Event::Operator);
     if faults > 0 {
         world.after(BOOTSTRAP, Event::Fault(Fault::Next));

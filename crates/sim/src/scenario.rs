@@ -9,6 +9,7 @@ use serde_json::{Map, json};
 use crate::{
     member::{Member, Timing},
     random::Random,
+    slots::Drawn,
 };
 
 /// `maximum_lag_on_failover` of every cluster at first, in bytes.
@@ -42,6 +43,8 @@ pub struct Scenario {
     remove_after_failure: bool,
     /// `check_timeline`.
     pub check_timeline: bool,
+    /// Slots and WAL.
+    pub slots: Drawn,
     /// Members with the contract's own timing, as in a cluster shared with Patroni.
     contract_timing: Vec<bool>,
     /// The longest time between the starts of two daemons at first, in milliseconds.
@@ -58,9 +61,10 @@ impl Scenario {
         // A cluster of which nobody may lead has nothing to show.
         tags[0] = Tags::default();
         let use_rewind = (0..members).map(|_| random.percent(80)).collect();
+        let slots = Drawn::draw(random);
         let dynamic = json!({
             "ttl": ttl_s, "loop_wait": loop_wait_s, "retry_timeout": retry_timeout_s,
-            "maximum_lag_on_failover": LAG_BYTES,
+            "maximum_lag_on_failover": LAG_BYTES, "member_slots_ttl": slots.member_slots_ttl_s,
         });
         Self {
             members,
@@ -77,6 +81,7 @@ impl Scenario {
             use_rewind,
             remove_after_failure: random.percent(50),
             check_timeline: random.percent(20),
+            slots,
             contract_timing: draw_mix(random, members),
             stagger_millis: [3000, 3000, 3, 60][random.index(4)],
         }

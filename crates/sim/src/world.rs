@@ -154,6 +154,8 @@ pub enum Event {
     Operator,
     /// The checkers that look at the whole.
     Check,
+    /// Servers make checkpoints.
+    Recycle,
 }
 
 /// Whom an event is for.
@@ -371,6 +373,7 @@ impl World {
             Event::Fault(fault) => self.fault(fault),
             Event::Operator => self.operate(),
             Event::Check => self.check_all(),
+            Event::Recycle => self.recycle(),
             of_a_daemon => self.happen_to_daemon(of_a_daemon),
         }
     }

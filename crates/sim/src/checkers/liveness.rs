@@ -1,10 +1,13 @@
 //! When everything is repaired the cluster comes to rest: one leader that writes, and everybody else streams from it.
 
-use super::{Kind, Violation};
+use super::{Kind, Violation, slots};
 use crate::world::World;
 
 /// What is not as it has to be in the end.
 pub fn judge(world: &World) -> Option<Violation> {
+    if let Some(violation) = slots::judge(world) {
+        return Some(violation);
+    }
     let objection = objection(world)?;
     Some(Violation { kind: Kind::Liveness, checker: "liveness", at: world.now, what: objection })
 }
@@ -44,11 +47,14 @@ fn objection(world: &World) -> Option<String> {
 }
 
 /// Two members that did not hear of each other may begin the same timeline. Timelines alone cannot tell then that the WAL
-/// parted (contract RW-7, RW-8), so whoever has the other one stays behind until an operator reinitialises it.
+/// parted (contract RW-7, RW-8), so whoever has the other one stays behind until an operator reinitialises it. So does
+/// whoever needs WAL that the leader has not any more.
 fn is_left_behind(world: &World, member: usize, leader: usize) -> bool {
     let (mine, theirs) = (&world.members[member].postgres, &world.members[leader].postgres);
     let told_apart = mine.divergence(theirs) == ptarmigan_ha::action::Divergence::Diverged;
-    world.checks.timelines.collisions > 0 && !told_apart && !mine.is_prefix_of(theirs)
+    let continues = mine.is_prefix_of(theirs);
+    let twice = world.checks.timelines.collisions > 0 && !told_apart && !continues;
+    twice || continues && mine.lacks_wal_of(theirs)
 }
 
 /// How many members were left behind so.

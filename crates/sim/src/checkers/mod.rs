@@ -5,6 +5,7 @@ pub mod flapping;
 pub mod initialize_once;
 pub mod liveness;
 pub mod single_writable_primary;
+pub mod slots;
 pub mod tags;
 pub mod timelines;
 
@@ -63,6 +64,8 @@ pub struct Checks {
     pub initialize: initialize_once::Checker,
     /// Changes of the leader for nothing.
     pub flapping: flapping::Checker,
+    /// Replication slots.
+    pub slots: slots::Checker,
     /// Objections that are no checker's own.
     pub others: Vec<Violation>,
     /// Faults so far.
@@ -86,6 +89,7 @@ impl Checks {
             timelines: timelines::Checker::default(),
             initialize: initialize_once::Checker::default(),
             flapping: flapping::Checker::default(),
+            slots: slots::Checker::default(),
             others: Vec::new(),
             faults: 0,
             faults_active: 0,
@@ -104,6 +108,7 @@ impl Checks {
             .or(self.timelines.violation.as_ref())
             .or(self.initialize.violation.as_ref())
             .or(self.flapping.violation.as_ref())
+            .or(self.slots.violation.as_ref())
             .or_else(|| self.others.first())
     }
 

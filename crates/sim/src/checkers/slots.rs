@@ -1,0 +1,150 @@
+//! Slots keep what they are there for: no WAL that a member's slot kept for it is removed, no slot goes backwards, none of a
+//! member that is there or left a short while ago is dropped, and none stays for ever. In the end the leader has one for
+//! everybody.
+
+use std::time::Duration;
+
+use ptarmigan_types::{Cluster, Monotonic};
+
+use super::{Kind, Violation, wrong};
+use crate::world::{Network, World};
+
+/// How much sooner than `member_slots_ttl` after its member was seen a slot may go: the leader looks once a cycle, and does
+/// not see what the store does while it is cut off.
+const EARLY: Duration = Duration::from_secs(60);
+/// How much later it may go, where nothing keeps the leader from looking.
+const LATE: Duration = Duration::from_secs(60);
+
+/// The checker.
+#[derive(Debug, Default)]
+pub struct Checker {
+    /// When each member's key was last in the store.
+    seen: Vec<Monotonic>,
+    /// When the store last gave trouble.
+    store_trouble: Monotonic,
+    /// Who holds the lock, and since when.
+    holder: Option<(usize, Monotonic)>,
+    /// The objection.
+    pub violation: Option<Violation>,
+}
+
+impl Checker {
+    fn object(&mut self, at: Monotonic, what: impl FnOnce() -> String) {
+        self.violation.get_or_insert_with(|| wrong("slots", at, what()));
+    }
+}
+
+impl World {
+    /// Notes who is there.
+    pub fn look_at_members(&mut self) {
+        let holder = self.store.keys.get("leader").and_then(|raw| self.index(&raw.value));
+        let checker = &mut self.checks.slots;
+        checker.seen.resize(self.members.len(), Monotonic(0));
+        for (seen, member) in checker.seen.iter_mut().zip(&self.members) {
+            if self.store.keys.contains_key(&*format!("members/{}", member.name)) {
+                *seen = self.now;
+            }
+        }
+        let fine = Network::healed();
+        let network = &self.network;
+        let trouble =
+            network.store_down || network.lost_percent > 0 || network.store_millis > fine.store_millis;
+        if trouble || !network.store_cut.is_empty() {
+            checker.store_trouble = self.now;
+        }
+        if checker.holder.map(|(holder, _)| holder) != holder {
+            checker.holder = holder.map(|holder| (holder, self.now));
+        }
+    }
+
+    /// A standby's WAL is gone on its upstream.
+    pub fn judge_lack(&mut self, upstream: usize, member: usize) {
+        let Some(slot) = self.slot(upstream, member) else { return };
+        let (mine, theirs) = (&self.members[member].postgres, &self.members[upstream].postgres);
+        if slot.is_lost() || slot.since > mine.end() {
+            return;
+        }
+        let what = format!(
+            "m{member} needs WAL from {}, which m{upstream} has only from {}, although it has m{member}'s slot since {} (now at {:?})",
+            mine.end(),
+            theirs.removed,
+            slot.since,
+            slot.restart_lsn,
+        );
+        self.checks.slots.object(self.now, || what);
+    }
+
+    /// A standby tells its upstream how far it is.
+    pub fn judge_confirmation(&mut self, upstream: usize, member: usize) {
+        let Some(slot) = self.slot(upstream, member) else { return };
+        let end = self.members[member].postgres.end();
+        let Some(reserved) = slot.restart_lsn.filter(|reserved| *reserved > end && slot.since <= end) else {
+            return;
+        };
+        let since = slot.since;
+        self.checks.slots.object(self.now, || {
+            format!(
+                "m{member}'s slot on m{upstream}, there since {since}, goes back from {reserved} to {end}"
+            )
+        });
+    }
+
+    /// A slot that nobody wants is dropped.
+    pub fn judge_drop(&mut self, member: usize, slot: &str) {
+        let ttl = Duration::from_secs(self.scenario.slots.member_slots_ttl_s);
+        let Some(owner) = self.members.iter().position(|owner| *owner.slot == *slot) else { return };
+        let checker = &mut self.checks.slots;
+        let absent = checker.seen.get(owner).map_or(Duration::ZERO, |seen| self.now.since(*seen));
+        if owner != member && absent + EARLY < ttl {
+            checker.object(self.now, || {
+                format!(
+                    "m{member} drops the slot of m{owner}, which was there {} s ago; member_slots_ttl {} s",
+                    absent.as_secs(),
+                    ttl.as_secs()
+                )
+            });
+        }
+    }
+
+    /// The leader has looked at its slots with this view.
+    pub fn judge_slots(&mut self, member: usize, cluster: &Cluster) {
+        let ttl = Duration::from_secs(self.scenario.slots.member_slots_ttl_s);
+        let limit = ttl + LATE;
+        let checker = &self.checks.slots;
+        let leads_long =
+            checker.holder.is_some_and(|(holder, since)| holder == member && self.now.since(since) > limit);
+        if !leads_long || self.now.since(checker.store_trouble) < limit {
+            return;
+        }
+        let stays = (0..self.members.len()).find_map(|owner| {
+            let them = &self.members[owner];
+            let absent = self.now.since(*self.checks.slots.seen.get(owner)?);
+            let kept = cluster.member(&them.name).is_none() && self.slot(member, owner).is_some();
+            (owner != member && kept && absent > limit).then_some((owner, absent))
+        });
+        if let Some((owner, absent)) = stays {
+            self.checks.slots.object(self.now, || {
+                format!(
+                    "m{member} still has the slot of m{owner}, which was last there {} s ago; member_slots_ttl {} s",
+                    absent.as_secs(),
+                    ttl.as_secs()
+                )
+            });
+        }
+    }
+}
+
+/// What is not as it has to be in the end: the leader's slots.
+pub fn judge(world: &World) -> Option<Violation> {
+    let leader = world.store.keys.get("leader").and_then(|raw| world.index(&raw.value))?;
+    let lacks = |member: &usize| {
+        let follows = world.members[*member].postgres.upstream == Some(leader);
+        *member != leader && follows && world.slot(leader, *member).is_none()
+    };
+    let member = (0..world.members.len()).find(lacks)?;
+    let what = format!(
+        "m{leader} leads and has no slot of m{member}, which follows it from {}",
+        world.members[member].postgres.end()
+    );
+    Some(Violation { kind: Kind::Liveness, checker: "slots", at: world.now, what })
+}

@@ -1,0 +1,295 @@
+//! Replication slots and the WAL that they keep: what the servers do with them, and what the daemon does about them once a
+//! cycle. What it decides is decided by the core.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ptarmigan_ha::slots::{
+    self, Actual, DropReason, Kind, Settings, Situation, SlotAction, View, plan, positions, wanted,
+};
+use ptarmigan_types::{Cluster, Lsn, slot::name_of_member};
+use serde_json::{Map, Value};
+
+use crate::{
+    bugs::Bug,
+    postgres::{Postgres, Process},
+    random::Random,
+    world::{Event, World},
+};
+
+/// How often the servers are looked at for a checkpoint.
+const LOOK: Duration = Duration::from_secs(10);
+/// In how many of a hundred looks a server begins one.
+const CHECKPOINT_PERCENT: u64 = 40;
+/// `member_slots_ttl` where nothing is configured (contract C.3).
+const MEMBER_SLOTS_TTL_S: u64 = 1800;
+
+/// A physical slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// From where on WAL is kept; `None` once that WAL is gone.
+    pub restart_lsn: Option<Lsn>,
+    /// Its consumer, whose data have not been replaced since, may count on all WAL from here on: for the checker.
+    pub since: Lsn,
+}
+
+impl Slot {
+    /// `wal_status` is `lost`.
+    pub const fn is_lost(&self) -> bool {
+        self.restart_lsn.is_none()
+    }
+}
+
+/// What is drawn of slots and WAL for a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Drawn {
+    /// `member_slots_ttl`, in seconds.
+    pub member_slots_ttl_s: u64,
+    /// `wal_keep_size`, in bytes.
+    wal_keep_bytes: u64,
+    /// `max_slot_wal_keep_size`, in bytes.
+    slot_keep_bytes: Option<u64>,
+}
+
+impl Drawn {
+    /// Draws it.
+    pub fn draw(random: &mut Random) -> Self {
+        Self {
+            member_slots_ttl_s: [MEMBER_SLOTS_TTL_S, MEMBER_SLOTS_TTL_S, 120, 10, 0][random.index(5)],
+            wal_keep_bytes: random.between(1 << 20, 4 << 20),
+            slot_keep_bytes: random.percent(15).then_some(8 << 20),
+        }
+    }
+}
+
+impl Postgres {
+    /// A checkpoint: WAL that neither a slot nor `wal_keep_size` asks for is removed.
+    fn recycle(&mut self, drawn: Drawn) {
+        self.redo = self.end();
+        if let Some(most) = drawn.slot_keep_bytes {
+            let oldest = Lsn(self.end().0.saturating_sub(most));
+            for slot in self.slots.values_mut().filter(|slot| slot.restart_lsn < Some(oldest)) {
+                slot.restart_lsn = None;
+            }
+        }
+        let reserved = self.slots.values().filter_map(|slot| slot.restart_lsn).min();
+        let kept = Lsn(self.end().0.saturating_sub(drawn.wal_keep_bytes));
+        self.removed = self.removed.max(reserved.map_or(kept, |reserved| reserved.min(kept)));
+    }
+
+    /// WAL of this upstream that this standby needs next is gone.
+    pub fn lacks_wal_of(&self, upstream: &Self) -> bool {
+        upstream.removed > self.end()
+    }
+}
+
+impl World {
+    /// The first look at the servers' checkpoints.
+    pub fn begin_checkpoints(&mut self) {
+        self.after(LOOK, Event::Recycle);
+    }
+
+    /// Some servers make a checkpoint, or a restartpoint.
+    pub fn recycle(&mut self) {
+        self.after(LOOK, Event::Recycle);
+        let drawn = self.scenario.slots;
+        for member in 0..self.members.len() {
+            let this = &self.members[member];
+            let works = this.postgres.process == Process::Up && !this.trouble.stops_server(self.now);
+            if self.random.percent(CHECKPOINT_PERCENT) && works {
+                self.members[member].postgres.recycle(drawn);
+                self.end_lost_streams(member);
+            }
+        }
+        self.look_at_members();
+    }
+
+    /// Whoever streams through a slot that was given up is cut off.
+    fn end_lost_streams(&mut self, upstream: usize) {
+        for member in 0..self.members.len() {
+            if self.is_active(upstream, member) && self.slot(upstream, member).is_none_or(Slot::is_lost) {
+                self.members[member].postgres.streams_from = None;
+                self.members[member].shipping = None;
+            }
+        }
+    }
+
+    /// The slot that this member streams through.
+    pub fn slot(&self, upstream: usize, member: usize) -> Option<&Slot> {
+        self.members[upstream].postgres.slots.get(&self.members[member].slot)
+    }
+
+    fn is_active(&self, upstream: usize, member: usize) -> bool {
+        let generation = self.members[upstream].postgres.generation;
+        self.members[member].postgres.streams_from == Some((upstream, generation))
+    }
+
+    /// Whether the upstream has the slot and the WAL that this standby asks for.
+    pub fn serves(&mut self, upstream: usize, member: usize) -> bool {
+        let (mine, theirs) = (&self.members[member].postgres, &self.members[upstream].postgres);
+        if mine.lacks_wal_of(theirs) {
+            let text = format!("needs WAL from {}, m{upstream} has it from {}", mine.end(), theirs.removed);
+            self.note(member, &text);
+            self.judge_lack(upstream, member);
+            return false;
+        }
+        self.slot(upstream, member).is_some_and(|slot| !slot.is_lost())
+    }
+
+    /// A standby says how far it is: its slot follows, whatever it said before.
+    pub fn confirm(&mut self, upstream: usize, member: usize) {
+        self.judge_confirmation(upstream, member);
+        let end = self.members[member].postgres.end();
+        let name = self.members[member].slot.clone();
+        if let Some(slot) = self.members[upstream].postgres.slots.get_mut(&*name)
+            && !slot.is_lost()
+        {
+            slot.restart_lsn = Some(end);
+            slot.since = slot.since.min(end);
+        }
+    }
+
+    /// A member's data were replaced: what its slots have let go of so far is no promise to the new data.
+    pub fn data_replaced(&mut self, member: usize) {
+        let name = self.members[member].slot.clone();
+        for other in &mut self.members {
+            if let Some(slot) = other.postgres.slots.get_mut(&*name) {
+                slot.since = slot.restart_lsn.unwrap_or(slot.since);
+            }
+        }
+    }
+
+    fn actual_slots(&self, member: usize) -> BTreeMap<String, Actual> {
+        let slots = &self.members[member].postgres.slots;
+        slots.iter().map(|(name, slot)| (name.to_string(), self.actual(member, name, slot))).collect()
+    }
+
+    fn actual(&self, member: usize, name: &str, slot: &Slot) -> Actual {
+        let consumer = self.members.iter().position(|member| *member.slot == *name);
+        Actual {
+            kind: Kind::Physical,
+            active: consumer.is_some_and(|consumer| self.is_active(member, consumer)),
+            xmin: None,
+            catalog_xmin: None,
+            restart_lsn: slot.restart_lsn,
+            confirmed_flush_lsn: None,
+            lost: slot.is_lost(),
+            failover: false,
+            synced: false,
+        }
+    }
+
+    fn member_slots_ttl(&self, cluster: &Cluster) -> Duration {
+        if self.bug == Some(Bug::SlotsDroppedAtOnce) {
+            return Duration::ZERO;
+        }
+        let configured = cluster.config.as_ref().and_then(|config| config.value.get("member_slots_ttl"));
+        Duration::from_secs(configured.and_then(Value::as_u64).unwrap_or(MEMBER_SLOTS_TTL_S))
+    }
+
+    /// Creates, advances and drops slots, as the agent does.
+    pub fn sync_slots(&mut self, member: usize) {
+        let this = &self.members[member];
+        let Some(cluster) = this.known.clone() else { return };
+        if this.postgres.process != Process::Up || this.trouble.hung {
+            return;
+        }
+        let none = Map::new();
+        let settings = settings(self.member_slots_ttl(&cluster), &none);
+        let view =
+            View { cluster: &cluster, me: &this.name, role: this.role, tags: &this.settings.tags, settings };
+        let Some(wanted) = wanted(&view) else { return };
+        let situation = Situation {
+            paused: false,
+            has_leader: !cluster.is_unlocked(),
+            leader_is_me: cluster.is_leader(&this.name),
+            is_primary: !this.postgres.in_recovery,
+            ignore_slots: &[],
+        };
+        let actual = self.actual_slots(member);
+        let mut actions = plan(&wanted.slots, &actual, &situation);
+        if self.bug == Some(Bug::SlotsNotCreated) {
+            actions.retain(|action| !matches!(action, SlotAction::Create { .. }));
+        }
+        for action in &actions {
+            self.carry_out(member, action, &actual);
+        }
+        self.members[member].slots = Some(positions(&wanted.slots, &actual));
+        self.judge_slots(member, &cluster);
+    }
+
+    fn carry_out(&mut self, member: usize, action: &SlotAction, actual: &BTreeMap<String, Actual>) {
+        let is_active = |name: &str| actual.get(name).is_some_and(|slot| slot.active);
+        match action {
+            SlotAction::Drop { name, .. } | SlotAction::Advance { name, .. } if is_active(name) => {}
+            SlotAction::Drop { name, reason } => {
+                self.note(member, &format!("drops slot {name}: {reason:?}"));
+                if *reason == DropReason::NotWanted {
+                    self.judge_drop(member, name);
+                }
+                self.members[member].postgres.slots.remove(name.as_str());
+            }
+            SlotAction::Create { name } => {
+                self.note(member, &format!("creates slot {name}"));
+                let postgres = &mut self.members[member].postgres;
+                let slot = Slot { restart_lsn: Some(postgres.redo), since: postgres.redo };
+                postgres.slots.entry(Arc::from(name.as_str())).or_insert(slot);
+            }
+            SlotAction::Advance { name, to } => {
+                // PostgreSQL goes no further than what it has itself.
+                let postgres = &mut self.members[member].postgres;
+                let to = postgres.end().min(*to);
+                if let Some(slot) = postgres.slots.get_mut(name.as_str()) {
+                    slot.restart_lsn = slot.restart_lsn.map(|lsn| lsn.max(to));
+                }
+            }
+        }
+    }
+
+    /// Nobody keeps WAL for this member's data any more.
+    fn promise_ends(&mut self, member: usize) {
+        let name = self.members[member].slot.clone();
+        for other in &mut self.members {
+            if let Some(slot) = other.postgres.slots.get_mut(&*name) {
+                slot.since = Lsn(u64::MAX);
+            }
+        }
+    }
+
+    /// A leader's slot may begin behind its member, where the leader never had the WAL in between. `/status` shows that
+    /// position as the member's, and everybody else lets go of what the member would have needed.
+    fn end_promises(&mut self, leader: usize) {
+        for member in 0..self.members.len() {
+            let end = self.members[member].postgres.end();
+            let slot = self.slot(leader, member);
+            if slot.is_some_and(|slot| slot.restart_lsn > Some(end) && slot.since > end) {
+                self.promise_ends(member);
+            }
+        }
+    }
+
+    /// What `/status` shows of the slots (contract A.3.4).
+    pub fn published_slots(&mut self, member: usize) -> Option<BTreeMap<String, Lsn>> {
+        self.end_promises(member);
+        let this = &self.members[member];
+        let cluster = this.known.as_ref()?;
+        let none = Map::new();
+        let settings = settings(self.member_slots_ttl(cluster), &none);
+        slots::published(this.slots.clone()?, &this.name, this.postgres.end(), &settings)
+    }
+
+    /// The names whose slots are kept although their members may be gone (contract B.23.4).
+    pub fn retained_slots(&mut self, member: usize) -> Option<Vec<String>> {
+        let cluster = self.members[member].known.clone().unwrap_or_default();
+        let ttl = self.member_slots_ttl(&cluster);
+        let now = self.now;
+        let this = &mut self.members[member];
+        let mine = name_of_member(this.name.as_str());
+        let existing = this.slots.iter().flatten().map(|(name, _)| name.as_str()).chain([mine.as_str()]);
+        let names = this.retained.update(&cluster, &this.name, existing, &Map::new(), ttl, now);
+        Some(names).filter(|names| !names.is_empty())
+    }
+}
+
+const fn settings(member_slots_ttl: Duration, permanent: &Map<String, Value>) -> Settings<'_> {
+    Settings { use_slots: true, member_slots_ttl, permanent, standby_cluster: false }
+}
