@@ -272,7 +272,7 @@ pub struct Member {
     /// Jobs that ended.
     pub finished: Vec<JobResult>,
     /// Operations in flight, by number.
-    pub flights: BTreeMap<u64, Flight>,
+    pub flights: BTreeMap<u64, Box<Flight>>,
     /// Outcomes for callers outside of the daemon.
     pub ended: BTreeMap<u64, Ended>,
     /// Peers asked.

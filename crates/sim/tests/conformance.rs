@@ -65,7 +65,8 @@ impl Model {
         self.world.run_until(moment);
         for (member, sender) in self.world.members.iter_mut().zip(&self.changes) {
             for noted in member.copy.noted.iter_mut().flat_map(std::mem::take) {
-                let [before, after] = [&noted.before, &noted.after].map(|raw| raw.as_ref().map(|raw| &*raw.value));
+                let [before, after] =
+                    [&noted.before, &noted.after].map(|raw| raw.as_ref().map(|raw| &*raw.value));
                 sender.send_if_modified(|changes| changes.note(&noted.key, before, after));
             }
         }

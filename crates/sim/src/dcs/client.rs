@@ -190,7 +190,7 @@ impl World {
         let this = &self.members[member];
         let on_lease =
             matches!(call, Call::Acquire | Call::Renew(_) | Call::PutMember { .. } | Call::KeepLease { .. });
-        let flight = Flight {
+        let flight = Box::new(Flight {
             waiter,
             call,
             asked: this.lease.ends,
@@ -211,12 +211,12 @@ impl World {
             again: false,
             adopting: false,
             demanded: 0,
-        };
+        });
         if on_lease { self.refresh(member, id, flight) } else { self.ask_keys(member, id, flight) }
     }
 
     /// Sees to the lease: kept alive unless that was done a moment ago, granted where there is none.
-    fn refresh(&mut self, member: usize, id: u64, mut flight: Flight) {
+    fn refresh(&mut self, member: usize, id: u64, mut flight: Box<Flight>) {
         let this = &self.members[member];
         if this.flights.values().any(|other| other.step == Step::Lease) {
             flight.step = Step::Queued;
@@ -240,14 +240,14 @@ impl World {
         }
     }
 
-    fn ask_keys(&mut self, member: usize, id: u64, flight: Flight) {
+    fn ask_keys(&mut self, member: usize, id: u64, flight: Box<Flight>) {
         let this = &self.members[member];
         // What fills the copy on etcd is linearizable.
         let request = flight.keys_request(&this.name.0, !self.store.consul, this.copy.seen(), self.bug);
         self.begin(member, id, flight, Step::Keys, request);
     }
 
-    fn begin(&mut self, member: usize, id: u64, mut flight: Flight, step: Step, request: Body) {
+    fn begin(&mut self, member: usize, id: u64, mut flight: Box<Flight>, step: Step, request: Body) {
         flight.step = step;
         flight.request = request;
         flight.attempts = 0;
@@ -256,7 +256,7 @@ impl World {
         self.attempt(member, id, flight);
     }
 
-    fn attempt(&mut self, member: usize, id: u64, mut flight: Flight) {
+    fn attempt(&mut self, member: usize, id: u64, mut flight: Box<Flight>) {
         let now = self.now;
         let this = &self.members[member];
         let (epoch, share) = (this.epoch, if self.store.consul { CONSUL_ATTEMPTS } else { ETCD_NODES });
@@ -278,7 +278,7 @@ impl World {
     }
 
     /// Puts an operation back, and sees to it that it is looked at again in time.
-    fn goes_on(&mut self, member: usize, id: u64, mut flight: Flight) {
+    fn goes_on(&mut self, member: usize, id: u64, mut flight: Box<Flight>) {
         let next = flight.until.min(flight.ends);
         if flight.alarm.is_none_or(|alarm| next < alarm) {
             flight.alarm = Some(next);
@@ -307,7 +307,7 @@ impl World {
         }
     }
 
-    fn attempt_failed(&mut self, member: usize, id: u64, mut flight: Flight) {
+    fn attempt_failed(&mut self, member: usize, id: u64, mut flight: Box<Flight>) {
         let now = self.now;
         let sent = flight.waits == Waits::Answer;
         flight.sent_before |= sent;
@@ -362,7 +362,7 @@ impl World {
         }
     }
 
-    fn lease_answered(&mut self, member: usize, id: u64, mut flight: Flight, lease: LeaseId, ttl: Duration) {
+    fn lease_answered(&mut self, member: usize, id: u64, mut flight: Box<Flight>, lease: LeaseId, ttl: Duration) {
         let this = &mut self.members[member];
         let own = OwnLease { id: lease, sent: flight.sent, ttl };
         match &flight.request {
@@ -382,7 +382,7 @@ impl World {
         self.leased(member, id, flight);
     }
 
-    fn lease_lost(&mut self, member: usize, id: u64, mut flight: Flight) {
+    fn lease_lost(&mut self, member: usize, id: u64, mut flight: Box<Flight>) {
         let this = &mut self.members[member];
         let lost = match &flight.request {
             Body::KeepAlive(lease) => Some(lease),
@@ -413,7 +413,7 @@ impl World {
     }
 
     /// The lease is alive.
-    fn leased(&mut self, member: usize, id: u64, flight: Flight) {
+    fn leased(&mut self, member: usize, id: u64, flight: Box<Flight>) {
         let same = flight.lease.as_ref().map(|lease| &lease.id) == flight.lease_before.as_ref();
         let enough = match &flight.call {
             Call::KeepLease { .. } => true,
@@ -433,7 +433,7 @@ impl World {
         self.ask_keys(member, id, flight);
     }
 
-    fn keys_answered(&mut self, member: usize, id: u64, flight: Flight, keys: &Keys, revision: Revision) {
+    fn keys_answered(&mut self, member: usize, id: u64, flight: Box<Flight>, keys: &Keys, revision: Revision) {
         if matches!(flight.call, Call::ReadFresh) {
             let view = self.store.view((revision, Vec::new()), keys);
             return self.operation_ends(member, flight, Outcome::View(view), revision);
@@ -454,7 +454,7 @@ impl World {
         &mut self,
         member: usize,
         id: u64,
-        flight: Flight,
+        flight: Box<Flight>,
         applied: bool,
         key: Option<Arc<RawValue>>,
         revision: Revision,
@@ -462,11 +462,11 @@ impl World {
         match &flight.call {
             Call::Acquire => self.raced(member, flight, key),
             Call::Renew(_) => self.compared(member, id, flight, applied, key),
-            _ => self.written(member, flight, applied, key, revision),
+            _ => self.written(member, flight, applied, key.as_ref(), revision),
         }
     }
 
-    fn raced(&mut self, member: usize, flight: Flight, key: Option<Arc<RawValue>>) {
+    fn raced(&mut self, member: usize, flight: Box<Flight>, key: Option<Arc<RawValue>>) {
         let me = &self.members[member].name.0;
         let Some(raw) = key else {
             self.demand_rebuild(member);
@@ -485,7 +485,7 @@ impl World {
         &mut self,
         member: usize,
         id: u64,
-        mut flight: Flight,
+        mut flight: Box<Flight>,
         applied: bool,
         key: Option<Arc<RawValue>>,
     ) {
@@ -518,24 +518,24 @@ impl World {
     fn written(
         &mut self,
         member: usize,
-        flight: Flight,
+        flight: Box<Flight>,
         applied: bool,
-        key: Option<Arc<RawValue>>,
+        key: Option<&Arc<RawValue>>,
         revision: Revision,
     ) {
         let Body::Transaction { key: name, then, .. } = &flight.request else { return };
         // The attempt before this one may have done it without an answer.
         let done = applied
             || flight.sent_before
-                && match (then, &key) {
+                && match (then, key) {
                     (Then::Delete, None) => true,
                     (Then::Put { value, .. }, Some(raw)) => raw.value == *value,
                     _ => false,
                 };
         if done {
-            let revision = key.as_ref().map_or(revision, |raw| raw.revision);
+            let revision = key.map_or(revision, |raw| raw.revision);
             let name = name.clone();
-            self.show(member, &name, key.as_ref(), revision);
+            self.show(member, &name, key, revision);
             return self.operation_ends(member, flight, Outcome::Done, revision);
         }
         self.demand_rebuild(member);
@@ -560,7 +560,7 @@ impl World {
         }
     }
 
-    fn held(&mut self, member: usize, flight: Flight, created: Revision) {
+    fn held(&mut self, member: usize, flight: Box<Flight>, created: Revision) {
         let Some(lease) = &flight.lease else { return };
         let from = if self.bug == Some(Bug::ValidityFromAnswer) { self.now } else { lease.sent };
         let until = from + lease.ttl;
@@ -569,14 +569,14 @@ impl World {
         self.operation_ends(member, flight, Outcome::Held { until }, created);
     }
 
-    fn refuse(&mut self, member: usize, flight: Flight, reason: &str) {
+    fn refuse(&mut self, member: usize, flight: Box<Flight>, reason: &str) {
         if flight.on_lock() {
             self.members[member].lease.forget();
         }
         self.operation_ends(member, flight, refused(reason), 0);
     }
 
-    fn operation_ends(&mut self, member: usize, flight: Flight, outcome: Outcome, revision: Revision) {
+    fn operation_ends(&mut self, member: usize, flight: Box<Flight>, outcome: Outcome, revision: Revision) {
         if flight.step == Step::Lease {
             self.next_in_line(member);
         }
