@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::world::{Event, Network, World};
+use crate::{
+    dcs::WATCH_BROKEN,
+    world::{Event, Network, World},
+};
 
 /// A fault, or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,10 +165,7 @@ impl World {
 
     fn store_up(&mut self) {
         if std::mem::take(&mut self.network.store_down) && self.random.percent(50) {
-            // A new leader of etcd gives every lease its whole TTL again.
-            for lease in self.store.leases.values_mut() {
-                lease.ends = lease.ends.max(self.now + lease.ttl);
-            }
+            self.store.new_leader(self.now);
         }
         self.reconnect();
     }
@@ -178,7 +178,14 @@ impl World {
             let this = &mut self.members[member];
             if !reached {
                 this.cut_since.get_or_insert(now);
-            } else if this.cut_since.take().is_some() && !this.watch_pending {
+                continue;
+            }
+            let Some(since) = this.cut_since.take() else { continue };
+            if now.since(since) > WATCH_BROKEN {
+                // The watch broke: what it missed is read, not waited for.
+                this.copy.lose();
+            }
+            if !this.watch_pending {
                 this.watch_pending = true;
                 let wait = self.random.millis(10, 1000);
                 self.after(wait, Event::Watch(member));
