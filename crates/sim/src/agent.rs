@@ -203,6 +203,7 @@ impl World {
     }
 
     fn round(&mut self, member: usize, observation: Observation, rounds: usize) {
+        self.checks.counts.rounds += 1;
         let decision = decide_with(self.bug, &self.members[member].memory, &observation);
         if self.trace.keeps_lines() {
             let rules: Vec<&str> = decision.report.iter().map(|fired| &*fired.rule.0).collect();
@@ -248,7 +249,7 @@ impl World {
             finished.append(&mut this.finished);
             this.finished = finished;
             wake_at = wake_at.min(self.now + CUT_PAUSE);
-            self.checks.rounds_exceeded += 1;
+            self.checks.counts.rounds_exceeded += 1;
         } else {
             this.memory = decision.memory;
         }
@@ -277,6 +278,23 @@ impl World {
         }
     }
 
+    /// The planted bug of an answer that never came and is taken for a yes.
+    fn misjudge(&mut self, member: usize, action: &Action, outcome: Outcome) -> Outcome {
+        let planted = match (self.bug, action) {
+            (Some(Bug::IndeterminateHeld), Action::RenewLock(_))
+            | (Some(Bug::IndeterminateAcquired), Action::AcquireLock) => true,
+            _ => false,
+        };
+        if !planted || !matches!(outcome, Outcome::NoAnswer { .. }) {
+            return outcome;
+        }
+        let this = &mut self.members[member];
+        let until = self.now + this.settings.ttl;
+        this.lease.hold(this.lease.ends, until);
+        self.watch_overrun(member);
+        Outcome::Held { until }
+    }
+
     /// The store or the peers answered the loop.
     pub fn loop_answered(&mut self, member: usize, outcome: Outcome) {
         match std::mem::take(&mut self.members[member].phase) {
@@ -299,12 +317,21 @@ impl World {
                 self.viewed(member, view);
             }
             Phase::Renewal(view) => {
-                let held = view.leader.clone();
-                let outcomes = held.map(|held| (Action::RenewLock(held), outcome));
-                self.look(member, Ok(view), outcomes.into_iter().collect());
+                let Some(held) = view.leader.clone() else { return self.look(member, Ok(view), Vec::new()) };
+                let action = Action::RenewLock(held);
+                let outcome = self.misjudge(member, &action, outcome);
+                self.look(member, Ok(view), vec![(action, outcome)]);
             }
             acting => {
+                let action = match &acting {
+                    Phase::Acting(acting) => acting.decision.actions.get(acting.next).cloned(),
+                    _ => None,
+                };
                 self.members[member].phase = acting;
+                let outcome = match action {
+                    Some(action) => self.misjudge(member, &action, outcome),
+                    None => outcome,
+                };
                 self.acted(member, outcome);
                 self.act(member);
             }
@@ -334,7 +361,7 @@ impl World {
             return;
         }
         self.note(member, "lease overrun");
-        self.checks.overruns += 1;
+        self.checks.counts.overruns += 1;
         self.cancel_job(member);
         drop(self.begin_job(member, Job::Demote(DemoteMode::ImmediateNoLock)));
     }

@@ -29,8 +29,12 @@ bugs! {
     LivePrimaryIgnored = "live-primary-ignored",
     /// `maximum_lag_on_failover` is not looked at.
     LagCheckDropped = "lag-check-dropped",
+    /// A standby behind the timeline that `/history` shows takes over in spite of `check_timeline`.
+    TimelineCheckDropped = "timeline-check-dropped",
     /// A renewal without an answer counts as one.
     IndeterminateHeld = "indeterminate-held",
+    /// A race for the lock without an answer counts as won.
+    IndeterminateAcquired = "indeterminate-acquired",
     /// The leader key is deleted whoever holds it.
     ReleaseWithoutCompare = "release-without-compare",
     /// Validity is counted from the answer of a renewal.
@@ -78,24 +82,20 @@ fn drop_demotion(decision: &mut Decision, mode: DemoteMode) {
 fn distort(bug: Bug, observation: &mut Observation) {
     match bug {
         Bug::LagCheckDropped => observation.settings.maximum_lag_on_failover_bytes = u64::MAX,
+        Bug::TimelineCheckDropped => observation.settings.check_timeline = false,
         Bug::NofailoverIgnored => observation.settings.tags = ptarmigan_types::Tags::default(),
         _ => {}
     }
-    let now = observation.now;
-    let ttl = observation.settings.ttl;
-    for (action, outcome) in &mut observation.outcomes {
-        match (bug, action, outcome) {
-            (Bug::LivePrimaryIgnored, _, Outcome::Peers(answers)) => {
+    for (_, outcome) in &mut observation.outcomes {
+        match (bug, outcome) {
+            (Bug::LivePrimaryIgnored, Outcome::Peers(answers)) => {
                 answers.iter_mut().for_each(|answer| answer.in_recovery = true);
             }
-            (Bug::PeerPositionsIgnored, _, Outcome::Peers(answers)) => {
+            (Bug::PeerPositionsIgnored, Outcome::Peers(answers)) => {
                 answers.iter_mut().for_each(|answer| answer.lsn = ptarmigan_types::Lsn(1));
             }
-            (Bug::DivergenceIgnored, _, Outcome::Divergence(divergence)) => {
+            (Bug::DivergenceIgnored, Outcome::Divergence(divergence)) => {
                 *divergence = Divergence::SameHistory;
-            }
-            (Bug::IndeterminateHeld, Action::RenewLock(_), outcome @ Outcome::NoAnswer { .. }) => {
-                *outcome = Outcome::Held { until: now + ttl }
             }
             _ => {}
         }

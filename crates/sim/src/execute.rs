@@ -303,6 +303,10 @@ impl World {
             && let Some(mut asking) = self.members[member].asking.take()
         {
             asking.answers.sort_by(|one, other| one.name.cmp(&other.name));
+            let standbys =
+                asking.answers.iter().filter(|answer| answer.in_recovery && !answer.tags.nofailover());
+            let positions = standbys.map(|answer| (answer.timeline.unwrap_or_default(), answer.lsn));
+            self.members[member].best_peer = positions.max();
             self.loop_answered(member, Outcome::Peers(asking.answers));
         }
     }

@@ -227,7 +227,7 @@ impl World {
         let member = self.victim();
         let other = (member + 1 + self.random.index(self.members.len() - 1)) % self.members.len();
         self.trace.note(self.now, "world", &format!("fault {kind:?} at m{member}, m{other}"));
-        self.checks.faults += 1;
+        self.checks.counts.faults += 1;
         self.checks.durability.disturbed();
         match kind {
             Kind::StoreDown => {
@@ -242,6 +242,10 @@ impl World {
             Kind::AnswersLost => {
                 self.network.lost_percent = self.random.between(10, 80);
                 self.end(10, 90, Fault::StoreFine);
+                if self.random.percent(50) {
+                    // What answers belong to is rarely asked but in a race.
+                    self.machine_down(member);
+                }
             }
             Kind::LinkCut => {
                 self.network.cut.insert((member, other));

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod bugs;
 pub mod checkers;
+pub mod counts;
 pub mod database;
 pub mod dcs;
 pub mod execute;
@@ -24,4 +25,5 @@ pub mod world;
 
 pub use bugs::Bug;
 pub use checkers::{Kind, Violation};
+pub use counts::Counts;
 pub use run::{Options, Report, simulate};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ptarmigan_sim::{
-    Bug, Kind, Options, Report,
+    Bug, Counts, Kind, Options, Report,
     replay::{Replayed, replay},
     simulate,
 };
@@ -124,18 +124,7 @@ fn one(seed: u64, arguments: &Arguments) -> u8 {
         say(&format!("shrunk to {faults} times of faults"));
     }
     let verdict = report.violation.as_ref().map_or_else(|| "nothing found".into(), ToString::to_string);
-    say(&format!(
-        "seed {seed}: {verdict}; trace {:016x}; {} faults, {} promotions, {} acknowledged, {} lost, {} collisions, {} diverged streams, {} overruns, {} cut cycles",
-        report.hash,
-        report.faults,
-        report.promotions,
-        report.acknowledged,
-        report.lost,
-        report.collisions,
-        report.diverged_streams,
-        report.overruns,
-        report.rounds_exceeded
-    ));
+    say(&format!("{}\nseed {seed}: {verdict}; trace {:016x}", report.counts, report.hash));
     code(&report)
 }
 
@@ -152,7 +141,7 @@ fn fewest_faults(seed: u64, options: Options) -> Option<u64> {
 fn many(from: u64, seeds: u64, options: Options) -> u8 {
     let begin = now();
     let mut simulated = Duration::ZERO;
-    let mut totals = [0_u64; 9];
+    let mut counts = Counts::default();
     let mut worst = 0;
     let mut hash = 0_u64;
     for seed in from..from.saturating_add(seeds) {
@@ -165,18 +154,7 @@ fn many(from: u64, seeds: u64, options: Options) -> u8 {
         };
         simulated += report.simulated;
         hash = hash.rotate_left(1) ^ report.hash;
-        let counts = [
-            report.faults,
-            report.promotions,
-            report.acknowledged,
-            report.lost,
-            report.collisions,
-            report.left_behind,
-            report.diverged_streams,
-            report.overruns,
-            report.rounds_exceeded,
-        ];
-        totals.iter_mut().zip(counts).for_each(|(total, count)| *total += count);
+        counts.add(&report.counts);
         if let Some(violation) = &report.violation {
             say(&format!("seed {seed}: {violation}"));
             worst = match (worst, code(&report)) {
@@ -188,11 +166,7 @@ fn many(from: u64, seeds: u64, options: Options) -> u8 {
     }
     let wall = now().saturating_sub(begin).as_secs_f64().max(0.001);
     let hours = simulated.as_secs_f64() / 3600.0;
-    let [faults, promotions, acknowledged, lost, collisions, behind, diverged, overruns, cut] = totals;
-    say(&format!(
-        "{faults} faults, {promotions} promotions, {acknowledged} transactions acknowledged, {lost} of them lost with a promotion, \
-         {collisions} timelines begun twice, {behind} members left behind by that or by WAL that is gone, {diverged} attempts to stream diverged WAL, {overruns} overruns, {cut} cut cycles"
-    ));
+    say(&counts.to_string());
     say(&format!(
         "{seeds} seeds from {from}, traces {hash:016x}: {hours:.1} simulated hours in {wall:.1} s, {:.0} cluster-hours a minute",
         hours * 60.0 / wall

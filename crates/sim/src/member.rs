@@ -10,7 +10,7 @@ use ptarmigan_ha::{
     slots::Retained,
 };
 use ptarmigan_types::{
-    Cluster, Leader, LeaseId, Lsn, MemberName, MemberState, Monotonic, Role, slot::name_of_member,
+    Cluster, Leader, LeaseId, Lsn, MemberName, MemberState, Monotonic, Role, Timeline, slot::name_of_member,
 };
 
 use crate::{
@@ -277,6 +277,8 @@ pub struct Member {
     pub ended: BTreeMap<u64, Ended>,
     /// Peers asked.
     pub asking: Option<Asking>,
+    /// The furthest standby among those who answered last: its timeline and its position.
+    pub best_peer: Option<(Timeline, Lsn)>,
     /// A scheduled restart.
     pub restart: Option<ScheduledRestart>,
     /// The checkpoint after promotion is outstanding.
@@ -323,6 +325,7 @@ impl Member {
             flights: BTreeMap::new(),
             ended: BTreeMap::new(),
             asking: None,
+            best_peer: None,
             restart: None,
             checkpoint: false,
             postgres: Postgres::default(),

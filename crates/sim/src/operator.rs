@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::{
     member::{Member, Phase},
+    scenario::draw_timing,
     store::Condition,
     world::{Event, World},
 };
@@ -24,6 +25,7 @@ impl World {
         let wait = self.random.millis(40_000, 200_000);
         self.after(wait, Event::Operator);
         let kind = self.random.between(0, 12);
+        self.checks.counts.requests += 1;
         self.trace.note(self.now, "operator", &format!("request {kind}"));
         let member = self.random.index(self.members.len());
         if kind == 6 {
@@ -116,8 +118,7 @@ impl World {
     }
 
     fn configure(&mut self) {
-        let (ttl, loop_wait, retry_timeout) =
-            [(30, 10, 10), (20, 5, 5), (60, 10, 10), (25, 5, 10)][self.random.index(4)];
+        let (ttl, loop_wait, retry_timeout) = draw_timing(&mut self.random);
         let lag = self.random.between(100_000, 3_000_000);
         self.checks.durability.allow(lag);
         let config = json!({

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     bugs::Bug,
     checkers::{Violation, liveness},
+    counts::Counts,
     faults::Fault,
     world::{Event, World},
 };
@@ -33,24 +34,8 @@ pub struct Report {
     pub lines: Vec<String>,
     /// Simulated time.
     pub simulated: Duration,
-    /// Faults.
-    pub faults: u64,
-    /// Promotions.
-    pub promotions: u64,
-    /// Acknowledged transactions.
-    pub acknowledged: u64,
-    /// Transactions lost with promotions.
-    pub lost: u64,
-    /// Timelines begun twice.
-    pub collisions: u64,
-    /// Standbys left behind by a timeline that two members began, or because the WAL that they need is gone.
-    pub left_behind: u64,
-    /// Standbys that diverged on the very same timeline.
-    pub diverged_streams: u64,
-    /// Leases that ended before the loop had stepped down.
-    pub overruns: u64,
-    /// Cycles that took more rounds than there may be.
-    pub rounds_exceeded: u64,
+    /// What it was made of.
+    pub counts: Counts,
 }
 
 /// What is asked of a run besides its seed.
@@ -130,15 +115,16 @@ fn finish(
         violation: checks.violation().cloned().or(unrest),
         hash: world.trace.hash(),
         simulated: world.now.since(begin),
-        faults: checks.faults,
-        promotions: checks.promotions,
-        acknowledged: checks.single.acknowledged,
-        lost: checks.durability.lost,
-        collisions: checks.timelines.collisions,
-        left_behind,
-        diverged_streams: checks.timelines.diverged_streams,
-        overruns: checks.overruns,
-        rounds_exceeded: checks.rounds_exceeded,
+        counts: Counts {
+            promotions: checks.promotions,
+            acknowledged: checks.single.acknowledged,
+            contract_overlaps: checks.single.contract_overlaps,
+            lost: checks.durability.lost,
+            collisions: checks.timelines.collisions,
+            diverged_streams: checks.timelines.diverged_streams,
+            left_behind,
+            ..checks.counts.clone()
+        },
         lines: world.trace.into_lines(),
     }
 }

@@ -55,8 +55,7 @@ impl Scenario {
     /// Draws one.
     pub fn draw(random: &mut Random) -> Self {
         let members = if random.percent(50) { 3 } else { random.index(5) + 3 };
-        let (ttl_s, loop_wait_s, retry_timeout_s) =
-            [(30, 10, 10), (30, 10, 10), (20, 5, 5), (40, 10, 10), (25, 5, 10)][random.index(5)];
+        let (ttl_s, loop_wait_s, retry_timeout_s) = draw_timing(random);
         let mut tags: Vec<Tags> = (0..members).map(|_| draw_tags(random)).collect();
         // A cluster of which nobody may lead has nothing to show.
         tags[0] = Tags::default();
@@ -117,6 +116,13 @@ impl Scenario {
             tags: self.tags[index].clone(),
         }
     }
+}
+
+/// `ttl`, `loop_wait` and `retry_timeout`, in seconds: the defaults in every second case, and what operators choose else,
+/// down to the fastest that the contract allows and up to where the three use the TTL up.
+pub fn draw_timing(random: &mut Random) -> (u64, u64, u64) {
+    let others = [(20, 5, 5), (40, 10, 10), (25, 5, 10), (21, 1, 10), (20, 1, 3), (60, 10, 20)];
+    if random.percent(50) { (30, 10, 10) } else { others[random.index(others.len())] }
 }
 
 /// Two of three clusters are ours alone.

@@ -1,9 +1,9 @@
 //! What was acknowledged is only lost with a promotion, and then no more than the settings allow: the new primary had
-//! reached `/status` up to `maximum_lag_on_failover`, unless an operator named it.
+//! reached `/status` up to `maximum_lag_on_failover`, and nobody whom it asked had more, unless an operator named it.
 
 use std::time::Duration;
 
-use ptarmigan_types::{Lsn, Monotonic};
+use ptarmigan_types::{Lsn, Monotonic, Timeline};
 
 use super::{Violation, wrong};
 use crate::{
@@ -73,7 +73,13 @@ impl Checker {
     }
 
     /// A promotion: what the new primary has not got is lost.
-    pub fn promoted(&mut self, now: Monotonic, postgres: &Postgres, cluster_lsn: Lsn) {
+    pub fn promoted(
+        &mut self,
+        now: Monotonic,
+        postgres: &Postgres,
+        cluster_lsn: Lsn,
+        best_peer: Option<(Timeline, Lsn)>,
+    ) {
         let has = |record: &Record| has(postgres, record);
         let before = self.acknowledged.len();
         let first = self.acknowledged.iter().find(|record| !has(record)).copied();
@@ -90,6 +96,13 @@ impl Checker {
             self.violation.get_or_insert_with(|| wrong("durability", now, what));
         } else if now > self.manual_until && behind > self.limit_bytes {
             let what = format!("promoted {behind} bytes behind the cluster, limit {}", self.limit_bytes);
+            self.violation.get_or_insert_with(|| wrong("durability", now, what));
+        }
+        let (timeline, mine) =
+            postgres.history.last().map_or((0, Lsn::ZERO), |left| (left.timeline, left.lsn));
+        let ahead = best_peer.filter(|(theirs, lsn)| *theirs == timeline && *lsn > mine);
+        if let Some((_, lsn)) = ahead.filter(|_| now > self.manual_until) {
+            let what = format!("promoted at {mine}, a peer had said that it is at {lsn}");
             self.violation.get_or_insert_with(|| wrong("durability", now, what));
         }
     }

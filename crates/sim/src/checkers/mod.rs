@@ -11,9 +11,12 @@ pub mod timelines;
 
 use std::{fmt, time::Duration};
 
-use ptarmigan_types::Monotonic;
+use ptarmigan_types::{History, Monotonic};
 
-use crate::world::{Event, World};
+use crate::{
+    counts::Counts,
+    world::{Event, World},
+};
 
 /// How often the whole is looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -68,14 +71,10 @@ pub struct Checks {
     pub slots: slots::Checker,
     /// Objections that are no checker's own.
     pub others: Vec<Violation>,
-    /// Faults so far.
-    pub faults: u64,
     /// Faults that have not ended.
     pub faults_active: u64,
-    /// Cycles that were cut.
-    pub rounds_exceeded: u64,
-    /// Leases that ran out under a loop that had not stepped down.
-    pub overruns: u64,
+    /// Figures so far, where no checker has them.
+    pub counts: Counts,
     /// Promotions.
     pub promotions: u64,
 }
@@ -91,10 +90,8 @@ impl Checks {
             flapping: flapping::Checker::default(),
             slots: slots::Checker::default(),
             others: Vec::new(),
-            faults: 0,
             faults_active: 0,
-            rounds_exceeded: 0,
-            overruns: 0,
+            counts: Counts::default(),
             promotions: 0,
         }
     }
@@ -128,8 +125,12 @@ impl World {
             self.checks.others.push(violation);
         }
         let cluster_lsn = this.known.as_ref().map(|view| view.status.last_lsn);
-        self.checks.durability.promoted(now, &this.postgres, cluster_lsn.unwrap_or_default());
+        self.checks.durability.promoted(now, &this.postgres, cluster_lsn.unwrap_or_default(), this.best_peer);
         self.checks.timelines.promoted(&name, &this.postgres);
+        let known = this.known.as_ref().and_then(|view| view.history.as_ref()).map(History::timeline);
+        if self.scenario.check_timeline && !self.checks.durability.is_manual(now) {
+            self.checks.timelines.taken_over(now, &name, &this.postgres, known.unwrap_or_default());
+        }
         self.checks.flapping.promoted(now, self.quiet_since);
     }
 
@@ -137,7 +138,7 @@ impl World {
     pub fn check_all(&mut self) {
         self.after(LOOK, Event::Check);
         let history = self.store.keys.get("history");
-        let timeline = history.map_or(0, |raw| ptarmigan_types::History::read(&raw.value, 0).timeline());
+        let timeline = history.map_or(0, |raw| History::read(&raw.value, 0).timeline());
         let checked = self.scenario.check_timeline && !self.checks.durability.is_manual(self.now);
         self.checks.timelines.published(self.now, timeline, checked);
     }

@@ -32,6 +32,15 @@ impl Checker {
         }
     }
 
+    /// Under `check_timeline` whoever takes over has seen the latest timeline that `/history` shows.
+    pub fn taken_over(&mut self, at: Monotonic, name: &str, postgres: &Postgres, known: Timeline) {
+        let left = postgres.history.last().map_or(0, |left| left.timeline);
+        if left < known {
+            let what = format!("{name} was promoted from timeline {left}, /history has {known}");
+            self.violation.get_or_insert_with(|| wrong("timelines", at, what));
+        }
+    }
+
     /// A standby would stream what does not continue its WAL, and neither side can tell by the timeline.
     pub const fn diverged_stream(&mut self, _at: Monotonic, _member: usize, _upstream: usize) {
         self.diverged_streams += 1;

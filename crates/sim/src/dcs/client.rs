@@ -362,7 +362,14 @@ impl World {
         }
     }
 
-    fn lease_answered(&mut self, member: usize, id: u64, mut flight: Box<Flight>, lease: LeaseId, ttl: Duration) {
+    fn lease_answered(
+        &mut self,
+        member: usize,
+        id: u64,
+        mut flight: Box<Flight>,
+        lease: LeaseId,
+        ttl: Duration,
+    ) {
         let this = &mut self.members[member];
         let own = OwnLease { id: lease, sent: flight.sent, ttl };
         match &flight.request {
@@ -433,7 +440,14 @@ impl World {
         self.ask_keys(member, id, flight);
     }
 
-    fn keys_answered(&mut self, member: usize, id: u64, flight: Box<Flight>, keys: &Keys, revision: Revision) {
+    fn keys_answered(
+        &mut self,
+        member: usize,
+        id: u64,
+        flight: Box<Flight>,
+        keys: &Keys,
+        revision: Revision,
+    ) {
         if matches!(flight.call, Call::ReadFresh) {
             let view = self.store.view((revision, Vec::new()), keys);
             return self.operation_ends(member, flight, Outcome::View(view), revision);
