@@ -22,8 +22,9 @@ const NO_QUORUM_PAUSE: Duration = Duration::from_millis(500);
 
 impl World {
     /// How long a message from or to the store takes.
-    fn transit(&mut self) -> Duration {
-        self.random.millis(1, 1 + self.network.store_millis)
+    fn transit(&mut self, member: usize) -> Duration {
+        let slow = self.network.slow_links.get(&member).copied().unwrap_or(0);
+        self.random.millis(1, 1 + self.network.store_millis.max(slow))
     }
 
     /// Whether the store and this member hear each other.
@@ -38,9 +39,17 @@ impl World {
         }
         let stale = Duration::from_millis(self.network.stale_millis);
         let before = self.store.history.newest();
+        let holder = self.store.keys.get("leader").cloned();
         let (answer, revision) = self.store.carry_out(self.now, body, stale, &mut self.random);
         if self.store.history.newest() > before {
             self.carried_out(body);
+            let after = self.store.keys.get("leader");
+            self.checks.lock.changed(
+                self.now,
+                &self.members[member].name,
+                holder.as_deref(),
+                after.map(|raw| &**raw),
+            );
             self.tell();
         }
         if let (Body::Grant { .. }, Answer::Lease { id, .. }) = (body, &answer) {
@@ -51,7 +60,7 @@ impl World {
         if !body.is_on_lease() && self.random.percent(self.network.lost_percent) {
             return;
         }
-        let wait = self.transit();
+        let wait = self.transit(member);
         let answer = Box::new(answer);
         self.after(wait, Event::Answer { member, epoch, operation, revision, answer });
     }
@@ -113,7 +122,7 @@ impl World {
         if std::mem::replace(&mut self.members[member].watch_pending, true) {
             return;
         }
-        let mut wait = self.transit();
+        let mut wait = self.transit(member);
         if !self.store.consul && self.network.stale_millis > 0 {
             // The watch hangs on a server that is behind.
             wait += self.random.millis(0, self.network.stale_millis);

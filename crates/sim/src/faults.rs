@@ -40,7 +40,7 @@ pub enum Fault {
     DiskFree(usize),
     /// The server answers again.
     ServerAnswers(usize),
-    /// The store that was slow is not there any more, for this member.
+    /// The way to the store that was slow carries nothing any more.
     StoreLost(usize),
     /// Everything is repaired.
     Heal,
@@ -53,6 +53,8 @@ enum Kind {
     StoreCut,
     StoreSlow,
     AnswersLost,
+    Stale,
+    Compaction,
     LinkCut,
     Isolated,
     MachineDown,
@@ -71,12 +73,14 @@ enum Kind {
 
 impl Kind {
     /// All of them; what happens most is there more than once.
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 24] = [
         Self::StoreDown,
         Self::StoreCut,
         Self::StoreCut,
         Self::StoreSlow,
         Self::AnswersLost,
+        Self::Stale,
+        Self::Compaction,
         Self::LinkCut,
         Self::Isolated,
         Self::MachineDown,
@@ -117,6 +121,8 @@ impl World {
             Fault::StoreFine => {
                 self.network.store_millis = Network::healed().store_millis;
                 self.network.lost_percent = 0;
+                self.network.stale_millis = 0;
+                self.network.slow_links.clear();
             }
             Fault::Linked(one, other) => {
                 self.network.cut.remove(&(one, other));
@@ -267,6 +273,11 @@ impl World {
 
     fn begin_server_fault(&mut self, kind: Kind, member: usize) {
         match kind {
+            Kind::Stale => {
+                self.network.stale_millis = self.random.between(500, 20_000);
+                self.end(10, 120, Fault::StoreFine);
+            }
+            Kind::Compaction => self.store.compact(self.store.history.newest()),
             Kind::StreamSlow => {
                 self.network.stream_millis = self.random.between(1000, 60_000);
                 self.end(20, 120, Fault::StreamFine);
@@ -299,12 +310,14 @@ impl World {
         }
     }
 
-    /// An overloaded store often ends by failing whom it served last.
+    /// The store is slow for all, or for one: a way that is overloaded often ends by carrying nothing any more.
     fn slow_store(&mut self, member: usize) {
-        self.network.store_millis = self.random.between(100, 9000);
+        let millis = self.random.between(100, 9000);
         if self.random.percent(50) {
+            self.network.store_millis = millis;
             return self.end(10, 90, Fault::StoreFine);
         }
+        self.network.slow_links.insert(member, millis);
         self.end(60, 90, Fault::StoreFine);
         self.checks.faults_active += 1;
         let wait = self.random.millis(10_000, 40_000);

@@ -353,6 +353,7 @@ impl Member {
         self.epoch = old.epoch + 1;
         self.sleep = old.sleep;
         self.timing = old.timing;
+        self.copy.wakes_for_lock_alone = old.timing == Timing::Contract;
         self.machine = old.machine;
         self.trouble = old.trouble;
         self.postgres = old.postgres;

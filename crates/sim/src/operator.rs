@@ -10,10 +10,10 @@ use ptarmigan_types::{Failover, MemberName};
 use serde_json::json;
 
 use crate::{
-    member::{Member, Phase},
+    member::{Member, Phase, Timing},
     scenario::draw_timing,
     store::Condition,
-    world::{Event, World},
+    world::{Event, Network, World},
 };
 
 impl World {
@@ -24,7 +24,7 @@ impl World {
         }
         let wait = self.random.millis(40_000, 200_000);
         self.after(wait, Event::Operator);
-        let kind = self.random.between(0, 12);
+        let kind = self.random.between(0, 13);
         self.checks.counts.requests += 1;
         self.trace.note(self.now, "operator", &format!("request {kind}"));
         let member = self.random.index(self.members.len());
@@ -43,6 +43,7 @@ impl World {
             7 => self.configure(),
             8 => self.reinitialize_request(member),
             9 => self.schedule_restart(member),
+            10 => self.revoke_lease(),
             _ => self.delete_leader_key(),
         }
     }
@@ -58,6 +59,30 @@ impl World {
         self.checks.durability.disturbed();
         self.store.remove("leader");
         self.tell();
+    }
+
+    /// `lease revoke`, or a Consul agent that starts anew: the leader's keys are gone, and it hears of that, because nothing
+    /// stands between it and the store. Whether the others hear it does not matter.
+    fn revoke_lease(&mut self) {
+        let Some(raw) = self.store.keys.get("leader").cloned() else { return };
+        let (Some(leader), Some(lease)) = (self.index(&raw.value), &raw.lease) else { return };
+        let this = &self.members[leader];
+        let hears = this.timing == Timing::Own
+            && !this.trouble.is_frozen(self.now)
+            && !matches!(this.phase, Phase::Dead | Phase::FirstLook)
+            && self.reaches_store(leader);
+        let healed = Network::healed();
+        let fast = self.network.store_millis <= healed.store_millis
+            && self.network.query_millis <= healed.query_millis
+            && self.network.stale_millis == 0
+            && self.network.lost_percent == 0
+            && self.network.slow_links.is_empty();
+        if hears && fast {
+            self.calm_until = self.now + Duration::from_secs(10);
+            self.checks.durability.disturbed();
+            self.store.end_lease(self.now, &lease.0);
+            self.lease_ends(&lease.0);
+        }
     }
 
     /// All daemons run and hear each other; the store may be slow, or out of reach for some.

@@ -306,6 +306,13 @@ impl Store {
         Expiry::Over
     }
 
+    /// A lease that somebody revokes is over now.
+    pub fn end_lease(&mut self, now: Monotonic, id: &str) {
+        if let Some(lease) = self.leases.get_mut(id) {
+            lease.ends = now;
+        }
+    }
+
     /// A new leader of the store gives every lease its whole TTL again.
     pub fn new_leader(&mut self, now: Monotonic) {
         for lease in self.leases.values_mut() {

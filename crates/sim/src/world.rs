@@ -202,6 +202,8 @@ pub struct Network {
     pub store_millis: u64,
     /// Links between members that carry nothing: from, to.
     pub cut: BTreeSet<(usize, usize)>,
+    /// Members whose way to the store is slow: the longest time that a message takes, in milliseconds.
+    pub slow_links: BTreeMap<usize, u64>,
     /// The longest time that WAL takes, in milliseconds.
     pub stream_millis: u64,
     /// The longest start of a server, in milliseconds.

@@ -4,6 +4,7 @@ pub mod durability;
 pub mod flapping;
 pub mod initialize_once;
 pub mod liveness;
+pub mod lock;
 pub mod single_writable_primary;
 pub mod slots;
 pub mod tags;
@@ -65,6 +66,8 @@ pub struct Checks {
     pub timelines: timelines::Checker,
     /// `/initialize`.
     pub initialize: initialize_once::Checker,
+    /// The lock.
+    pub lock: lock::Checker,
     /// Changes of the leader for nothing.
     pub flapping: flapping::Checker,
     /// Replication slots.
@@ -87,6 +90,7 @@ impl Checks {
             durability: durability::Checker::default(),
             timelines: timelines::Checker::default(),
             initialize: initialize_once::Checker::default(),
+            lock: lock::Checker::default(),
             flapping: flapping::Checker::default(),
             slots: slots::Checker::default(),
             others: Vec::new(),
@@ -104,6 +108,7 @@ impl Checks {
             .or(self.durability.violation.as_ref())
             .or(self.timelines.violation.as_ref())
             .or(self.initialize.violation.as_ref())
+            .or(self.lock.violation.as_ref())
             .or(self.flapping.violation.as_ref())
             .or(self.slots.violation.as_ref())
             .or_else(|| self.others.first())

@@ -264,7 +264,7 @@ impl World {
         flight.demanded = this.copy.demanded();
         flight.attempt = self.fresh();
         flight.sent = now;
-        let wait = self.transit();
+        let wait = self.transit(member);
         if self.reaches_store(member) {
             flight.waits = Waits::Answer;
             flight.until = now + limit;

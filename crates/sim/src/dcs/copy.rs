@@ -38,6 +38,8 @@ pub struct WatchedCopy {
     /// Raised by each demand to rebuild.
     demanded: u64,
     rebuilding: bool,
+    /// Nothing but the lock wakes the loop: the contract's timing.
+    pub wakes_for_lock_alone: bool,
     /// What changed, where somebody wants to know.
     pub noted: Option<Vec<Noted>>,
 }
@@ -171,7 +173,9 @@ impl WatchedCopy {
             return false;
         }
         let matters = match &**key {
-            "leader" | "config" | "failover" => true,
+            "leader" => true,
+            _ if self.wakes_for_lock_alone => false,
+            "config" | "failover" => true,
             "status" => !leads,
             key if leads && key.starts_with("members/") => before.is_none() || after.is_none(),
             _ => false,
