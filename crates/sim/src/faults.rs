@@ -12,6 +12,8 @@ use crate::{
 pub enum Fault {
     /// The next one is drawn.
     Next,
+    /// One out of turn.
+    Extra,
     /// The store answers again.
     StoreUp,
     /// This member reaches the store again.
@@ -40,6 +42,10 @@ pub enum Fault {
     DiskFree(usize),
     /// The server answers again.
     ServerAnswers(usize),
+    /// An operator moves the leader away from a node that is not well.
+    SickNode(usize),
+    /// The way to the store fails as soon as it has carried one more confirmation of the lock.
+    DoomedLink(usize),
     /// The way to the store that was slow carries nothing any more.
     StoreLost(usize),
     /// Everything is repaired.
@@ -107,12 +113,17 @@ const LEASE_SPARE: Duration = Duration::from_secs(4);
 impl World {
     /// A fault begins or ends.
     pub fn fault(&mut self, fault: Fault) {
-        if fault != Fault::Next {
+        if !matches!(
+            fault,
+            Fault::Next | Fault::Extra | Fault::SickNode(_) | Fault::DoomedLink(_) | Fault::StoreLost(_)
+        ) {
             self.trace.note(self.now, "world", &format!("{fault:?}"));
             self.checks.faults_active = self.checks.faults_active.saturating_sub(1);
         }
         match fault {
             Fault::Next => self.next_fault(),
+            Fault::Extra if self.quiet_since.is_none() && self.now >= self.calm_until => self.begin_fault(),
+            Fault::Extra => {}
             Fault::StoreUp => self.store_up(),
             Fault::StoreReached(member) => {
                 self.network.store_cut.remove(&member);
@@ -123,6 +134,7 @@ impl World {
                 self.network.lost_percent = 0;
                 self.network.stale_millis = 0;
                 self.network.slow_links.clear();
+                self.network.last_answer.clear();
             }
             Fault::Linked(one, other) => {
                 self.network.cut.remove(&(one, other));
@@ -140,6 +152,8 @@ impl World {
             Fault::QueryFine => self.network.query_millis = Network::healed().query_millis,
             Fault::DaemonUp(member) => self.start_daemon(member),
             Fault::Thaws => {}
+            Fault::SickNode(member) => self.leave_sick_node(member),
+            Fault::DoomedLink(member) => drop(self.network.last_answer.insert(member)),
             Fault::StoreLost(member) => {
                 self.network.store_cut.insert(member);
                 self.end(5, 60, Fault::StoreReached(member));
@@ -319,9 +333,20 @@ impl World {
         }
         self.network.slow_links.insert(member, millis);
         self.end(60, 90, Fault::StoreFine);
-        self.checks.faults_active += 1;
-        let wait = self.random.millis(10_000, 40_000);
-        self.after(wait, Event::Fault(Fault::StoreLost(member)));
+        let wait = self.random.millis(1000, 40_000);
+        match self.random.between(0, 3) {
+            0 => self.after(wait, Event::Fault(Fault::SickNode(member))),
+            1 => self.after(wait, Event::Fault(Fault::DoomedLink(member))),
+            _ => {}
+        }
+    }
+
+    /// New primaries have troubles of their own: a fault in the seconds after a promotion.
+    pub fn trouble_new_primary(&mut self) {
+        if self.quiet_since.is_none() && self.scenario.faults > 0 && self.random.percent(20) {
+            let wait = self.random.millis(0, 4000);
+            self.after(wait, Event::Fault(Fault::Extra));
+        }
     }
 
     /// The daemon, or with its PostgreSQL the whole machine, stands still. A leader's wakes while its lease still has time

@@ -134,6 +134,15 @@ impl World {
         self.wish(&Failover::to_json(Some(&leader), candidate.as_deref(), at.as_deref()));
     }
 
+    /// A switchover away from this member, wherever it goes.
+    pub fn leave_sick_node(&mut self, member: usize) {
+        let leads = self.store.keys.get("leader").is_some_and(|raw| raw.value == self.members[member].name.0);
+        if leads && !self.network.store_down {
+            let name = self.members[member].name.0.clone();
+            self.wish(&Failover::to_json(Some(&name), None, None));
+        }
+    }
+
     fn restart_request(&mut self, member: usize) {
         let this = &self.members[member];
         let running = this.is_alive() && !matches!(this.phase, Phase::FirstLook);

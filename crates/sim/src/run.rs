@@ -56,6 +56,7 @@ pub fn simulate(seed: u64, options: Options) -> Report {
     let mut world = World::new(seed, options.bug, options.trace);
     world.scenario.unguarded = options.unguarded;
     let faults = world.scenario.faults.min(options.faults_max.unwrap_or(u64::MAX));
+    world.scenario.faults = faults;
     let begin = world.now;
     for member in 0..world.members.len() {
         let wait = world.random.millis(0, world.scenario.stagger_millis);

@@ -204,6 +204,8 @@ pub struct Network {
     pub cut: BTreeSet<(usize, usize)>,
     /// Members whose way to the store is slow: the longest time that a message takes, in milliseconds.
     pub slow_links: BTreeMap<usize, u64>,
+    /// Members whose way to the store carries one more confirmation of the lock, and then nothing.
+    pub last_answer: BTreeSet<usize>,
     /// The longest time that WAL takes, in milliseconds.
     pub stream_millis: u64,
     /// The longest start of a server, in milliseconds.

@@ -137,6 +137,7 @@ impl World {
             self.checks.timelines.taken_over(now, &name, &this.postgres, known.unwrap_or_default());
         }
         self.checks.flapping.promoted(now, self.quiet_since);
+        self.trouble_new_primary();
     }
 
     /// Looks at the whole.

@@ -10,6 +10,7 @@ use ptarmigan_types::{LeaseId, Monotonic, RawValue, Revision};
 use super::{Answer, Body};
 use crate::{
     bugs::Bug,
+    faults::Fault,
     member::{Call, OwnLease, Waiter},
     store::{Compare, Condition, Keys, Then},
     world::{Event, World},
@@ -580,6 +581,9 @@ impl World {
         let until = from + lease.ttl;
         self.members[member].lease.hold(flight.asked, until);
         self.watch_overrun(member);
+        if self.network.last_answer.remove(&member) {
+            self.fault(Fault::StoreLost(member));
+        }
         self.operation_ends(member, flight, Outcome::Held { until }, created);
     }
 
