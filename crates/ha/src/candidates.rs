@@ -88,20 +88,26 @@ fn describe(answers: &[PeerAnswer], possible: bool) -> String {
     format!("{}; reachable: {}", if possible { "possible" } else { "impossible" }, names.join(", "))
 }
 
+/// Who races, and how it is judged.
+#[derive(Clone, Copy)]
+pub(crate) struct Race<'n> {
+    /// `maximum_lag_on_failover` counts.
+    pub(crate) check_lag: bool,
+    /// Whose priority does not count (HN-8).
+    pub(crate) former_leader: Option<&'n MemberName>,
+    /// Who is asked for nothing but whether it is still a primary.
+    pub(crate) out_of_race: Option<&'n MemberName>,
+}
+
 /// Contract B.10.3: am I the healthiest of these and me?
-pub(crate) fn am_healthiest_of(
-    r: &mut Round<'_>,
-    members: &[&Member],
-    check_lag: bool,
-    former_leader: Option<&MemberName>,
-) -> Step<bool> {
+pub(crate) fn am_healthiest_of(r: &mut Round<'_>, members: &[&Member], race: Race<'_>) -> Step<bool> {
     let Some(my_lsn) = r.obs.postgres.lsn() else {
         r.fired("HN-1", "my position is unknown");
         return Ok(false);
     };
     let behind = r.view.status.last_lsn.bytes_ahead_of(my_lsn);
     let limit = r.obs.settings.maximum_lag_on_failover_bytes;
-    if check_lag && behind > limit {
+    if race.check_lag && behind > limit {
         r.fired("HN-1", format!("{behind} bytes behind, limit {limit}"));
         return Ok(false);
     }
@@ -115,22 +121,27 @@ pub(crate) fn am_healthiest_of(
     let others: Vec<&Member> = members
         .iter()
         .copied()
-        .filter(|member| member.name != r.obs.me && !member.data.tags().nofailover())
+        .filter(|member| member.name != r.obs.me)
+        .filter(|member| race.former_leader == Some(&member.name) || !member.data.tags().nofailover())
         .collect();
     let answers = ask(r, &others)?;
-    Ok(answers.iter().all(|answer| no_veto(r, answer, my_lsn, former_leader)))
+    Ok(answers.iter().all(|answer| no_veto(r, answer, my_lsn, race)))
 }
 
 /// HN-5 to HN-8: does this peer leave the lock to me? Synchronous replication and quorum (HN-7's exception, HN-9) have
 /// their place here.
-fn no_veto(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, former_leader: Option<&MemberName>) -> bool {
-    if let Some(limitation) = peer.limitation() {
-        r.fired("HN-5", format!("{} does not count: {limitation}", peer.name));
-        return true;
-    }
+fn no_veto(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, race: Race<'_>) -> bool {
+    // Before HN-5: a primary that may not take over once it is a standby writes all the same.
     if !peer.in_recovery {
         r.fired("HN-6", format!("{} is still a primary", peer.name));
         return false;
+    }
+    if race.out_of_race == Some(&peer.name) {
+        return true;
+    }
+    if let Some(limitation) = peer.limitation() {
+        r.fired("HN-5", format!("{} does not count: {limitation}", peer.name));
+        return true;
     }
     // Whoever HN-2 keeps from taking over would keep everybody else from it too, for ever, where its WAL is longer.
     let needed = r.view.timeline();
@@ -151,7 +162,7 @@ fn no_veto(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, former_leader: Opt
     let mine = r.obs.settings.tags.failover_priority();
     let theirs = peer.tags.failover_priority();
     let equal = peer.lsn == my_lsn && !peer.lsn.is_zero();
-    if equal && mine < theirs && former_leader != Some(&peer.name) {
+    if equal && mine < theirs && race.former_leader != Some(&peer.name) {
         r.fired(
             "HN-8",
             format!(

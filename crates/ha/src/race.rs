@@ -3,7 +3,7 @@
 use ptarmigan_types::{Failover, Member};
 
 use crate::{
-    candidates,
+    candidates::{self, Race},
     round::{Round, Step},
 };
 
@@ -33,7 +33,8 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
     // HA-211 (watchdog), HA-212 (failsafe) and HA-214, HA-215 (synchronous replication) have their places here.
     let members = peers(r);
     let former_leader = r.memory.old_leader.clone();
-    let healthiest = candidates::am_healthiest_of(r, &by_reference(&members), true, former_leader.as_ref())?;
+    let race = Race { check_lag: true, former_leader: former_leader.as_ref(), out_of_race: None };
+    let healthiest = candidates::am_healthiest_of(r, &by_reference(&members), race)?;
     r.fired("HA-216", if healthiest { "healthiest" } else { "not the healthiest" });
     Ok(healthiest)
 }
@@ -69,7 +70,7 @@ fn manual_failover(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
     if let Some(candidate) = &failover.candidate {
         if *candidate == r.obs.me {
             r.fired("HA-220", "");
-            return Ok(true);
+            return Ok(!old_primary_lives(r, failover)?);
         }
         if candidate_is_fine(r, failover)? {
             r.fired("HA-224", format!("leaving it to {candidate}"));
@@ -83,9 +84,25 @@ fn manual_failover(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
         return Ok(nobody);
     }
     r.fired("HA-228", "");
-    let members: Vec<Member> =
-        peers(r).into_iter().filter(|member| failover.leader.as_ref() != Some(&member.name)).collect();
-    candidates::am_healthiest_of(r, &by_reference(&members), false, failover.leader.as_ref())
+    // The one that shall be left does not run; that it does not write any more is another question, and is asked.
+    let leader = failover.leader.as_ref();
+    let race = Race { check_lag: false, former_leader: leader, out_of_race: leader };
+    candidates::am_healthiest_of(r, &by_reference(&peers(r)), race)
+}
+
+/// Safer than the contract (docs/compatibility.md): the wish for a candidate says who shall lead, not that nobody leads.
+/// The lock may be gone while its last holder cannot know, so it is asked (HN-6) also where the candidate is certain.
+fn old_primary_lives(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
+    let last = [failover.leader.clone(), r.memory.old_leader.clone()];
+    let members = peers(r);
+    let asked =
+        members.iter().filter(|member| member.name != r.obs.me && last.contains(&Some(member.name.clone())));
+    let asked: Vec<&Member> = asked.collect();
+    let alive = candidates::ask(r, &asked)?.iter().find(|answer| !answer.in_recovery);
+    if let Some(primary) = alive {
+        r.fired("HN-6", format!("{} is still a primary", primary.name));
+    }
+    Ok(alive.is_some())
 }
 
 fn candidate_is_fine(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {

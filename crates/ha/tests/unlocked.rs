@@ -313,6 +313,34 @@ fn ha_220_to_ha_228_an_operators_wish_without_a_leader() {
 }
 
 #[test]
+fn hn_6_a_wish_takes_the_lock_from_no_primary_that_lives() {
+    let alive = |scene: &mut Scene| scene.peers[0].in_recovery = false;
+    let limited = |scene: &mut Scene| {
+        scene.peers[0].in_recovery = false;
+        scene.peers[0].tags = tags(&json!({"nofailover": true}));
+        scene.member("b").0.insert("tags".into(), json!({"nofailover": true}));
+    };
+    let wishes = [
+        None,
+        Some((Some("b"), None)),
+        Some((Some("b"), Some("a"))),
+        Some((None, Some("a"))),
+        Some((Some("b"), Some("z"))),
+    ];
+    for wish in wishes {
+        for change in [alive as Change, limited as Change] {
+            let scene = Scene::unlocked().with(|scene| {
+                scene.memory.old_members = scene.view().members.clone();
+                scene.memory.old_leader = Some(name("b"));
+                scene.view().failover = wish.map(|(leader, candidate)| failover(leader, candidate));
+            });
+            let played = scene.with(change).play();
+            played.fired("HN-6").does_not(&Action::AcquireLock);
+        }
+    }
+}
+
+#[test]
 fn ha_227_the_former_leader_takes_over_only_where_nobody_else_can() {
     for (candidate, peers, races) in [
         (Some("c"), vec![peer("b"), peer("c")], false),
