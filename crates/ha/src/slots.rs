@@ -109,8 +109,8 @@ impl View<'_> {
     }
 
     /// True where `member` streams from this node, as far as its tags say (contract B.23.2).
-    fn is_served_here(&self, member: &Member) -> bool {
-        let upstream = member.data.tags().replicatefrom();
+    fn is_served_here(&self, member: &Member, tags: &Tags) -> bool {
+        let upstream = tags.replicatefrom();
         if self.leads() {
             upstream.is_none_or(|name| name == *self.me || self.cluster.member(&name).is_none())
         } else {
@@ -118,14 +118,14 @@ impl View<'_> {
         }
     }
 
-    fn has_member_slot(&self, member: &Member) -> bool {
-        if member.name == *self.me || member.data.tags().nostream() {
+    fn has_member_slot(&self, member: &Member, tags: &Tags) -> bool {
+        if member.name == *self.me || tags.nostream() {
             return false;
         }
         if self.settings.member_slots_ttl.is_zero() {
-            return self.is_served_here(member);
+            return self.is_served_here(member, tags);
         }
-        !self.tags.nofailover() || member.data.tags().replicatefrom().as_ref() == Some(self.me)
+        !self.tags.nofailover() || tags.replicatefrom().as_ref() == Some(self.me)
     }
 
     /// The way from this node to the primary passes a member that does not stream, or never ends.
@@ -187,17 +187,28 @@ pub fn wanted(view: &View<'_>) -> Option<WantedSlots> {
 
 fn add_member_slots(view: &View<'_>, wanted: &mut WantedSlots) {
     let old_leader = view.leader_is_old();
-    let mut owner: BTreeMap<String, &MemberName> = BTreeMap::new();
-    for member in view.cluster.members.iter().filter(|member| view.has_member_slot(member)) {
-        let slot = name_of_member(member.name.as_str());
-        if let Some(other) = owner.insert(slot.clone(), &member.name) {
-            let text = format!("members {other} and {} share the replication slot {slot}", member.name);
-            wanted.complaints.push(text);
+    for member in view.cluster.members.iter() {
+        let tags = member.data.tags();
+        if !view.has_member_slot(member, &tags) {
+            continue;
         }
+        let slot = name_of_member(member.name.as_str());
         let lsn = view.consumer_lsn(&slot, Some(member), old_leader);
-        let expected_active = Some(view.is_served_here(member));
+        let expected_active = Some(view.is_served_here(member, &tags));
+        if wanted.slots.contains_key(&slot) {
+            wanted.complaints.push(collision(view, member, &slot));
+        }
         wanted.slots.insert(slot, Wanted { kind: Kind::Physical, lsn, expected_active });
     }
+}
+
+fn collision(view: &View<'_>, member: &Member, slot: &str) -> String {
+    let before = view.cluster.members.iter().take_while(|other| other.name != member.name);
+    let names = before
+        .filter(|other| view.has_member_slot(other, &other.data.tags()))
+        .map(|other| other.name.as_str());
+    let other = names.filter(|other| name_of_member(other) == slot).last().unwrap_or_default();
+    format!("members {other} and {} share the replication slot {slot}", member.name)
 }
 
 fn add_retained_slots(view: &View<'_>, wanted: &mut WantedSlots) {
@@ -205,9 +216,11 @@ fn add_retained_slots(view: &View<'_>, wanted: &mut WantedSlots) {
         return;
     }
     let mine = name_of_member(view.me.as_str());
-    for slot in view.cluster.status.retain_slots.iter().flatten().filter(|slot| **slot != mine) {
-        let retained = Wanted { kind: Kind::Physical, lsn: None, expected_active: None };
-        wanted.slots.entry(slot.clone()).or_insert(retained);
+    for slot in view.cluster.status.retain_slots.iter().flatten() {
+        if *slot != mine && !wanted.slots.contains_key(slot) {
+            let retained = Wanted { kind: Kind::Physical, lsn: None, expected_active: None };
+            wanted.slots.insert(slot.clone(), retained);
+        }
     }
 }
 
@@ -227,11 +240,9 @@ fn add_permanent_slots(view: &View<'_>, wanted: &mut WantedSlots) {
         if physical && *name == mine {
             continue;
         }
-        let is_member = view
-            .cluster
-            .members
-            .iter()
-            .any(|member| name_of_member(member.name.as_str()) == *name && view.has_member_slot(member));
+        let is_member = view.cluster.members.iter().any(|member| {
+            name_of_member(member.name.as_str()) == *name && view.has_member_slot(member, &member.data.tags())
+        });
         if is_member {
             if !physical {
                 let text =

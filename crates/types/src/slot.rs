@@ -3,7 +3,7 @@
 /// The slot of a member: lower case, `-` and `.` become `_`, anything else outside `[a-z0-9_]` becomes `u`
 /// and its code point in at least four digits; at most 63 characters.
 pub fn name_of_member(member: &str) -> String {
-    let mut slot = String::new();
+    let mut slot = String::with_capacity(member.len());
     for c in member.to_lowercase().chars() {
         match c {
             'a'..='z' | '0'..='9' | '_' => slot.push(c),

@@ -96,12 +96,11 @@ pub fn plan(
     situation: &Situation<'_>,
 ) -> Vec<SlotAction> {
     let mut actions = Vec::new();
-    let mine: BTreeMap<_, _> = actual.iter().filter(|(_, slot)| !(slot.failover && slot.synced)).collect();
-    for (name, slot) in &mine {
-        if let Some(reason) = reason_to_drop(wanted.get(*name), name, slot, situation) {
-            actions.push(SlotAction::Drop { name: (*name).clone(), reason });
+    for (name, slot) in actual.iter().filter(|(_, slot)| !(slot.failover && slot.synced)) {
+        if let Some(reason) = reason_to_drop(wanted.get(name), name, slot, situation) {
+            actions.push(SlotAction::Drop { name: name.clone(), reason });
             if reason == DropReason::Lost && slot.kind == Kind::Physical {
-                actions.push(SlotAction::Create { name: (*name).clone() });
+                actions.push(SlotAction::Create { name: name.clone() });
             }
         }
     }

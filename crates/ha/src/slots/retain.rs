@@ -53,7 +53,10 @@ impl Retained {
             let is_permanent =
                 permanent.get(slot).is_some_and(|spec| kind_of(slot, spec) == Some(Kind::Physical));
             if !is_permanent && present.iter().any(|name| name == slot) {
-                self.seen.insert(slot.to_owned(), now);
+                match self.seen.get_mut(slot) {
+                    Some(seen) => *seen = now,
+                    None => drop(self.seen.insert(slot.to_owned(), now)),
+                }
             }
         }
         self.seen.retain(|_, seen| now.since(*seen) <= ttl);
