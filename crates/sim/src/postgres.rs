@@ -1,12 +1,10 @@
 //! The model PostgreSQL of one member: a data directory with WAL, timelines and `pg_control`, and a server that runs on it
 //! or does not. It knows no time: the world says when something is done.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use ptarmigan_ha::{action::Divergence, observation::ControlState};
 use ptarmigan_types::{Lsn, Timeline, history::HistoryEntry};
 
-use crate::slots::Slot;
+use crate::slots::Slots;
 
 /// The first position of a new cluster.
 const FIRST: Lsn = Lsn(0x0100_0000);
@@ -69,8 +67,8 @@ pub struct Postgres {
     pub generation: u64,
     /// The number of the promotion (in the whole run) that made this data directory's timeline writable here.
     pub term: u64,
-    /// The slots, by name. They outlive the process and stay behind when the data are copied.
-    pub slots: BTreeMap<Arc<str>, Slot>,
+    /// The slots. They outlive the process and stay behind when the data are copied.
+    pub slots: Slots,
     /// WAL before this is gone.
     pub removed: Lsn,
     /// Where the last checkpoint began.

@@ -1,7 +1,7 @@
 //! Replication slots and the WAL that they keep: what the servers do with them, and what the daemon does about them once a
 //! cycle. What it decides is decided by the core.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use ptarmigan_ha::slots::{
     self, Actual, DropReason, Kind, Settings, Situation, SlotAction, View, plan, positions, wanted,
@@ -23,12 +23,21 @@ const CHECKPOINT_PERCENT: u64 = 40;
 /// `member_slots_ttl` where nothing is configured (contract C.3).
 const MEMBER_SLOTS_TTL_S: u64 = 1800;
 
-/// A physical slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Physical slots as the core sees them, and what the checker wants to know of them.
+#[derive(Clone, Debug, Default)]
+pub struct Slots {
+    /// By name. They are active as they were when the daemon looked last.
+    actual: BTreeMap<String, Actual>,
+    /// By owner: its data, where they have not been replaced since, may count on all WAL from here on.
+    since: Vec<Lsn>,
+}
+
+/// One slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// From where on WAL is kept; `None` once that WAL is gone.
+    /// From where on WAL is kept; `None`: that WAL is gone, `wal_status` is `lost`.
     pub restart_lsn: Option<Lsn>,
-    /// Its consumer, whose data have not been replaced since, may count on all WAL from here on: for the checker.
+    /// Its owner's data, where they have not been replaced since, may count on all WAL from here on.
     pub since: Lsn,
 }
 
@@ -36,6 +45,49 @@ impl Slot {
     /// `wal_status` is `lost`.
     pub const fn is_lost(&self) -> bool {
         self.restart_lsn.is_none()
+    }
+}
+
+impl Slots {
+    /// That member's slot.
+    fn get(&self, name: &str, owner: usize) -> Option<Slot> {
+        let restart_lsn = self.actual.get(name)?.restart_lsn;
+        Some(Slot { restart_lsn, since: self.since.get(owner).copied().unwrap_or_default() })
+    }
+
+    fn create(&mut self, name: &str, owner: usize, from: Lsn) {
+        let slot = Actual {
+            kind: Kind::Physical,
+            active: false,
+            xmin: None,
+            catalog_xmin: None,
+            restart_lsn: Some(from),
+            confirmed_flush_lsn: None,
+            lost: false,
+            failover: false,
+            synced: false,
+        };
+        self.actual.insert(name.to_owned(), slot);
+        self.promise(owner, from);
+    }
+
+    fn promise(&mut self, owner: usize, from: Lsn) {
+        if self.since.len() <= owner {
+            self.since.resize(owner + 1, Lsn::ZERO);
+        }
+        self.since[owner] = from;
+    }
+
+    /// What lies before is given up.
+    fn lose_before(&mut self, oldest: Lsn) {
+        for slot in self.actual.values_mut().filter(|slot| slot.restart_lsn < Some(oldest)) {
+            (slot.restart_lsn, slot.lost) = (None, true);
+        }
+    }
+
+    /// No slot is left.
+    pub fn clear(&mut self) {
+        self.actual.clear();
     }
 }
 
@@ -67,11 +119,9 @@ impl Postgres {
         self.redo = self.end();
         if let Some(most) = drawn.slot_keep_bytes {
             let oldest = Lsn(self.end().0.saturating_sub(most));
-            for slot in self.slots.values_mut().filter(|slot| slot.restart_lsn < Some(oldest)) {
-                slot.restart_lsn = None;
-            }
+            self.slots.lose_before(oldest);
         }
-        let reserved = self.slots.values().filter_map(|slot| slot.restart_lsn).min();
+        let reserved = self.slots.actual.values().filter_map(|slot| slot.restart_lsn).min();
         let kept = Lsn(self.end().0.saturating_sub(drawn.wal_keep_bytes));
         self.removed = self.removed.max(reserved.map_or(kept, |reserved| reserved.min(kept)));
     }
@@ -106,7 +156,9 @@ impl World {
     /// Whoever streams through a slot that was given up is cut off.
     fn end_lost_streams(&mut self, upstream: usize) {
         for member in 0..self.members.len() {
-            if self.is_active(upstream, member) && self.slot(upstream, member).is_none_or(Slot::is_lost) {
+            if self.is_active(upstream, member)
+                && self.slot(upstream, member).is_none_or(|slot| slot.is_lost())
+            {
                 self.members[member].postgres.streams_from = None;
                 self.members[member].shipping = None;
             }
@@ -114,8 +166,8 @@ impl World {
     }
 
     /// The slot that this member streams through.
-    pub fn slot(&self, upstream: usize, member: usize) -> Option<&Slot> {
-        self.members[upstream].postgres.slots.get(&self.members[member].slot)
+    pub fn slot(&self, upstream: usize, member: usize) -> Option<Slot> {
+        self.members[upstream].postgres.slots.get(&self.members[member].slot, member)
     }
 
     fn is_active(&self, upstream: usize, member: usize) -> bool {
@@ -137,45 +189,42 @@ impl World {
 
     /// A standby says how far it is: its slot follows, whatever it said before.
     pub fn confirm(&mut self, upstream: usize, member: usize) {
-        self.judge_confirmation(upstream, member);
-        let end = self.members[member].postgres.end();
         let name = self.members[member].slot.clone();
-        if let Some(slot) = self.members[upstream].postgres.slots.get_mut(&*name)
-            && !slot.is_lost()
-        {
-            slot.restart_lsn = Some(end);
-            slot.since = slot.since.min(end);
+        let end = self.members[member].postgres.end();
+        let slots = &mut self.members[upstream].postgres.slots;
+        let Some(slot) = slots.actual.get_mut(&*name) else { return };
+        let Some(reserved) = slot.restart_lsn else { return };
+        slot.restart_lsn = Some(end);
+        if end < reserved {
+            let since = slots.since.get(member).copied().unwrap_or_default();
+            slots.promise(member, since.min(end));
+            if since <= end {
+                self.judge_step_back(upstream, member, since, reserved);
+            }
+        } else if slots.since.get(member).is_some_and(|since| *since > end) {
+            slots.promise(member, end);
         }
     }
 
     /// A member's data were replaced: what its slots have let go of so far is no promise to the new data.
     pub fn data_replaced(&mut self, member: usize) {
-        let name = self.members[member].slot.clone();
-        for other in &mut self.members {
-            if let Some(slot) = other.postgres.slots.get_mut(&*name) {
-                slot.since = slot.restart_lsn.unwrap_or(slot.since);
+        for other in 0..self.members.len() {
+            if let Some(reserved) = self.slot(other, member).and_then(|slot| slot.restart_lsn) {
+                self.members[other].postgres.slots.promise(member, reserved);
             }
         }
     }
 
-    fn actual_slots(&self, member: usize) -> BTreeMap<String, Actual> {
-        let slots = &self.members[member].postgres.slots;
-        slots.iter().map(|(name, slot)| (name.to_string(), self.actual(member, name, slot))).collect()
-    }
-
-    fn actual(&self, member: usize, name: &str, slot: &Slot) -> Actual {
-        let consumer = self.members.iter().position(|member| *member.slot == *name);
-        Actual {
-            kind: Kind::Physical,
-            active: consumer.is_some_and(|consumer| self.is_active(member, consumer)),
-            xmin: None,
-            catalog_xmin: None,
-            restart_lsn: slot.restart_lsn,
-            confirmed_flush_lsn: None,
-            lost: slot.is_lost(),
-            failover: false,
-            synced: false,
+    /// The slots as they are found now; they are put back when they have been looked at.
+    fn take_slots(&mut self, member: usize) -> BTreeMap<String, Actual> {
+        let mut actual = std::mem::take(&mut self.members[member].postgres.slots.actual);
+        for owner in 0..self.members.len() {
+            let active = self.is_active(member, owner);
+            if let Some(slot) = actual.get_mut(&*self.members[owner].slot) {
+                slot.active = active;
+            }
         }
+        actual
     }
 
     fn member_slots_ttl(&self, cluster: &Cluster) -> Duration {
@@ -205,40 +254,46 @@ impl World {
             is_primary: !this.postgres.in_recovery,
             ignore_slots: &[],
         };
-        let actual = self.actual_slots(member);
+        let actual = self.take_slots(member);
         let mut actions = plan(&wanted.slots, &actual, &situation);
         if self.bug == Some(Bug::SlotsNotCreated) {
             actions.retain(|action| !matches!(action, SlotAction::Create { .. }));
         }
+        let this = &mut self.members[member];
+        this.slots = Some(positions(&wanted.slots, &actual));
+        this.postgres.slots.actual = actual;
         for action in &actions {
-            self.carry_out(member, action, &actual);
+            self.carry_out(member, action);
         }
-        self.members[member].slots = Some(positions(&wanted.slots, &actual));
         self.judge_slots(member, &cluster);
     }
 
-    fn carry_out(&mut self, member: usize, action: &SlotAction, actual: &BTreeMap<String, Actual>) {
-        let is_active = |name: &str| actual.get(name).is_some_and(|slot| slot.active);
+    fn carry_out(&mut self, member: usize, action: &SlotAction) {
         match action {
-            SlotAction::Drop { name, .. } | SlotAction::Advance { name, .. } if is_active(name) => {}
             SlotAction::Drop { name, reason } => {
+                let slots = &self.members[member].postgres.slots;
+                if slots.actual.get(name).is_none_or(|slot| slot.active) {
+                    return;
+                }
                 self.note(member, &format!("drops slot {name}: {reason:?}"));
                 if *reason == DropReason::NotWanted {
                     self.judge_drop(member, name);
                 }
-                self.members[member].postgres.slots.remove(name.as_str());
+                self.members[member].postgres.slots.actual.remove(name);
             }
             SlotAction::Create { name } => {
+                let owner = self.members.iter().position(|owner| *owner.slot == **name);
+                let postgres = &self.members[member].postgres;
+                let Some(owner) = owner.filter(|_| !postgres.slots.actual.contains_key(name)) else { return };
                 self.note(member, &format!("creates slot {name}"));
                 let postgres = &mut self.members[member].postgres;
-                let slot = Slot { restart_lsn: Some(postgres.redo), since: postgres.redo };
-                postgres.slots.entry(Arc::from(name.as_str())).or_insert(slot);
+                postgres.slots.create(name, owner, postgres.redo);
             }
             SlotAction::Advance { name, to } => {
                 // PostgreSQL goes no further than what it has itself.
                 let postgres = &mut self.members[member].postgres;
                 let to = postgres.end().min(*to);
-                if let Some(slot) = postgres.slots.get_mut(name.as_str()) {
+                if let Some(slot) = postgres.slots.actual.get_mut(name).filter(|slot| !slot.active) {
                     slot.restart_lsn = slot.restart_lsn.map(|lsn| lsn.max(to));
                 }
             }
@@ -247,11 +302,8 @@ impl World {
 
     /// Nobody keeps WAL for this member's data any more.
     fn promise_ends(&mut self, member: usize) {
-        let name = self.members[member].slot.clone();
         for other in &mut self.members {
-            if let Some(slot) = other.postgres.slots.get_mut(&*name) {
-                slot.since = Lsn(u64::MAX);
-            }
+            other.postgres.slots.promise(member, Lsn(u64::MAX));
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ptarmigan_types::{Cluster, Monotonic};
+use ptarmigan_types::{Cluster, Lsn, Monotonic};
 
 use super::{Kind, Violation, wrong};
 use crate::world::{Network, World};
@@ -74,14 +74,9 @@ impl World {
         self.checks.slots.object(self.now, || what);
     }
 
-    /// A standby tells its upstream how far it is.
-    pub fn judge_confirmation(&mut self, upstream: usize, member: usize) {
-        let Some(slot) = self.slot(upstream, member) else { return };
+    /// A standby told its upstream that it is at a position before that of its slot.
+    pub fn judge_step_back(&mut self, upstream: usize, member: usize, since: Lsn, reserved: Lsn) {
         let end = self.members[member].postgres.end();
-        let Some(reserved) = slot.restart_lsn.filter(|reserved| *reserved > end && slot.since <= end) else {
-            return;
-        };
-        let since = slot.since;
         self.checks.slots.object(self.now, || {
             format!(
                 "m{member}'s slot on m{upstream}, there since {since}, goes back from {reserved} to {end}"
