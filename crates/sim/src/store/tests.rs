@@ -1,3 +1,5 @@
+//! Leases, lock-delay, older states and compaction as the servers do them.
+
 use super::*;
 
 const T: Monotonic = Monotonic(1_000_000_000);
