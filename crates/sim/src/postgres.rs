@@ -198,7 +198,7 @@ impl Postgres {
         }
     }
 
-    /// `pg_rewind`: back to where the histories parted. The files of `pg_wal` become the source's, slots are removed.
+    /// `pg_rewind`: back to where the histories parted. Of `pg_wal` no more is left than the source has, slots are removed.
     pub fn rewind(&mut self, source: &Self) {
         let common = self.common_records(source);
         self.wal.truncate(common);
@@ -207,8 +207,8 @@ impl Postgres {
         self.control = Some(ControlState::InArchiveRecovery);
         self.standby_signal = true;
         self.slots.clear();
-        self.removed = source.removed;
-        self.redo = self.redo.min(self.end());
+        self.removed = source.removed.min(self.end());
+        self.redo = self.redo.min(self.end()).max(self.removed);
     }
 
     /// A copy of the source's data directory: of its WAL, `pg_basebackup` brings what was written meanwhile.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use ptarmigan_ha::slots::{
     self, Actual, DropReason, Kind, Settings, Situation, SlotAction, View, plan, positions, wanted,
 };
-use ptarmigan_types::{Cluster, Lsn, slot::name_of_member};
+use ptarmigan_types::{Cluster, Lsn, Monotonic, slot::name_of_member};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -30,6 +30,8 @@ pub struct Slots {
     actual: BTreeMap<String, Actual>,
     /// By owner: its data, where they have not been replaced since, may count on all WAL from here on.
     since: Vec<Lsn>,
+    /// By name: when it was created.
+    created: BTreeMap<String, Monotonic>,
 }
 
 /// One slot.
@@ -55,7 +57,13 @@ impl Slots {
         Some(Slot { restart_lsn, since: self.since.get(owner).copied().unwrap_or_default() })
     }
 
-    fn create(&mut self, name: &str, owner: usize, from: Lsn) {
+    /// How long that slot has been there.
+    pub fn age(&self, name: &str, now: Monotonic) -> Duration {
+        self.created.get(name).map_or(Duration::ZERO, |created| now.since(*created))
+    }
+
+    fn create(&mut self, name: &str, owner: usize, from: Lsn, now: Monotonic) {
+        self.created.insert(name.to_owned(), now);
         let slot = Actual {
             kind: Kind::Physical,
             active: false,
@@ -287,7 +295,7 @@ impl World {
                 let Some(owner) = owner.filter(|_| !postgres.slots.actual.contains_key(name)) else { return };
                 self.note(member, &format!("creates slot {name}"));
                 let postgres = &mut self.members[member].postgres;
-                postgres.slots.create(name, owner, postgres.redo);
+                postgres.slots.create(name, owner, postgres.redo, self.now);
             }
             SlotAction::Advance { name, to } => {
                 // PostgreSQL goes no further than what it has itself.

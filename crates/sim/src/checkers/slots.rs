@@ -12,6 +12,8 @@ use crate::world::{Network, World};
 /// How much sooner than `member_slots_ttl` after its member was seen a slot may go: the leader looks once a cycle, and does
 /// not see what the store does while it is cut off.
 const EARLY: Duration = Duration::from_secs(60);
+/// A slot younger than that may go with its member: it is retained from the second time on that the leader looks at it.
+const YOUNG: Duration = Duration::from_secs(30);
 /// How much later it may go, where nothing keeps the leader from looking.
 const LATE: Duration = Duration::from_secs(60);
 
@@ -88,9 +90,10 @@ impl World {
     pub fn judge_drop(&mut self, member: usize, slot: &str) {
         let ttl = Duration::from_secs(self.scenario.slots.member_slots_ttl_s);
         let Some(owner) = self.members.iter().position(|owner| *owner.slot == *slot) else { return };
+        let age = self.members[member].postgres.slots.age(slot, self.now);
         let checker = &mut self.checks.slots;
         let absent = checker.seen.get(owner).map_or(Duration::ZERO, |seen| self.now.since(*seen));
-        if owner != member && absent + EARLY < ttl {
+        if owner != member && absent + EARLY < ttl && age > YOUNG {
             checker.object(self.now, || {
                 format!(
                     "m{member} drops the slot of m{owner}, which was there {} s ago; member_slots_ttl {} s",
