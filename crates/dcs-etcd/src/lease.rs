@@ -2,7 +2,7 @@
 
 use std::{sync::PoisonError, time::Duration};
 
-use ptarmigan_types::Monotonic;
+use ptarmigan_types::{Monotonic, lease};
 
 use crate::{
     failure::Failure,
@@ -38,12 +38,12 @@ impl Store {
         }
     }
 
-    /// A living lease: kept alive unless that was done within `loop_wait` (`force`: always), granted where there is none.
+    /// A living lease: kept alive where that is due (`force`: always), granted where there is none.
     pub(crate) async fn refresh_lease(&self, deadline: Deadline, force: bool) -> Result<OwnLease, Failure> {
         let _one_at_a_time = self.refreshing.lock().await;
         if let Some(own) = self.own_lease() {
             let age = ptarmigan_clock::now().since(own.sent_at);
-            if !force && age < self.timing().loop_wait.min(own.ttl / 2) {
+            if !force && !lease::is_due(age, self.timing().loop_wait, own.ttl) {
                 return Ok(own);
             }
             match self.keep_alive(deadline, own.id).await {

@@ -126,7 +126,7 @@ pub trait Dcs: Send + Sync {
     /// The cluster by a linearizable read that bypasses every copy.
     async fn view_fresh(&self) -> Result<View, Error>;
 
-    /// Makes sure that this node has a living lease: refreshes it unless that was done within `loop_wait`
+    /// Makes sure that this node has a living lease: refreshes it where [`ptarmigan_types::lease::is_due`] says so
     /// (`force`: always), and asks for a new one where it is lost.
     async fn keep_lease(&self, force: bool) -> Result<LeaseId, Error>;
 

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use ptarmigan_types::{
-    Cluster, ClusterPath, Key, Leader, LeaseId, MemberName, Monotonic, RawValue, Revision,
+    Cluster, ClusterPath, Key, Leader, LeaseId, MemberName, Monotonic, RawValue, Revision, lease,
 };
 use tokio::sync::watch;
 
@@ -220,7 +220,8 @@ impl Member {
         let mut own = self.own();
         let Timing { ttl, loop_wait, .. } = own.timing;
         if let Some(lease) = own.lease.clone() {
-            if !force && (self.store.clock)().since(lease.sent_at) < loop_wait {
+            let age = (self.store.clock)().since(lease.sent_at);
+            if !force && !lease::is_due(age, loop_wait, lease.ttl) {
                 return Ok(lease);
             }
             let renewed = self.lease_request(|inner, now| {

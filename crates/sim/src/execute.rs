@@ -7,12 +7,14 @@ use ptarmigan_ha::{
     action::{Divergence, PeerAddress, RecoveryDifference, When},
     facts::PeerAnswer,
 };
-use ptarmigan_types::{Cluster, History, Lsn, MemberData, MemberName, MemberState, Role, Status, Timeline};
+use ptarmigan_types::{
+    Cluster, History, Lsn, MemberData, MemberName, MemberState, Role, Status, Timeline, lease,
+};
 use serde_json::{Map, json};
 
 use crate::{
     bugs::{Bug, initialize_condition},
-    member::{Asking, Call, Timing, Waiter},
+    member::{Asking, Call, OwnLease, Timing, Waiter},
     postgres::Process,
     store::Condition,
     world::{Event, World},
@@ -202,7 +204,9 @@ impl World {
         let unchanged = mine.is_some_and(|mine| {
             mine.lease.as_ref() == lease.map(|lease| &lease.id) && mine.data.equal_by_text(&data)
         });
-        let young = lease.is_some_and(|lease| self.now.since(lease.sent) < this.settings.loop_wait);
+        let due =
+            |lease: &OwnLease| lease::is_due(self.now.since(lease.sent), this.settings.loop_wait, lease.ttl);
+        let young = lease.is_some_and(|lease| !due(lease));
         (!(unchanged && young)).then(|| Call::PutMember { json: data.to_json(), unchanged })
     }
 

@@ -7,6 +7,7 @@ pub mod control;
 pub mod failover;
 pub mod history;
 pub mod keys;
+pub mod lease;
 pub mod lsn;
 pub mod member;
 pub mod merge;

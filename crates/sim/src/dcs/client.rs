@@ -7,7 +7,7 @@ mod answers;
 use std::time::Duration;
 
 use ptarmigan_ha::Outcome;
-use ptarmigan_types::{LeaseId, Monotonic, Revision};
+use ptarmigan_types::{LeaseId, Monotonic, Revision, lease};
 
 use super::{Answer, Body};
 use crate::{
@@ -224,7 +224,9 @@ impl World {
         let force = flight.on_lock() || matches!(flight.call, Call::KeepLease { force: true });
         let ttl = this.settings.ttl;
         match &this.own_lease {
-            Some(own) if !force && self.now.since(own.sent) < this.settings.loop_wait.min(own.ttl / 2) => {
+            Some(own)
+                if !force && !lease::is_due(self.now.since(own.sent), this.settings.loop_wait, own.ttl) =>
+            {
                 flight.lease = Some(own.clone());
                 flight.lease_before = None;
                 self.next_in_line(member);
