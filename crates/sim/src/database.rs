@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use ptarmigan_types::{MemberState, Role};
+use ptarmigan_types::{History, MemberState, Role, Timeline};
 
 use crate::{
+    member::Timing,
     postgres::Process,
     world::{Event, World},
 };
@@ -41,14 +42,25 @@ impl World {
         }
         self.terms += 1;
         let (term, number) = (self.terms, self.fresh());
+        let taken = self.taken_timelines(member);
         let postgres = &mut self.members[member].postgres;
-        postgres.promote(term, number);
+        postgres.promote(term, number, taken);
         let timeline = postgres.timeline;
         self.members[member].checkpoint = true;
         self.note(member, &format!("promoted to timeline {timeline}"));
         self.judge_promotion(member);
         self.wake(member);
         self.member_writes(member);
+    }
+
+    /// Numbers of timelines that a promotion skips, because `/history` shows them.
+    fn taken_timelines(&self, member: usize) -> Timeline {
+        let this = &self.members[member];
+        let history = this.known.as_ref().and_then(|view| view.history.as_ref());
+        match this.timing {
+            Timing::Own => history.map_or(0, History::timeline),
+            Timing::Contract => 0,
+        }
     }
 
     /// The server dies, however. What it had written is there.

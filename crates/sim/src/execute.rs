@@ -8,7 +8,8 @@ use ptarmigan_ha::{
     facts::PeerAnswer,
 };
 use ptarmigan_types::{
-    Cluster, History, Lsn, MemberData, MemberName, MemberState, Role, Status, Timeline, lease,
+    Cluster, History, Lsn, MemberData, MemberName, MemberState, Role, Status, Timeline,
+    history::HistoryEntry, lease,
 };
 use serde_json::{Map, json};
 
@@ -241,6 +242,9 @@ impl World {
         }
         let old = this.known.as_ref().and_then(|view| view.history.clone());
         let known = old.and_then(|history| history.entries).unwrap_or_default();
+        if let Some(last) = entries.last().filter(|last| last.timeline + 1 < timeline).cloned() {
+            entries.push(HistoryEntry { timeline: timeline - 1, reason: "skipped".into(), ..last });
+        }
         for entry in &mut entries {
             if let Some(old) = known.iter().find(|old| old.timeline == entry.timeline && old.lsn == entry.lsn)
             {

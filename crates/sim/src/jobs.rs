@@ -396,6 +396,8 @@ impl World {
                 let postgres = &mut self.members[member].postgres;
                 if postgres.timeline != source.timeline {
                     postgres.rewind(&source);
+                    let continues = postgres.is_prefix_of(&source);
+                    self.checks.timelines.rewound(self.now, member, continues);
                     self.data_replaced(member);
                 }
                 Step::End(JobEnd::Done)

@@ -1,7 +1,7 @@
 //! The model PostgreSQL of one member: a data directory with WAL, timelines and `pg_control`, and a server that runs on it
 //! or does not. It knows no time: the world says when something is done.
 
-use ptarmigan_ha::{action::Divergence, observation::ControlState};
+use ptarmigan_ha::observation::ControlState;
 use ptarmigan_types::{Lsn, Timeline, history::HistoryEntry};
 
 use crate::slots::Slots;
@@ -149,8 +149,8 @@ impl Postgres {
         self.promoting = false;
     }
 
-    /// The end of recovery: a new timeline begins where the WAL ends.
-    pub fn promote(&mut self, term: u64, number: u64) {
+    /// The end of recovery: a new timeline begins where the WAL ends, with the next number above those that are taken.
+    pub fn promote(&mut self, term: u64, number: u64, taken: Timeline) {
         let entry = HistoryEntry {
             timeline: self.timeline,
             lsn: self.end(),
@@ -159,7 +159,7 @@ impl Postgres {
             new_leader: None,
         };
         self.history.push(entry);
-        self.timeline += 1;
+        self.timeline = self.timeline.max(taken) + 1;
         self.term = term;
         self.in_recovery = false;
         self.standby_signal = false;
@@ -198,19 +198,6 @@ impl Postgres {
         }
     }
 
-    /// `pg_rewind`: back to where the histories parted. Of `pg_wal` no more is left than the source has, slots are removed.
-    pub fn rewind(&mut self, source: &Self) {
-        let common = self.common_records(source);
-        self.wal.truncate(common);
-        self.timeline = source.timeline;
-        self.history.clone_from(&source.history);
-        self.control = Some(ControlState::InArchiveRecovery);
-        self.standby_signal = true;
-        self.slots.clear();
-        self.removed = source.removed.min(self.end());
-        self.redo = self.redo.min(self.end()).max(self.removed);
-    }
-
     /// A copy of the source's data directory: of its WAL, `pg_basebackup` brings what was written meanwhile.
     pub fn copy(&mut self, source: &Self) {
         *self = Self {
@@ -226,18 +213,5 @@ impl Postgres {
             redo: source.end(),
             ..Self::default()
         };
-    }
-
-    /// Contract RW-7, RW-8: what timelines and the leader's history say, and nothing else.
-    pub fn divergence(&self, leader: &Self) -> Divergence {
-        if self.timeline != leader.timeline {
-            let left = leader.history.iter().find(|entry| entry.timeline == self.timeline);
-            return match left {
-                None => Divergence::Diverged,
-                Some(left) if self.end() > left.lsn => Divergence::Diverged,
-                Some(_) => Divergence::SameHistory,
-            };
-        }
-        Divergence::SameHistory
     }
 }

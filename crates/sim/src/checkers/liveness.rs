@@ -46,15 +46,16 @@ fn objection(world: &World) -> Option<String> {
     None
 }
 
-/// Two members that did not hear of each other may begin the same timeline. Timelines alone cannot tell then that the WAL
-/// parted (contract RW-7, RW-8), so whoever has the other one stays behind until an operator reinitialises it. So does
-/// whoever needs WAL that the leader has not any more.
+/// Two members that did not hear of each other may begin the same timeline. `pg_rewind` cannot repair that, so whoever has
+/// the other one stays behind until an operator reinitialises it, unless its settings allow that without being asked. So
+/// does whoever needs WAL that the leader has not any more.
 fn is_left_behind(world: &World, member: usize, leader: usize) -> bool {
+    let settings = &world.members[member].settings;
+    let repairs = settings.remove_data_directory_on_rewind_failure
+        || settings.remove_data_directory_on_diverged_timelines;
     let (mine, theirs) = (&world.members[member].postgres, &world.members[leader].postgres);
-    let told_apart = mine.divergence(theirs) == ptarmigan_ha::action::Divergence::Diverged;
-    let continues = mine.is_prefix_of(theirs);
-    let twice = world.checks.timelines.collisions > 0 && !told_apart && !continues;
-    twice || continues && mine.lacks_wal_of(theirs)
+    let twice = !repairs && mine.divergence(theirs) == ptarmigan_ha::action::Divergence::SameTimelineTwice;
+    twice || mine.is_prefix_of(theirs) && mine.lacks_wal_of(theirs)
 }
 
 /// How many members were left behind so.

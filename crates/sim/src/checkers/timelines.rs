@@ -41,6 +41,14 @@ impl Checker {
         }
     }
 
+    /// `pg_rewind` is only run where it brings back what the source has.
+    pub fn rewound(&mut self, at: Monotonic, member: usize, continues: bool) {
+        if !continues {
+            let what = format!("m{member} was rewound to WAL that is not the source's");
+            self.violation.get_or_insert_with(|| wrong("timelines", at, what));
+        }
+    }
+
     /// A standby would stream what does not continue its WAL, and neither side can tell by the timeline.
     pub const fn diverged_stream(&mut self, _at: Monotonic, _member: usize, _upstream: usize) {
         self.diverged_streams += 1;
