@@ -27,6 +27,8 @@ const HELP: &str = "ptarmigan-sim: whole clusters in virtual time
   --seeds N [--from N]    run N seeds (100) from that one (1)
   --seed N [--trace]      run one seed, print what happens
   --shrink                with --seed: as few faults as still show it
+  --members N             so many members, instead of 3 to 7
+  --defaults              the default timing (ttl 30, loop_wait 10, retry_timeout 10) in every run
   --bug NAME              with a planted bug around the core
   --bugs                  the table of planted bugs
   --unguarded             daemons die for long while their PostgreSQL goes on: not covered by the core
@@ -81,6 +83,8 @@ fn read(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--trace" => arguments.options.trace = true,
             "--shrink" => arguments.shrink = true,
             "--bugs" => arguments.bugs = true,
+            "--members" => arguments.options.members = Some(members(&value()?)?),
+            "--defaults" => arguments.options.default_timing = true,
             "--unguarded" => arguments.options.unguarded = true,
             "--replay" => arguments.replay = Some(value()?),
             "--bug" => {
@@ -92,6 +96,11 @@ fn read(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         }
     }
     Ok(arguments)
+}
+
+fn members(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (2..=20).contains(number));
+    number.ok_or_else(|| format!("{text:?} is not a number of members from 2 to 20"))
 }
 
 /// Runs a seed; a panic is an error with the seed in it.

@@ -40,7 +40,8 @@ impl World {
                 let name = self.members[member].name.0.clone();
                 self.wish(&Failover::to_json(None, Some(&name), None));
             }
-            7 => self.configure(),
+            7 if !self.scenario.default_timing => self.configure(),
+            7 => {}
             8 => self.reinitialize_request(member),
             9 => self.schedule_restart(member),
             10 => self.revoke_lease(),

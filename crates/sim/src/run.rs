@@ -49,14 +49,16 @@ pub struct Options {
     pub unguarded: bool,
     /// No faults after this many.
     pub faults_max: Option<u64>,
+    /// So many members, instead of 3 to 7.
+    pub members: Option<usize>,
+    /// `ttl`, `loop_wait` and `retry_timeout` have their defaults and keep them.
+    pub default_timing: bool,
 }
 
 /// Runs one seed.
 pub fn simulate(seed: u64, options: Options) -> Report {
-    let mut world = World::new(seed, options.bug, options.trace);
-    world.scenario.unguarded = options.unguarded;
-    let faults = world.scenario.faults.min(options.faults_max.unwrap_or(u64::MAX));
-    world.scenario.faults = faults;
+    let mut world = World::new(seed, options);
+    let faults = world.scenario.faults;
     let begin = world.now;
     for member in 0..world.members.len() {
         let wait = world.random.millis(0, world.scenario.stagger_millis);

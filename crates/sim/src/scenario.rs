@@ -9,11 +9,15 @@ use serde_json::{Map, json};
 use crate::{
     member::{Member, Timing},
     random::Random,
+    run::Options,
     slots::Drawn,
 };
 
 /// `maximum_lag_on_failover` of every cluster at first, in bytes.
 pub const LAG_BYTES: u64 = 1_048_576;
+
+/// `ttl`, `loop_wait` and `retry_timeout` as they are where nobody sets them, in seconds.
+const DEFAULTS: (u64, u64, u64) = (30, 10, 10);
 
 /// The shape of a run.
 #[derive(Clone, Debug)]
@@ -34,6 +38,8 @@ pub struct Scenario {
     pub write_millis: u64,
     /// Daemons are killed at any time, with their PostgreSQL left running: nothing in the core covers that.
     pub unguarded: bool,
+    /// Operators leave the timing alone.
+    pub default_timing: bool,
     /// How many times something goes wrong.
     pub faults: u64,
     /// The dynamic configuration with which the cluster is bootstrapped.
@@ -53,9 +59,11 @@ pub struct Scenario {
 
 impl Scenario {
     /// Draws one.
-    pub fn draw(random: &mut Random) -> Self {
-        let members = if random.percent(50) { 3 } else { random.index(5) + 3 };
-        let (ttl_s, loop_wait_s, retry_timeout_s) = draw_timing(random);
+    pub fn draw(random: &mut Random, options: Options) -> Self {
+        let drawn = if random.percent(50) { 3 } else { random.index(5) + 3 };
+        let members = options.members.unwrap_or(drawn);
+        let timing = draw_timing(random);
+        let (ttl_s, loop_wait_s, retry_timeout_s) = if options.default_timing { DEFAULTS } else { timing };
         let mut tags: Vec<Tags> = (0..members).map(|_| draw_tags(random)).collect();
         // A cluster of which nobody may lead has nothing to show.
         tags[0] = Tags::default();
@@ -67,14 +75,15 @@ impl Scenario {
         });
         Self {
             members,
-            consul: random.percent(25),
+            consul: random.percent(40),
             ttl_s,
             loop_wait_s,
             retry_timeout_s,
             pre_promote_millis: if random.percent(10) { 20_000 } else { 0 },
             write_millis: 800,
-            unguarded: false,
-            faults: random.between(3, 9),
+            unguarded: options.unguarded,
+            default_timing: options.default_timing,
+            faults: random.between(3, 9).min(options.faults_max.unwrap_or(u64::MAX)),
             dynamic: dynamic.to_string(),
             tags,
             use_rewind,
@@ -122,7 +131,7 @@ impl Scenario {
 /// down to the fastest that the contract allows and up to where the three use the TTL up.
 pub fn draw_timing(random: &mut Random) -> (u64, u64, u64) {
     let others = [(20, 5, 5), (40, 10, 10), (25, 5, 10), (21, 1, 10), (20, 1, 3), (60, 10, 20)];
-    if random.percent(50) { (30, 10, 10) } else { others[random.index(others.len())] }
+    if random.percent(50) { DEFAULTS } else { others[random.index(others.len())] }
 }
 
 /// Two of three clusters are ours alone.

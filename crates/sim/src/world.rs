@@ -14,6 +14,7 @@ use crate::{
     faults::Fault,
     member::{Member, Phase},
     random::Random,
+    run::Options,
     scenario::Scenario,
     store::Store,
     trace::Trace,
@@ -268,9 +269,9 @@ pub struct World {
 
 impl World {
     /// A world of that seed, before anything happens.
-    pub fn new(seed: u64, bug: Option<Bug>, keep_lines: bool) -> Self {
+    pub fn new(seed: u64, options: Options) -> Self {
         let mut random = Random::new(seed);
-        let scenario = Scenario::draw(&mut random);
+        let scenario = Scenario::draw(&mut random, options);
         let members = scenario.members();
         Self {
             now: Monotonic(1_000_000_000),
@@ -278,12 +279,12 @@ impl World {
             queue: BTreeMap::new(),
             sequence: 0,
             random,
-            trace: Trace::new(keep_lines),
+            trace: Trace::new(options.trace),
             store: Store::new(scenario.consul),
             network: Network::healed(),
             checks: Checks::new(members.len()),
             members,
-            bug,
+            bug: options.bug,
             scenario,
             number: 0,
             terms: 0,

@@ -14,6 +14,7 @@ use ptarmigan_dcs::{
 };
 use ptarmigan_ha::Outcome;
 use ptarmigan_sim::{
+    Options,
     checkers::Checks,
     dcs::client::Ended,
     member::{Call, Member, Phase, Waiter},
@@ -40,7 +41,7 @@ struct Model {
 
 impl Model {
     fn new(seed: u64, consul: bool, network: Network) -> Self {
-        let mut world = World::new(seed, None, false);
+        let mut world = World::new(seed, Options::default());
         world.scenario.consul = consul;
         world.store = store::Store::new(consul);
         world.network = network;
@@ -124,7 +125,7 @@ struct Simulated {
 
 impl Simulated {
     fn new(seed: u64, consul: bool, stale_millis: u64) -> Self {
-        let now = World::new(seed, None, false).now.0;
+        let now = World::new(seed, Options::default()).now.0;
         Self { seed, consul, stale_millis, worlds: Arc::new(Mutex::new(Worlds { now, ..Worlds::default() })) }
     }
 }
