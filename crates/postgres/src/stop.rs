@@ -78,11 +78,12 @@ struct Limits {
 }
 
 impl Limits {
-    fn of(request: &StopRequest) -> Self {
+    /// `spent`: how much of the time is gone already.
+    fn of(request: &StopRequest, spent: Duration) -> Self {
         match request.mode {
             StopMode::Immediate => Self { gentle: None, immediate: request.timeout.or(request.kill_after) },
             _ => Self {
-                gentle: request.timeout,
+                gentle: request.timeout.map(|timeout| timeout.saturating_sub(spent)),
                 immediate: request.timeout.map(|timeout| request.kill_after.unwrap_or(timeout)),
             },
         }
@@ -128,6 +129,7 @@ impl Postgres {
             postmaster::end_leftovers(&self.data_dir()).await;
             return Ok(Stopped { was_running: false, how: None, forced: false });
         };
+        let begin = ptarmigan_clock::now();
         if request.checkpoint
             && request.mode != StopMode::Immediate
             && let Err(error) = self.checkpoint(request.timeout).await
@@ -135,13 +137,16 @@ impl Postgres {
             tracing::warn!("CHECKPOINT before the stop: {error}");
         }
         self.set_state(MemberState::Stopping);
-        self.run_before_stop().await;
+        // Whoever stops at once has no time for a script: somebody else may lead already.
+        if request.mode != StopMode::Immediate {
+            self.run_before_stop(request.timeout).await;
+        }
         let backends =
             if request.on_safepoint.is_some() { user_backends(held.pid(), self.scope()) } else { Vec::new() };
         self.order(Some(request.mode.signal())).await?;
         self.close_sessions().await;
         let (gone, ended) = watch::channel(false);
-        let limits = Limits::of(&request);
+        let limits = Limits::of(&request, ptarmigan_clock::now().since(begin));
         let exit = async {
             let outcome = self.await_exit(&held, &limits).await;
             gone.send_replace(true);
@@ -154,16 +159,20 @@ impl Postgres {
         Ok(Stopped { was_running: true, how, forced })
     }
 
-    /// `postgresql.before_stop`; its exit status does not matter (contract B.26).
-    async fn run_before_stop(&self) {
+    /// `postgresql.before_stop`; its exit status does not matter (contract B.26). With a limit it gets half of it at most:
+    /// the stop needs time too.
+    async fn run_before_stop(&self, limit: Option<Duration>) {
         let Some(script) = self.settings().before_stop.clone() else { return };
         let Some(words) = shlex::split(&script).filter(|words| !words.is_empty()) else {
             tracing::warn!("postgresql.before_stop is not a command line");
             return;
         };
-        match Command::new(&words[0]).args(&words[1..]).output().await {
-            Ok(output) => tracing::info!("before_stop ended: {}", output.status),
-            Err(error) => tracing::warn!("before_stop: {error}"),
+        let script = Command::new(&words[0]).args(&words[1..]);
+        let limit = limit.map_or(Duration::MAX, |limit| limit / 2);
+        match tokio::time::timeout(limit, script.output()).await {
+            Ok(Ok(output)) => tracing::info!("before_stop ended: {}", output.status),
+            Ok(Err(error)) => tracing::warn!("before_stop: {error}"),
+            Err(_) => tracing::warn!("before_stop did not end within {limit:?}: it is not waited for"),
         }
     }
 
@@ -184,7 +193,11 @@ impl Postgres {
         if let Ok(how) = tokio::time::timeout(limit, self.exited(held)).await {
             return Ok((how?, limits.gentle.is_some()));
         }
-        tracing::warn!("PostgreSQL did not end within {limit:?} of an immediate shutdown: killing it");
+        if limit.is_zero() {
+            tracing::warn!("killing PostgreSQL");
+        } else {
+            tracing::warn!("PostgreSQL did not end within {limit:?} of an immediate shutdown: killing it");
+        }
         self.order(None).await?;
         Ok((self.exited(held).await?, true))
     }

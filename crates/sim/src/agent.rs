@@ -280,11 +280,11 @@ impl World {
 
     /// The planted bug of an answer that never came and is taken for a yes.
     fn misjudge(&mut self, member: usize, action: &Action, outcome: Outcome) -> Outcome {
-        let planted = match (self.bug, action) {
+        let planted = matches!(
+            (self.bug, action),
             (Some(Bug::IndeterminateHeld), Action::RenewLock(_))
-            | (Some(Bug::IndeterminateAcquired), Action::AcquireLock) => true,
-            _ => false,
-        };
+                | (Some(Bug::IndeterminateAcquired), Action::AcquireLock)
+        );
         if !planted || !matches!(outcome, Outcome::NoAnswer { .. }) {
             return outcome;
         }

@@ -262,6 +262,9 @@ impl World {
             self.begin_stop(member);
             return Step::Wait(wait);
         }
+        if mode == DemoteMode::ImmediateNoLock {
+            return Step::Wait(self.random.millis(2, 30));
+        }
         let hangs = self.random.percent(5);
         Step::Wait(if hangs { Duration::from_secs(1) } else { self.random.millis(5, 60) })
     }

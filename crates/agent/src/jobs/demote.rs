@@ -50,15 +50,17 @@ async fn stop(node: &Arc<Node>, mode: DemoteMode) -> Result<bool, String> {
         DemoteMode::Graceful => {
             StopRequest { checkpoint: true, on_shutdown: Some(hook), ..StopRequest::new(StopMode::Fast) }
         }
-        DemoteMode::Immediate | DemoteMode::ImmediateNoLock => at_once(),
+        DemoteMode::Immediate => at_once(KILL_AFTER),
+        // Somebody else may lead already: a server that hangs in its shutdown, and its backends do not, gets no time at all.
+        DemoteMode::ImmediateNoLock => at_once(Duration::ZERO),
     };
     // Also where no server is seen: one whose start was cancelled a moment ago may be about to appear.
     node.postgres.stop(request).await.map_err(|error| error.to_string())?;
     Ok(released.load(Ordering::Acquire))
 }
 
-fn at_once() -> StopRequest {
-    StopRequest { timeout: Some(KILL_AFTER), ..StopRequest::new(StopMode::Immediate) }
+fn at_once(kill_after: Duration) -> StopRequest {
+    StopRequest { timeout: Some(kill_after), ..StopRequest::new(StopMode::Immediate) }
 }
 
 /// Nothing may be left of a server that hangs in its shutdown when somebody else may lead: a fast stop as long as there is
@@ -70,7 +72,7 @@ fn offline(left: Duration) -> StopRequest {
             kill_after: Some(KILL_AFTER),
             ..StopRequest::new(StopMode::Fast)
         },
-        None => at_once(),
+        None => at_once(KILL_AFTER),
     }
 }
 
@@ -112,6 +114,8 @@ mod tests {
 
     #[test]
     fn b_16_every_immediate_stop_ends_in_a_kill() {
-        assert_eq!(at_once().timeout, Some(KILL_AFTER));
+        for kill_after in [KILL_AFTER, Duration::ZERO] {
+            assert_eq!(at_once(kill_after).timeout, Some(kill_after));
+        }
     }
 }

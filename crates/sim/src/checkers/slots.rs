@@ -51,7 +51,8 @@ impl World {
         let network = &self.network;
         let trouble =
             network.store_down || network.lost_percent > 0 || network.store_millis > fine.store_millis;
-        if trouble || !network.store_cut.is_empty() {
+        let late = network.stale_millis > 0 || !network.slow_links.is_empty();
+        if trouble || late || !network.store_cut.is_empty() {
             checker.store_trouble = self.now;
         }
         if checker.holder.map(|(holder, _)| holder) != holder {
