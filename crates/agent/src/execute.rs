@@ -35,7 +35,9 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
         | Action::ClearFailover(_)
         | Action::UpdateHistory(_)
         | Action::ReloadView(_) => within_lease(node, action).await,
-        Action::AskPeers(peers) => Outcome::Peers(peers::ask(node, peers).await),
+        Action::AskPeers(peers) | Action::AskPeersAgain(peers) => {
+            Outcome::Peers(peers::ask(node, peers).await)
+        }
         Action::StartJob(job) => match jobs::begin(node, job.clone()) {
             Ok(()) => Outcome::Done,
             Err(refused) => Outcome::Failed(refused.to_string()),
@@ -95,7 +97,8 @@ async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
         Action::RenewLock(held) => renew(node, held).await,
         Action::AcquireLock => {
             let asked = node.lease.ask();
-            verdict(node, asked, node.dcs.acquire().await)
+            let begin = ptarmigan_clock::now();
+            verdict(node, asked, begin, node.dcs.acquire().await)
         }
         Action::ReleaseLock(held) => {
             node.lease.forget();
@@ -145,20 +148,21 @@ pub(crate) fn patience(node: &Node) -> Duration {
 }
 
 async fn renew(node: &Node, held: &Leader) -> Outcome {
-    let asked = node.lease.ask();
+    let (asked, begin) = (node.lease.ask(), ptarmigan_clock::now());
     match tokio::time::timeout(patience(node), node.dcs.renew(held)).await {
-        Ok(answer) => verdict(node, asked, answer),
+        Ok(answer) => verdict(node, asked, begin, answer),
         Err(_) => Outcome::NoAnswer { maybe: true, reason: "the renewal was not answered in time".into() },
     }
 }
 
-fn verdict(node: &Node, asked: Asked, answer: Result<Verdict, DcsError>) -> Outcome {
+/// `begin`: when it was asked for.
+fn verdict(node: &Node, asked: Asked, begin: Monotonic, answer: Result<Verdict, DcsError>) -> Outcome {
     match answer {
         Ok(Verdict::Held(grant)) => {
             let until = grant.valid_until();
             node.lease.hold(asked, until);
             publish::publish(node);
-            Outcome::Held { until }
+            Outcome::Held { until, waited: ptarmigan_clock::now().since(begin) }
         }
         Ok(Verdict::Refused(reason)) => {
             node.lease.forget();
@@ -260,7 +264,9 @@ mod tests {
         let fixture = Fixture::new();
         let node = &fixture.node;
         let before = ptarmigan_clock::now();
-        let Outcome::Held { until } = run(&fixture, Action::AcquireLock).await else { panic!("not held") };
+        let Outcome::Held { until, .. } = run(&fixture, Action::AcquireLock).await else {
+            panic!("not held")
+        };
         assert!(until >= before + TIMING.ttl && until <= ptarmigan_clock::now() + TIMING.ttl);
         assert_eq!((node.lease.until(), node.snapshot.load().leader_until), (Some(until), Some(until)));
         let held = fixture.cluster().await.leader.unwrap();

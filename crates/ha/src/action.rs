@@ -41,6 +41,8 @@ pub enum Action {
     ReloadView(ReloadAfter),
     /// Ask these members for their status, in parallel (contract HN-3).
     AskPeers(Vec<PeerAddress>),
+    /// The same question once more: what they said is too old by now.
+    AskPeersAgain(Vec<PeerAddress>),
     /// Note a role.
     SetRole(Role),
     /// Note a state.
@@ -213,6 +215,9 @@ pub enum Outcome {
     Held {
         /// The earliest moment at which the store may give it away.
         until: Monotonic,
+        /// How long the answer was waited for, all repetitions included.
+        #[serde(default)]
+        waited: Duration,
     },
     /// The store said no: the lock is not ours, a condition did not hold.
     Refused(String),

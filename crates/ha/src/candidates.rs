@@ -22,7 +22,8 @@ pub(crate) fn ask<'a>(r: &mut Round<'a>, members: &[&Member]) -> Step<&'a [PeerA
     if addresses.is_empty() {
         return Ok(&[]);
     }
-    match r.need(Action::AskPeers(addresses))? {
+    let question = if r.asks_again { Action::AskPeersAgain(addresses) } else { Action::AskPeers(addresses) };
+    match r.need(question)? {
         Outcome::Peers(answers) => Ok(answers),
         _ => Ok(&[]),
     }

@@ -40,6 +40,8 @@ pub(crate) struct Round<'a> {
     pub(crate) actions: Vec<Action>,
     pub(crate) report: Vec<Fired>,
     pub(crate) wake_at: Monotonic,
+    /// What peers said before does not count any more.
+    pub(crate) asks_again: bool,
 }
 
 impl<'a> Round<'a> {
@@ -51,6 +53,7 @@ impl<'a> Round<'a> {
             actions: Vec::new(),
             report: Vec::new(),
             wake_at: obs.now + obs.settings.loop_wait,
+            asks_again: false,
         }
     }
 
@@ -112,7 +115,7 @@ impl<'a> Round<'a> {
     /// The answer of the store about the leader key: ours or not. No answer ends in contract HA-018.
     pub(crate) fn lock(&mut self, action: Action) -> Step<bool> {
         match self.need(action)? {
-            Outcome::Held { until } if *until <= self.obs.now => {
+            Outcome::Held { until, .. } if *until <= self.obs.now => {
                 Err(Stop::NoDcs("the answer came after the end of the lease".into()))
             }
             Outcome::Held { .. } => Ok(true),

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use crate::{
-    action::{Action, ReloadAfter, When},
+    action::{Action, Outcome, ReloadAfter, When},
     cycle::YIELD,
     follow, leader,
     memory::Yield,
     race, rewind,
     round::{Round, Step, finish},
 };
+
+/// For how long the answers of peers are good enough to take the lock on.
+const RACE_FRESH: Duration = Duration::from_secs(1);
 
 /// Contract HA-130 to HA-135.
 pub(crate) fn process(r: &mut Round<'_>) -> Step<String> {
@@ -66,6 +69,11 @@ fn back_off(r: &mut Round<'_>) -> Step<()> {
 /// HA-131, HA-132.
 fn take_lock(r: &mut Round<'_>) -> Step<String> {
     let acquired = r.lock(Action::AcquireLock)?;
+    if acquired && !still_healthy(r)? {
+        r.reload_view(ReloadAfter::Lock)?;
+        r.release();
+        return finish("released the leader lock: it came too late, and others are ahead by now");
+    }
     if acquired && r.view.failover.is_some() {
         r.request(Action::ClearFailover(When::Always));
     }
@@ -87,6 +95,20 @@ fn take_lock(r: &mut Round<'_>) -> Step<String> {
         "acquired session lock as a leader",
         "promoted self to leader by acquiring session lock",
     )
+}
+
+/// A race that the store answered late was won on facts of then: somebody may have led since, and gone again.
+fn still_healthy(r: &mut Round<'_>) -> Step<bool> {
+    let waited = match r.outcome(&Action::AcquireLock) {
+        Some(Outcome::Held { waited, .. }) => *waited,
+        _ => Duration::ZERO,
+    };
+    if waited < RACE_FRESH {
+        return Ok(true);
+    }
+    r.fired("HA-131", format!("the lock came after {} ms: asking the others again", waited.as_millis()));
+    r.asks_again = true;
+    race::am_healthy(r)
 }
 
 /// HA-133: give whoever shall win a moment, then look for somebody to follow. The contract sleeps; a sleep is one

@@ -169,7 +169,7 @@ fn ha_018_no_answer_discards_the_rest_of_the_cycle() {
 
 #[test]
 fn ha_018_an_answer_after_the_end_of_its_lease_is_none() {
-    let late = ptarmigan_ha::Outcome::Held { until: NOW };
+    let late = ptarmigan_ha::Outcome::Held { until: NOW, waited: std::time::Duration::ZERO };
     Scene::primary().with(|scene| scene.renew = late.clone()).play().fired("HA-402");
     Scene::unlocked().with(|scene| scene.acquire = late).play().fired("HA-403").starts_nothing();
 }

@@ -234,10 +234,12 @@ fn answer(draw: &mut Draw<'_>, action: &Action) -> Outcome {
             Outcome::Failed("no".into()),
             Outcome::Done,
             Outcome::Peers(Vec::new()),
-            Outcome::Held { until: NOW },
+            Outcome::Held { until: NOW, waited: Duration::ZERO },
         ]),
-        Action::RenewLock(_) | Action::AcquireLock => draw.pick(&[held(), held(), refused(), no_answer()]),
-        Action::AskPeers(asked) => {
+        Action::RenewLock(_) | Action::AcquireLock => {
+            draw.pick(&[held(), held(), held_late(), refused(), no_answer()])
+        }
+        Action::AskPeers(asked) | Action::AskPeersAgain(asked) => {
             let mut answers = Vec::new();
             for address in asked {
                 let mut answer = peer(address.name.as_str());
@@ -298,7 +300,7 @@ fn jobs(decision: &Decision) -> Vec<&Job> {
 /// The last word of the store on the lock in this cycle.
 fn holds(observation: &Observation) -> Option<bool> {
     observation.outcomes.iter().rev().find_map(|(action, outcome)| match (action, outcome) {
-        (Action::RenewLock(_) | Action::AcquireLock, Outcome::Held { until }) => Some(*until > NOW),
+        (Action::RenewLock(_) | Action::AcquireLock, Outcome::Held { until, .. }) => Some(*until > NOW),
         (Action::RenewLock(_) | Action::AcquireLock, _) => Some(false),
         _ => None,
     })

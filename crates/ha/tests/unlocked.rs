@@ -341,6 +341,30 @@ fn hn_6_a_wish_takes_the_lock_from_no_primary_that_lives() {
 }
 
 #[test]
+fn ha_131_a_lock_that_comes_late_is_kept_only_where_nobody_is_ahead_by_now() {
+    let late = |later: Option<Vec<ptarmigan_ha::facts::PeerAnswer>>| {
+        let scene = Scene::unlocked().with(|scene| scene.acquire = held_late());
+        Scene { peers_later: later, ..scene }.play()
+    };
+    late(None).fired("HA-131").starts(&Job::Promote { timeline: Some(1) });
+    late(Some(Vec::new())).starts(&Job::Promote { timeline: Some(1) });
+    let mut primary = peer("c");
+    primary.in_recovery = false;
+    let mut ahead = peer("b");
+    ahead.lsn = Lsn(HERE.0 + 1);
+    for (changed, rule) in [(primary, "HN-6"), (ahead, "HN-7")] {
+        let played = late(Some(vec![changed]));
+        played.fired("HA-131").fired(rule).does(&Action::ReleaseLock(leader("a")));
+        assert!(!played.has(|action| matches!(action, Action::StartJob(_))));
+    }
+    let soon = Scene::unlocked().play();
+    assert!(
+        !soon.has(|action| matches!(action, Action::AskPeersAgain(_))),
+        "a fast store costs no second question"
+    );
+}
+
+#[test]
 fn ha_227_the_former_leader_takes_over_only_where_nobody_else_can() {
     for (candidate, peers, races) in [
         (Some("c"), vec![peer("b"), peer("c")], false),

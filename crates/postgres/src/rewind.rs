@@ -25,7 +25,7 @@ use crate::{
     version::{self, ServerVersion},
     waldump,
 };
-use beginning::Beginning;
+use beginning::{Beginning, UpstreamWay};
 
 /// `pg_rewind --help` only prints.
 const HELP_DEADLINE: Duration = Duration::from_secs(10);
@@ -174,15 +174,16 @@ async fn compare(pg: &Postgres, upstream: &Upstream) -> Result<Verdict, Error> {
     }
     tracing::info!("primary_timeline={}", identity.timeline);
     let mut divergence = divergence_from_timelines(local.timeline, identity.timeline);
-    if divergence != Divergence::Needed && local.timeline.max(identity.timeline) > 1 {
+    if local.timeline.max(identity.timeline) > 1 {
         let entries = match upstream_history(&mut connection, identity.timeline).await {
-            Err(error) if divergence == Divergence::NotNeeded => {
+            Err(error) if divergence != Divergence::AskHistory => {
                 tracing::debug!("how timeline {} began is not known: {error}", identity.timeline);
-                return Ok(Verdict::NotNeed);
+                return Ok(verdict_without_history(divergence));
             }
             entries => entries?,
         };
-        let began = beginning::compare(pg, &session, &local, control.wal_segment_bytes, &entries).await;
+        let way = UpstreamWay { entries: &entries, timeline: identity.timeline };
+        let began = beginning::compare(pg, &session, &local, control.wal_segment_bytes, way).await;
         let newer = divergence == Divergence::AskHistory;
         if newer {
             divergence = divergence_from_history(&entries, local.timeline, local.lsn, local.in_recovery);
@@ -192,7 +193,7 @@ async fn compare(pg: &Postgres, upstream: &Upstream) -> Result<Verdict, Error> {
             // pg_rewind reads both histories where there are two timelines to compare.
             Beginning::OtherPlace if newer => divergence = Divergence::Needed,
             Beginning::OtherPlace | Beginning::OtherRecords => {
-                tracing::warn!("{} began timeline {} independently", upstream.name, local.timeline);
+                tracing::warn!("{} and this server began one timeline independently", upstream.name);
                 return Ok(Verdict::SameTimelineTwice);
             }
         }
@@ -205,6 +206,14 @@ async fn compare(pg: &Postgres, upstream: &Upstream) -> Result<Verdict, Error> {
             checkpoint_ends_at(pg, &local, control.wal_segment_bytes, switchpoint).await
         }
     })
+}
+
+/// What is left to say where nobody knows how a timeline began.
+const fn verdict_without_history(divergence: Divergence) -> Verdict {
+    match divergence {
+        Divergence::Needed => Verdict::Need,
+        _ => Verdict::NotNeed,
+    }
 }
 
 async fn upstream_history(

@@ -424,6 +424,10 @@ fn rw_7_same_timeline_twice_at_the_same_position() {
         two.promote().await;
         assert_eq!(two.pg.control_data().await.unwrap().checkpoint_timeline, 3);
         assert_eq!(rewind::check(&one.pg, &two.upstream()).await, Verdict::SameTimelineTwice);
+        // And the other way round: whoever is ahead would go back to the wrong timeline 2.
+        two.stop().await;
+        one.start(&[]).await;
+        assert_eq!(rewind::check(&two.pg, &one.upstream()).await, Verdict::SameTimelineTwice);
     });
 }
 

@@ -292,7 +292,7 @@ impl World {
         let until = self.now + this.settings.ttl;
         this.lease.hold(this.lease.ends, until);
         self.watch_overrun(member);
-        Outcome::Held { until }
+        Outcome::Held { until, waited: Duration::ZERO }
     }
 
     /// The store or the peers answered the loop.

@@ -35,7 +35,7 @@ impl World {
     /// The store carries a request out.
     pub fn request_arrives(&mut self, member: usize, epoch: u64, operation: u64, body: &Body) {
         if !self.reaches_store(member) {
-            return;
+            return self.request_waits(member, epoch, operation, body);
         }
         let stale = Duration::from_millis(self.network.stale_millis);
         let before = self.store.history.newest();
@@ -63,6 +63,19 @@ impl World {
         let wait = self.transit(member);
         let answer = Box::new(answer);
         self.after(wait, Event::Answer { member, epoch, operation, revision, answer });
+    }
+
+    /// What was sent into a way that carries nothing is sent again by the kernel, and may arrive long after whoever asked
+    /// has given up, as long as the connection is not given up too: for a TTL.
+    fn request_waits(&mut self, member: usize, epoch: u64, operation: u64, body: &Body) {
+        let ttl = self.members[member].settings.ttl;
+        let kept = self.members[member].machine && !self.network.store_down;
+        let cut_since = self.members[member].cut_since.unwrap_or(self.now);
+        if kept && self.now.since(cut_since) < ttl {
+            let wait = self.random.millis(200, 3000);
+            let body = Box::new(body.clone());
+            self.after(wait, Event::Request { member, epoch, operation, body });
+        }
     }
 
     /// What the checkers hear of writes.

@@ -66,7 +66,7 @@ impl World {
                 }
                 None => self.ask(member, Call::Read),
             },
-            Action::AskPeers(peers) => self.ask_peers(member, peers),
+            Action::AskPeers(peers) | Action::AskPeersAgain(peers) => self.ask_peers(member, peers),
             Action::StartJob(job) => Some(match self.begin_job(member, job.clone()) {
                 Ok(()) => Outcome::Done,
                 Err(reason) => Outcome::Failed(reason),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     dcs::WATCH_BROKEN,
-    world::{Event, Network, World},
+    world::{Event, Moment, Network, World},
 };
 
 /// A fault, or its end.
@@ -59,6 +59,8 @@ enum Kind {
     StoreCut,
     StoreSlow,
     AnswersLost,
+    RaceCut,
+    ReleaseCut,
     Stale,
     Compaction,
     LinkCut,
@@ -79,12 +81,14 @@ enum Kind {
 
 impl Kind {
     /// All of them; what happens most is there more than once.
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 26] = [
         Self::StoreDown,
         Self::StoreCut,
         Self::StoreCut,
         Self::StoreSlow,
         Self::AnswersLost,
+        Self::RaceCut,
+        Self::ReleaseCut,
         Self::Stale,
         Self::Compaction,
         Self::LinkCut,
@@ -134,7 +138,7 @@ impl World {
                 self.network.lost_percent = 0;
                 self.network.stale_millis = 0;
                 self.network.slow_links.clear();
-                self.network.last_answer.clear();
+                self.network.doomed.clear();
             }
             Fault::Linked(one, other) => {
                 self.network.cut.remove(&(one, other));
@@ -153,7 +157,7 @@ impl World {
             Fault::DaemonUp(member) => self.start_daemon(member),
             Fault::Thaws => {}
             Fault::SickNode(member) => self.leave_sick_node(member),
-            Fault::DoomedLink(member) => drop(self.network.last_answer.insert(member)),
+            Fault::DoomedLink(member) => drop(self.network.doomed.insert(member, Moment::Confirmed)),
             Fault::StoreLost(member) => {
                 self.network.store_cut.insert(member);
                 self.end(5, 60, Fault::StoreReached(member));
@@ -267,6 +271,20 @@ impl World {
                     self.machine_down(member);
                 }
             }
+            Kind::RaceCut => {
+                for racer in (0..self.members.len()).filter(|racer| *racer != member) {
+                    if self.random.percent(60) {
+                        self.network.doomed.insert(racer, Moment::Races);
+                    }
+                }
+                self.end(30, 60, Fault::StoreFine);
+                self.machine_down(member);
+            }
+            Kind::ReleaseCut => {
+                self.network.doomed.insert(member, Moment::Releases);
+                self.end(20, 40, Fault::StoreFine);
+                self.leave_sick_node(member);
+            }
             Kind::LinkCut => {
                 self.network.cut.insert((member, other));
                 if self.random.percent(50) {
@@ -338,6 +356,15 @@ impl World {
             0 => self.after(wait, Event::Fault(Fault::SickNode(member))),
             1 => self.after(wait, Event::Fault(Fault::DoomedLink(member))),
             _ => {}
+        }
+    }
+
+    /// Cuts a member's way to the store a few milliseconds from now, where it was to fail at this moment.
+    pub fn doom(&mut self, member: usize, moment: Moment) {
+        if self.network.doomed.get(&member) == Some(&moment) {
+            self.network.doomed.remove(&member);
+            let wait = self.random.millis(0, 8);
+            self.after(wait, Event::Fault(Fault::StoreLost(member)));
         }
     }
 

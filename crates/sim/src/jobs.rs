@@ -398,8 +398,7 @@ impl World {
                 let source = self.members[source].postgres.clone();
                 let postgres = &mut self.members[member].postgres;
                 if postgres.timeline != source.timeline {
-                    postgres.rewind(&source);
-                    let continues = postgres.is_prefix_of(&source);
+                    let continues = postgres.rewind(&source);
                     self.checks.timelines.rewound(self.now, member, continues);
                     self.data_replaced(member);
                 }

@@ -4,7 +4,7 @@
 use ptarmigan_ha::{action::Divergence, observation::ControlState};
 use ptarmigan_types::{
     Lsn, Timeline,
-    history::{self, begins_alike},
+    history::{self, begins_alike, newest_shared},
 };
 
 use crate::postgres::{Postgres, Record};
@@ -23,11 +23,11 @@ impl Postgres {
             }
             found => found,
         };
-        let ahead = self.timeline > leader.timeline;
         let same_place = begins_alike(&self.history, &leader.history, self.timeline);
-        let twice = !ahead && !self.begins_with_the_record_of(leader, self.timeline);
+        let ways = [self, leader].map(|server| (&*server.history, server.timeline, server.end()));
+        let shared = newest_shared(ways[0], ways[1]).map_or(1, |(timeline, ..)| timeline);
         match found {
-            _ if twice && (same_place || self.timeline == leader.timeline) => Divergence::SameTimelineTwice,
+            _ if !self.begins_with_the_record_of(leader, shared) => Divergence::SameTimelineTwice,
             Found::NotNeeded if !same_place => Divergence::SameTimelineTwice,
             Found::NotNeeded | Found::AskHistory => Divergence::SameHistory,
             Found::CheckpointMustEndAt(left) if self.end() == left => Divergence::SameHistory,
@@ -67,17 +67,22 @@ impl Postgres {
         parted
     }
 
-    /// `pg_rewind`: back to where the histories parted. The files of `pg_wal` become the source's, slots are removed.
-    pub fn rewind(&mut self, source: &Self) {
+    /// `pg_rewind`: back to where the histories parted, and `pg_wal` becomes the source's, so that nothing less than what the
+    /// source has now makes a consistent server. Slots are removed. False where what was kept is not the source's.
+    pub fn rewind(&mut self, source: &Self) -> bool {
         let parted = self.common_ancestor(source);
         let kept = self.wal.partition_point(|record| record.end <= parted);
         self.wal.truncate(kept);
+        let continues = self.is_prefix_of(source);
+        let parted = self.end();
+        self.wal.clone_from(&source.wal);
         self.timeline = source.timeline;
         self.history.clone_from(&source.history);
         self.control = Some(ControlState::InArchiveRecovery);
         self.standby_signal = true;
         self.slots.clear();
-        self.removed = source.removed.min(self.end());
-        self.redo = self.redo.min(self.end()).max(self.removed);
+        self.removed = source.removed.min(parted);
+        self.redo = self.redo.min(parted).max(self.removed);
+        continues
     }
 }

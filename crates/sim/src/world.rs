@@ -188,6 +188,17 @@ impl Event {
     }
 }
 
+/// When a way to the store fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// As soon as it has carried one more confirmation of the lock.
+    Confirmed,
+    /// While it carries the race for the lock, or its answer.
+    Races,
+    /// While it carries the release of the lock, or its answer.
+    Releases,
+}
+
 /// Network and store as the faults leave them.
 #[derive(Debug, Default)]
 pub struct Network {
@@ -205,8 +216,8 @@ pub struct Network {
     pub cut: BTreeSet<(usize, usize)>,
     /// Members whose way to the store is slow: the longest time that a message takes, in milliseconds.
     pub slow_links: BTreeMap<usize, u64>,
-    /// Members whose way to the store carries one more confirmation of the lock, and then nothing.
-    pub last_answer: BTreeSet<usize>,
+    /// Members whose way to the store fails at a moment of the worst kind.
+    pub doomed: BTreeMap<usize, Moment>,
     /// The longest time that WAL takes, in milliseconds.
     pub stream_millis: u64,
     /// The longest start of a server, in milliseconds.

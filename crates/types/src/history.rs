@@ -139,6 +139,26 @@ pub fn begins_alike(one: &[HistoryEntry], other: &[HistoryEntry], timeline: Time
     one.iter().filter(earlier).map(place).eq(other.iter().filter(earlier).map(place))
 }
 
+/// The newest timeline that two ways have in common as far as history files tell: by its number, and by where it and all
+/// before it began. Where it began, and the first position at which one of the two ways leaves it or ends.
+///
+/// A way is the entries of a history file and the timeline, with its last position, that they lead to.
+pub fn newest_shared(
+    one: (&[HistoryEntry], Timeline, Lsn),
+    other: (&[HistoryEntry], Timeline, Lsn),
+) -> Option<(Timeline, Lsn, Lsn)> {
+    let end = |way: (&[HistoryEntry], Timeline, Lsn), timeline| {
+        if way.1 == timeline { Some(way.2) } else { switchpoint(way.0, timeline) }
+    };
+    let newest_first = one.0.iter().map(|entry| entry.timeline).chain([one.1]).rev();
+    newest_first.into_iter().find_map(|timeline| {
+        let end = end(one, timeline)?.min(end(other, timeline)?);
+        let begin =
+            one.0.iter().rfind(|entry| entry.timeline < timeline).map_or(Lsn::ZERO, |entry| entry.lsn);
+        begins_alike(one.0, other.0, timeline).then_some((timeline, begin, end))
+    })
+}
+
 /// What the timelines and positions say of a rewind (contract RW-7, RW-8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Divergence {
@@ -224,6 +244,22 @@ mod tests {
         assert!(begins_alike(&entries, &entries[..1], 3), "what came later does not count");
         assert!(!begins_alike(&entries, &entries[..1], 4) && !begins_alike(&[], &entries, 2));
         assert!(begins_alike(&entries, &elsewhere, 1), "the first one began with the cluster");
+    }
+
+    #[test]
+    fn rw_7_newest_timeline_of_both_ways() {
+        let way = |text: &str| parse_history_file(text).unwrap();
+        let (one, left) = (way("1\t0/10\tr\n2\t0/20\tr\n3\t0/30\tr\n"), way("1\t0/10\tr\n2\t0/20\tr\n"));
+        let elsewhere = way("1\t0/10\tr\n2\t0/21\tr\n");
+        let shared = |other: &[HistoryEntry], timeline, end| {
+            newest_shared((&one, 4, Lsn(0x40)), (other, timeline, Lsn(end)))
+        };
+        assert_eq!(shared(&one, 4, 0x50), Some((4, Lsn(0x30), Lsn(0x40))));
+        assert_eq!(shared(&left, 3, 0x50), Some((3, Lsn(0x20), Lsn(0x30))), "ahead of the other way");
+        assert_eq!(shared(&left, 3, 0x25), Some((3, Lsn(0x20), Lsn(0x25))));
+        assert_eq!(shared(&elsewhere, 3, 0x50), Some((2, Lsn(0x10), Lsn(0x20))), "3 began elsewhere");
+        assert_eq!(shared(&[], 1, 0x50), Some((1, Lsn(0), Lsn(0x10))));
+        assert_eq!(shared(&way("2\t0/10\tr\n"), 5, 0x50), None, "nothing in common");
     }
 
     #[test]

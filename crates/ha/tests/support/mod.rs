@@ -175,6 +175,8 @@ pub struct Scene {
     pub renew: Outcome,
     pub acquire: Outcome,
     pub peers: Vec<PeerAnswer>,
+    /// What they say when they are asked again; `None`: the same.
+    pub peers_later: Option<Vec<PeerAnswer>>,
     /// What a reload shows; `None`: the observed view, led by me where the lock was acquired.
     pub reloaded: Option<Result<Cluster, String>>,
     pub divergence: Divergence,
@@ -206,6 +208,7 @@ impl Scene {
             renew: held(),
             acquire: held(),
             peers: vec![peer("b"), peer("c")],
+            peers_later: None,
             reloaded: None,
             divergence: Divergence::SameHistory,
             difference: RecoveryDifference::None,
@@ -317,13 +320,8 @@ impl Scene {
         match action {
             Action::RenewLock(_) => self.renew.clone(),
             Action::AcquireLock => self.acquire.clone(),
-            Action::AskPeers(asked) => Outcome::Peers(
-                self.peers
-                    .iter()
-                    .filter(|peer| asked.iter().any(|address| address.name == peer.name))
-                    .cloned()
-                    .collect(),
-            ),
+            Action::AskPeers(asked) => answers(&self.peers, asked),
+            Action::AskPeersAgain(asked) => answers(self.peers_later.as_ref().unwrap_or(&self.peers), asked),
             Action::ReloadView(after) => self.reload(*after, acquired),
             Action::CompareRecovery { .. } => Outcome::Recovery(self.difference),
             Action::CheckDivergence { .. } => Outcome::Divergence(self.divergence),
@@ -349,7 +347,18 @@ impl Scene {
 }
 
 pub fn held() -> Outcome {
-    Outcome::Held { until: NOW + secs(30) }
+    Outcome::Held { until: NOW + secs(30), waited: Duration::ZERO }
+}
+
+/// The lock, after so long that it is asked again whether it should be taken.
+pub fn held_late() -> Outcome {
+    Outcome::Held { until: NOW + secs(30), waited: secs(7) }
+}
+
+/// What those who are asked say, as far as they can be reached.
+fn answers(peers: &[PeerAnswer], asked: &[ptarmigan_ha::action::PeerAddress]) -> Outcome {
+    let is_asked = |peer: &&PeerAnswer| asked.iter().any(|address| address.name == peer.name);
+    Outcome::Peers(peers.iter().filter(is_asked).cloned().collect())
 }
 
 pub fn refused() -> Outcome {

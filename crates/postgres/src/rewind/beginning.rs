@@ -1,11 +1,11 @@
-//! Whether the local timeline is the upstream's timeline of that number. PostgreSQL takes the first number for which it
+//! Whether the newest timeline that the local server shares with the upstream is the same one, or only has the same number. PostgreSQL takes the first number for which it
 //! finds no `.history` file, so two servers that were promoted without knowing of each other take the same one.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 use ptarmigan_types::{
     HistoryEntry, Lsn, Timeline,
-    history::{begins_alike, switchpoint},
+    history::{begins_alike, newest_shared},
 };
 
 use super::LocalPosition;
@@ -67,31 +67,45 @@ impl Stretch {
     }
 }
 
-/// Compares how the local timeline began here and, by `session`, on the upstream, whose own history is `upstream`.
+/// The way of the upstream to where it is now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UpstreamWay<'a> {
+    /// Its history.
+    pub(super) entries: &'a [HistoryEntry],
+    /// The timeline that it is on.
+    pub(super) timeline: Timeline,
+}
+
+/// Compares how the newest timeline of both ways began here and, by `session`, on the upstream. `pg_rewind` goes back to
+/// that timeline without a look at its records, so it is looked at here, also where the local server is ahead.
 pub(super) async fn compare(
     pg: &Postgres,
     session: &Session,
     local: &LocalPosition,
     segment_bytes: u64,
-    upstream: &[HistoryEntry],
+    upstream: UpstreamWay<'_>,
 ) -> Beginning {
-    let timeline = local.timeline;
-    let own = match history::read_local(&pg.data_dir(), timeline) {
+    let own = match history::read_local(&pg.data_dir(), local.timeline) {
         // A file without entries was written to keep the number from being taken: nobody's history.
         Ok(own) => own.map(|own| own.entries).unwrap_or_default(),
         Err(error) => {
-            tracing::debug!("how timeline {timeline} began is not known: {error}");
+            tracing::debug!("how timeline {} began is not known: {error}", local.timeline);
             return Beginning::NothingToTell;
         }
     };
-    let Some(begin) = own.last().map(|last| last.lsn) else {
-        tracing::debug!("how timeline {timeline} began is not known: no history file");
+    if own.is_empty() && local.timeline > 1 {
+        tracing::debug!("how timeline {} began is not known: no history file", local.timeline);
         return Beginning::NothingToTell;
-    };
-    if !begins_alike(&own, upstream, timeline) {
+    }
+    if local.timeline <= upstream.timeline && !begins_alike(&own, upstream.entries, local.timeline) {
         return Beginning::OtherPlace;
     }
-    let end = switchpoint(upstream, timeline).map_or(local.lsn, |left| left.min(local.lsn));
+    let theirs = (upstream.entries, upstream.timeline, Lsn(u64::MAX));
+    let shared = newest_shared((&own, local.timeline, local.lsn), theirs);
+    let Some((timeline, begin, end)) = shared.filter(|(timeline, ..)| *timeline > 1) else {
+        return Beginning::NothingToTell;
+    };
+    let end = end.min(local.lsn);
     let Some(stretch) = Stretch::at(timeline, begin, end, segment_bytes) else {
         return Beginning::NothingToTell;
     };

@@ -14,7 +14,7 @@ use crate::{
     bugs::Bug,
     member::{Call, OwnLease, Waiter},
     store::{Compare, Condition, Then},
-    world::{Event, World},
+    world::{Event, Moment, World},
 };
 
 /// The read of everything that fills the copy.
@@ -62,6 +62,8 @@ pub struct Flight {
     call: Call,
     /// The number of ends of leadership when it began.
     asked: u64,
+    /// When it was asked for.
+    begun: Monotonic,
     /// When whoever waits loses patience.
     ends: Monotonic,
     /// The client's own limit.
@@ -183,6 +185,11 @@ fn unanswered(maybe: bool) -> Outcome {
 impl World {
     /// Begins an operation; its end comes to the waiter.
     pub fn call(&mut self, member: usize, waiter: Waiter, call: Call, limit: Duration) {
+        match call {
+            Call::Acquire => self.doom(member, Moment::Races),
+            Call::Release(_) => self.doom(member, Moment::Releases),
+            _ => {}
+        }
         let id = self.fresh();
         let now = self.now;
         let this = &self.members[member];
@@ -192,6 +199,7 @@ impl World {
             waiter,
             call,
             asked: this.lease.ends,
+            begun: now,
             ends: now + limit,
             deadline: now + this.settings.retry_timeout,
             alarm: None,

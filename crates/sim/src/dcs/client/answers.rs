@@ -8,10 +8,9 @@ use ptarmigan_types::{LeaseId, RawValue, Revision};
 use super::{Answer, Body, Ended, Flight, Step, TIME_LEFT_MIN, Waits, unanswered};
 use crate::{
     bugs::Bug,
-    faults::Fault,
     member::{Call, OwnLease, Waiter},
     store::{Keys, Then},
-    world::{Event, World},
+    world::{Event, Moment, World},
 };
 
 fn refused(reason: &str) -> Outcome {
@@ -267,10 +266,9 @@ impl World {
         let until = from + lease.ttl;
         self.members[member].lease.hold(flight.asked, until);
         self.watch_overrun(member);
-        if self.network.last_answer.remove(&member) {
-            self.fault(Fault::StoreLost(member));
-        }
-        self.operation_ends(member, flight, Outcome::Held { until }, created);
+        let waited = self.now.since(flight.begun);
+        self.doom(member, Moment::Confirmed);
+        self.operation_ends(member, flight, Outcome::Held { until, waited }, created);
     }
 
     fn refuse(&mut self, member: usize, flight: Box<Flight>, reason: &str) {
