@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ptarmigan_dcs::{Condition, Error as DcsError, Verdict, Written};
 use ptarmigan_ha::{Action, Outcome, action::When};
-use ptarmigan_types::{Key, Leader, MemberData, pyjson};
+use ptarmigan_types::{Key, Leader, MemberData, Monotonic, pyjson};
 
 use crate::{history, jobs, lease::Asked, local, node::Node, peers, publish, slots, status};
 

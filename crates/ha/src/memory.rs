@@ -62,6 +62,9 @@ pub struct Memory {
     pub post_bootstrap: Option<bool>,
     /// The rewind question.
     pub rewind: RewindState,
+    /// The leader that [`RewindState::Need`] was found against: against another one the question is open again.
+    #[serde(default)]
+    pub rewind_against: Option<MemberName>,
     /// When this node gave up the lock because `pre_promote` failed.
     pub released_at: Option<Monotonic>,
     /// The first cycle on a running server is done (the contract's `cb_called`, without its upstream gap: HA-089).

@@ -150,6 +150,12 @@ impl PostgresView {
         self.server.as_ref().and_then(|server| server.timeline)
     }
 
+    /// A promotion was ordered and is not done: restarted now, the server would come up as a primary of the old timeline.
+    pub fn is_promoting(&self) -> bool {
+        let in_recovery = self.server.as_ref().map_or(self.has_recovery_signal, |server| server.in_recovery);
+        self.role == Role::Promoted && in_recovery
+    }
+
     /// The server was started and does not accept connections yet.
     pub const fn is_starting(&self) -> bool {
         matches!(self.state, MemberState::Starting | MemberState::StartingAfterCustomBootstrap)

@@ -24,6 +24,12 @@ pub(crate) fn trigger(r: &mut Round<'_>, why: &str) {
 pub(crate) fn act(r: &mut Round<'_>) -> Step<()> {
     remove_after_failure(r)?;
     let Some(leader) = usable_leader(r) else { return Ok(()) };
+    // Safer than the contract (docs/compatibility.md): somebody else may have begun this very timeline too, and pg_rewind
+    // would find nothing to do.
+    if r.memory.rewind == RewindState::Need && r.memory.rewind_against.as_ref() != Some(&leader.name) {
+        r.fired("RW-4", format!("{} leads by now: asking again", leader.name));
+        r.memory.rewind = RewindState::Check;
+    }
     if r.memory.rewind == RewindState::Check {
         check(r, leader)?;
     }
@@ -62,6 +68,7 @@ fn check(r: &mut Round<'_>, leader: &Member) -> Step<()> {
         Outcome::Divergence(Divergence::Diverged) => {
             r.fired("RW-8", "diverged");
             r.memory.rewind = RewindState::Need;
+            r.memory.rewind_against = Some(leader.name.clone());
         }
         Outcome::Divergence(Divergence::SameHistory) => {
             r.fired("RW-8", "same history");

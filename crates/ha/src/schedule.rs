@@ -43,8 +43,12 @@ pub fn due_at(at: jiff::Timestamp, wall: jiff::Timestamp, loop_wait: Duration) -
     if left.unsigned_abs() > stale_after { Due::Stale } else { Due::Now }
 }
 
-/// Contract RS-2: why the restart's conditions do not hold; `None` where they do.
+/// Contract RS-2: why the restart's conditions do not hold; `None` where they do. Nothing restarts a server that is being
+/// promoted.
 pub fn restart_refused(filter: &RestartFilter, postgres: &PostgresView) -> Option<String> {
+    if postgres.is_promoting() {
+        return Some("promotion in progress".into());
+    }
     if let Some(role) = filter.role {
         let mine = if postgres.role == Role::Promoted { Role::Primary } else { postgres.role };
         if role != mine {
@@ -78,6 +82,11 @@ pub(crate) fn scheduled_restart(r: &mut Round<'_>) -> Step<()> {
         Due::Stale | Due::Unusable => {
             r.fired("SA-2", "");
             r.request(Action::ClearScheduledRestart);
+            Ok(())
+        }
+        Due::Now if r.obs.postgres.is_promoting() => {
+            r.fired("RS-2", "promotion in progress");
+            r.wake_within(Duration::from_secs(1));
             Ok(())
         }
         Due::Now => {

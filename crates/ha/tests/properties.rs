@@ -83,6 +83,7 @@ fn memory(draw: &mut Draw<'_>) -> Memory {
         leader_timeline: draw.pick(&TIMELINES),
         last_lsn: draw.maybe().then(|| draw.pick(&LSNS)),
         previous_lsn: None,
+        rewind_against: draw.pick(&[None, Some(name("b")), Some(name("c"))]),
         race_backoff_since: draw.moment(),
         crash_recovery_since: draw.moment(),
         recovering: draw.maybe(),

@@ -211,6 +211,23 @@ fn rw_12_waits_for_the_leaders_checkpoint() {
 }
 
 #[test]
+fn rw_4_what_was_found_against_another_leader_is_asked_again() {
+    for against in [None, Some(name("c"))] {
+        let scene = in_state(RewindState::Need).with(|scene| scene.memory.rewind_against = against.clone());
+        let played = scene.play();
+        played.fired("RW-4").does(&CHECK()).starts_nothing();
+        assert_eq!(played.memory().rewind, RewindState::NotNeed);
+        let diverged = in_state(RewindState::Need).with(|scene| {
+            scene.memory.rewind_against = against;
+            scene.divergence = Divergence::Diverged;
+        });
+        let played = diverged.play();
+        played.does(&CHECK()).starts(&rewind(false));
+        assert_eq!(played.memory().rewind_against, Some(name("b")));
+    }
+}
+
+#[test]
 fn rw_16_a_rewind_that_failed_is_tried_again_after_a_moment() {
     let failed = |kind, at| {
         in_state(RewindState::Need).with(|scene| scene.memory.failed = Some(FailedJob { kind, at }))

@@ -95,6 +95,14 @@ fn rs_2_conditions() {
     postgres.role = Role::Promoted;
     postgres.pending_restart = true;
     assert_eq!(restart_refused(&filter(Some(Role::Primary), None, true), &postgres), None);
+    let promoting = scheduled(Scene::primary(), 0, |_| {}).with(|scene| {
+        scene.pg().role = Role::Promoted;
+        scene.server().in_recovery = true;
+    });
+    let played = promoting.play();
+    played.fired("RS-2").starts_nothing().does_not(&Action::ClearScheduledRestart).wakes_in(secs(1));
+    let reason = restart_refused(&RestartFilter::default(), &promoting.obs.postgres);
+    assert_eq!(reason.as_deref(), Some("promotion in progress"));
     let played = scheduled(Scene::primary(), 0, |restart| restart.filter.pending = true).play();
     played.fired("RS-2").starts_nothing().does(&Action::ClearScheduledRestart);
 }

@@ -126,7 +126,9 @@ impl World {
         }
         match fault {
             Fault::Next => self.next_fault(),
-            Fault::Extra if self.quiet_since.is_none() && self.now >= self.calm_until => self.begin_fault(),
+            Fault::Extra if self.quiet_since.is_none() && self.now >= self.calm_until && self.all_there() => {
+                self.begin_fault();
+            }
             Fault::Extra => {}
             Fault::StoreUp => self.store_up(),
             Fault::StoreReached(member) => {
@@ -175,6 +177,7 @@ impl World {
                     (trouble.disk_full, trouble.hung) = (false, false);
                     self.machine_up(member);
                 }
+                self.members.iter_mut().for_each(|member| member.restart = None);
                 self.checks.faults_active = 0;
                 self.quiet_since = Some(self.now);
             }
@@ -229,14 +232,18 @@ impl World {
         }
         let wait = self.random.millis(20_000, 120_000);
         self.after(wait, Event::Fault(Fault::Next));
-        if self.now < self.calm_until {
+        if self.now < self.calm_until || !self.scenario.unguarded && !self.all_there() {
             return;
         }
         self.begin_fault();
-        let all_there = self.members.iter().all(|member| member.is_alive() || !member.machine);
-        if all_there && self.random.percent(30) {
+        if self.all_there() && self.random.percent(30) {
             self.begin_fault();
         }
+    }
+
+    /// The daemons of all machines run.
+    fn all_there(&self) -> bool {
+        self.members.iter().all(|member| member.is_alive() || !member.machine)
     }
 
     /// The present leader in two of three cases, or anybody.

@@ -301,6 +301,7 @@ impl World {
 
     fn restart(&mut self, member: usize, limit: Option<Duration>, stage: u32, primary: bool) -> Step {
         match stage {
+            0 if primary && self.members[member].postgres.standby_signal => failed("promotion in progress"),
             0 => {
                 self.set_state(member, MemberState::Restarting);
                 if self.members[member].postgres.process == Process::Down {

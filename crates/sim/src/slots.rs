@@ -178,7 +178,8 @@ impl World {
         self.members[upstream].postgres.slots.get(&self.members[member].slot, member)
     }
 
-    fn is_active(&self, upstream: usize, member: usize) -> bool {
+    /// Somebody streams by that slot.
+    pub fn is_active(&self, upstream: usize, member: usize) -> bool {
         let generation = self.members[upstream].postgres.generation;
         self.members[member].postgres.streams_from == Some((upstream, generation))
     }

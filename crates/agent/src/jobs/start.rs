@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ptarmigan_postgres::{
+    files::signal::{self, Signal},
     postmaster::start::{StartRequest, Started},
     recovery::Recovery,
     stop::{StopMode, StopRequest},
@@ -61,6 +62,10 @@ pub(super) async fn restart(node: &Arc<Node>, timeout: Option<Duration>) -> Resu
 async fn stop_and_start(node: &Arc<Node>, timeout: Option<Duration>) -> Result<Restarted, String> {
     let role = node.postgres.role();
     let primary = matches!(role, Role::Primary | Role::Promoted);
+    if primary && signal::get(&node.postgres.data_dir()) != Signal::None {
+        // Without its signal file it would come up as a primary of the timeline that it was a standby on.
+        return Err("promotion in progress".into());
+    }
     let (recovery, passfile_lines) = if primary {
         (Recovery::None, Vec::new())
     } else {

@@ -191,7 +191,7 @@ impl Scene {
     /// I am `a`, a running standby; `b` leads, `c` is another standby.
     pub fn standby() -> Self {
         Self {
-            memory: Memory { joined: true, ..Memory::default() },
+            memory: Memory { joined: true, rewind_against: Some(name("b")), ..Memory::default() },
             obs: Observation {
                 now: NOW,
                 wall: wall(),

@@ -118,7 +118,9 @@ impl World {
         let stays = (0..self.members.len()).find_map(|owner| {
             let them = &self.members[owner];
             let absent = self.now.since(*self.checks.slots.seen.get(owner)?);
-            let kept = cluster.member(&them.name).is_none() && self.slot(member, owner).is_some();
+            // A standby streams on without its daemon, and what is in use is not dropped.
+            let idle = self.slot(member, owner).is_some() && !self.is_active(member, owner);
+            let kept = cluster.member(&them.name).is_none() && idle;
             (owner != member && kept && absent > limit).then_some((owner, absent))
         });
         if let Some((owner, absent)) = stays {
