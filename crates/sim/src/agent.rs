@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
     Action, DemoteMode, Job, Memory, Observation, Outcome,
+    action::ReloadAfter,
     observation::{ControlState, DataDirectory, JobKind, JobView, PostgresView, ServerFacts},
 };
-use ptarmigan_types::{Cluster, MemberState, Monotonic, Role};
+use ptarmigan_types::{Cluster, Leader, MemberState, Monotonic, Role};
 
 use crate::{
     bugs::{Bug, decide_with},
@@ -271,15 +272,28 @@ impl World {
     }
 
     fn acted(&mut self, member: usize, outcome: Outcome) {
+        let action = match &self.members[member].phase {
+            Phase::Acting(acting) => acting.decision.actions[acting.next].clone(),
+            _ => return,
+        };
+        let outcome = if self.bug.is_some() { self.misjudge(member, &action, outcome) } else { outcome };
         if let Phase::Acting(acting) = &mut self.members[member].phase {
-            let action = acting.decision.actions[acting.next].clone();
             acting.observation.outcomes.push((action, outcome));
             acting.next += 1;
         }
     }
 
-    /// The planted bug of an answer that never came and is taken for a yes.
+    /// The planted bugs of answers that never came and are taken for a yes. Of the lock that is read again before the
+    /// promotion too: else the core finds out that it has none.
     fn misjudge(&mut self, member: usize, action: &Action, outcome: Outcome) -> Outcome {
+        if self.bug == Some(Bug::IndeterminateAcquired) && *action == Action::ReloadView(ReloadAfter::Lock) {
+            let this = &self.members[member];
+            let mut view = this.known.clone().unwrap_or_default();
+            let name = this.name.clone();
+            Arc::make_mut(&mut view).leader =
+                Some(Leader { name, revision: 0, create_revision: 0, lease: None });
+            return if this.leads(self.now) { Outcome::View(view) } else { outcome };
+        }
         let planted = matches!(
             (self.bug, action),
             (Some(Bug::IndeterminateHeld), Action::RenewLock(_))
@@ -323,15 +337,7 @@ impl World {
                 self.look(member, Ok(view), vec![(action, outcome)]);
             }
             acting => {
-                let action = match &acting {
-                    Phase::Acting(acting) => acting.decision.actions.get(acting.next).cloned(),
-                    _ => None,
-                };
                 self.members[member].phase = acting;
-                let outcome = match action {
-                    Some(action) => self.misjudge(member, &action, outcome),
-                    None => outcome,
-                };
                 self.acted(member, outcome);
                 self.act(member);
             }
