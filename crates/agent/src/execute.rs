@@ -101,7 +101,7 @@ async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
             verdict(node, asked, begin, node.dcs.acquire().await)
         }
         Action::ReleaseLock(held) => {
-            node.lease.forget();
+            node.lease.give_up(held.create_revision);
             publish::publish(node);
             match node.dcs.release(held).await {
                 Ok(true) => Outcome::Done,
@@ -148,6 +148,9 @@ pub(crate) fn patience(node: &Node) -> Duration {
 }
 
 async fn renew(node: &Node, held: &Leader) -> Outcome {
+    if node.lease.is_given_up(held.create_revision) {
+        return release_again(node, held).await;
+    }
     let (asked, begin) = (node.lease.ask(), ptarmigan_clock::now());
     match tokio::time::timeout(patience(node), node.dcs.renew(held)).await {
         Ok(answer) => verdict(node, asked, begin, answer),
@@ -155,9 +158,23 @@ async fn renew(node: &Node, held: &Leader) -> Outcome {
     }
 }
 
+/// A release that nobody answered may still be on its way: a lock that was given up is given up for good, and nobody else
+/// can lead before it is gone.
+async fn release_again(node: &Node, held: &Leader) -> Outcome {
+    tracing::warn!("the leader lock was given up and is still there: releasing it again");
+    match tokio::time::timeout(patience(node), node.dcs.release(held)).await {
+        Ok(Ok(_)) => Outcome::Refused("this lock was given up".into()),
+        Ok(Err(error)) => no_answer(&error),
+        Err(_) => Outcome::NoAnswer { maybe: true, reason: "the release was not answered in time".into() },
+    }
+}
+
 /// `begin`: when it was asked for.
 fn verdict(node: &Node, asked: Asked, begin: Monotonic, answer: Result<Verdict, DcsError>) -> Outcome {
     match answer {
+        Ok(Verdict::Held(grant)) if node.lease.is_given_up(grant.create_revision) => {
+            Outcome::Refused("this lock was given up, and is not released yet".into())
+        }
         Ok(Verdict::Held(grant)) => {
             let until = grant.valid_until();
             node.lease.hold(asked, until);
@@ -281,7 +298,28 @@ mod tests {
         assert_eq!((node.lease.until(), node.snapshot.load().leader_until), (None, None));
         assert!(node.lease.left_at(ptarmigan_clock::now()) > TIMING.ttl / 2, "nobody was told to hurry");
         let refused = run(&fixture, Action::RenewLock(held)).await;
-        assert_eq!(refused, Outcome::Refused("the leader key is gone".into()));
+        assert_eq!(refused, Outcome::Refused("this lock was given up".into()));
+    }
+
+    #[tokio::test]
+    async fn a_release_without_answer_gives_the_lock_up_for_good() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        run(&fixture, Action::AcquireLock).await;
+        let held = fixture.cluster().await.leader.unwrap();
+        fixture.store.set_fault(&node.name, Fault::Unreachable);
+        let lost = run(&fixture, Action::ReleaseLock(held.clone())).await;
+        assert!(matches!(lost, Outcome::NoAnswer { .. }), "{lost:?}");
+        fixture.store.set_fault(&node.name, Fault::None);
+        assert_eq!(fixture.cluster().await.leader, Some(held.clone()), "it is still there");
+        let again = run(&fixture, Action::AcquireLock).await;
+        assert!(matches!(again, Outcome::Refused(_)), "{again:?}");
+        assert!(!node.leads());
+        let renewed = run(&fixture, Action::RenewLock(held.clone())).await;
+        assert_eq!(renewed, Outcome::Refused("this lock was given up".into()));
+        assert_eq!(fixture.cluster().await.leader, None, "released again");
+        assert!(matches!(run(&fixture, Action::AcquireLock).await, Outcome::Held { .. }), "another lock");
+        assert_ne!(fixture.cluster().await.leader.unwrap().create_revision, held.create_revision);
     }
 
     #[tokio::test]

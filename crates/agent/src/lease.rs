@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ptarmigan_types::Monotonic;
+use ptarmigan_types::{Monotonic, Revision};
 
 /// The validity of the leader lease.
 #[derive(Debug, Default)]
@@ -16,6 +16,8 @@ pub struct Lease {
     granted_until: AtomicU64,
     /// How often leadership ended.
     ends: AtomicU64,
+    /// The create revision of the lock that this node gave up last; 0: none.
+    given_up: AtomicU64,
 }
 
 /// Taken before the store is asked: an answer to a question from before leadership ended brings none back.
@@ -41,6 +43,18 @@ impl Lease {
     pub fn forget(&self) {
         self.ends.fetch_add(1, Ordering::AcqRel);
         self.leads_until.store(0, Ordering::Release);
+    }
+
+    /// The lock that was created at that revision is about to be released. Whatever comes of the request, it may arrive
+    /// at any time from now on: this lock is nothing to lead on any more.
+    pub fn give_up(&self, create_revision: Revision) {
+        self.forget();
+        self.given_up.store(create_revision, Ordering::Release);
+    }
+
+    /// The lock that was created at that revision was given up.
+    pub fn is_given_up(&self, create_revision: Revision) -> bool {
+        self.given_up.load(Ordering::Acquire) == create_revision && create_revision != 0
     }
 
     /// How much is left at `now` of what the store granted last: the time in which a server may still be stopped

@@ -7,7 +7,7 @@ use ptarmigan_ha::{
 };
 
 macro_rules! bugs {
-    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal),+ $(,)?) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal by $checker:literal),+ $(,)?) => {
         /// A planted bug.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Bug { $($(#[doc = $doc])+ $name),+ }
@@ -20,45 +20,50 @@ macro_rules! bugs {
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text),+ }
             }
+
+            /// The checker that has to catch it.
+            pub const fn checker(self) -> &'static str {
+                match self { $(Self::$name => $checker),+ }
+            }
         }
     };
 }
 
 bugs! {
     /// A live primary among the peers does not keep anybody from racing.
-    LivePrimaryIgnored = "live-primary-ignored",
+    LivePrimaryIgnored = "live-primary-ignored" by "single_writable_primary",
     /// `maximum_lag_on_failover` is not looked at.
-    LagCheckDropped = "lag-check-dropped",
+    LagCheckDropped = "lag-check-dropped" by "durability",
     /// A standby behind the timeline that `/history` shows takes over in spite of `check_timeline`.
-    TimelineCheckDropped = "timeline-check-dropped",
+    TimelineCheckDropped = "timeline-check-dropped" by "timelines",
     /// A renewal without an answer counts as one.
-    IndeterminateHeld = "indeterminate-held",
+    IndeterminateHeld = "indeterminate-held" by "single_writable_primary",
     /// A race for the lock without an answer counts as won.
-    IndeterminateAcquired = "indeterminate-acquired",
+    IndeterminateAcquired = "indeterminate-acquired" by "single_writable_primary",
     /// The leader key is deleted whoever holds it.
-    ReleaseWithoutCompare = "release-without-compare",
+    ReleaseWithoutCompare = "release-without-compare" by "lock",
     /// Validity is counted from the answer of a renewal.
-    ValidityFromAnswer = "validity-from-answer",
+    ValidityFromAnswer = "validity-from-answer" by "single_writable_primary",
     /// The renewal of the lease is not compared with the leader key.
-    RenewalWithoutCompare = "renewal-without-compare",
+    RenewalWithoutCompare = "renewal-without-compare" by "single_writable_primary",
     /// A demotion for lack of an answering DCS is not begun.
-    OfflineDemotionDropped = "offline-demotion-dropped",
+    OfflineDemotionDropped = "offline-demotion-dropped" by "single_writable_primary",
     /// A demotion for a lost lock is not begun.
-    LostLockDemotionDropped = "lost-lock-demotion-dropped",
+    LostLockDemotionDropped = "lost-lock-demotion-dropped" by "single_writable_primary",
     /// The tag `nofailover` is not read.
-    NofailoverIgnored = "nofailover-ignored",
+    NofailoverIgnored = "nofailover-ignored" by "tags",
     /// Positions of peers are not compared.
-    PeerPositionsIgnored = "peer-positions-ignored",
+    PeerPositionsIgnored = "peer-positions-ignored" by "durability",
     /// WAL that left the leader's history is taken for the same.
-    DivergenceIgnored = "divergence-ignored",
+    DivergenceIgnored = "divergence-ignored" by "liveness",
     /// `/initialize` is written unconditionally.
-    InitializeUnconditional = "initialize-unconditional",
+    InitializeUnconditional = "initialize-unconditional" by "initialize_once",
     /// A leader gives the lock up in every tenth cycle.
-    Restless = "restless",
+    Restless = "restless" by "flapping",
     /// Slots are not created.
-    SlotsNotCreated = "slots-not-created",
+    SlotsNotCreated = "slots-not-created" by "slots",
     /// `member_slots_ttl` is not looked at.
-    SlotsDroppedAtOnce = "slots-dropped-at-once",
+    SlotsDroppedAtOnce = "slots-dropped-at-once" by "slots",
 }
 
 /// The very decision of the daemon, or with a bug around it.

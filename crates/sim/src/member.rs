@@ -171,6 +171,8 @@ pub struct Lease {
     pub granted_until: Monotonic,
     /// How often leadership ended.
     pub ends: u64,
+    /// The create revision of the lock that was given up last; 0: none.
+    pub given_up: u64,
 }
 
 impl Lease {

@@ -217,7 +217,7 @@ impl Handle {
 
 fn verdict(ended: Ended) -> Verdict {
     match ended.outcome {
-        Outcome::Held { until } => {
+        Outcome::Held { until, .. } => {
             let lease = ended.lease.expect("what is held hangs on a lease");
             assert_eq!(until, lease.sent + lease.ttl);
             let (sent_at, ttl) = (lease.sent, lease.ttl);

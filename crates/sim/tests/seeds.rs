@@ -1,47 +1,80 @@
 //! The kept seeds, fresh ones, and what every run has to be: reproducible.
 
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
 use ptarmigan_sim::{
-    Options,
+    Bug, Counts, Options, Report,
     replay::{Replayed, replay},
     simulate,
 };
 
-const FRESH: u64 = 50;
+/// How many fresh seeds each run of the tests tries.
+const FRESH: u64 = 200;
+/// How many seeds a planted bug has to be caught within.
+const BUG_SEEDS: u64 = 2000;
+/// Seeds of a few bits are easier to type again.
+const SEED_BITS: u32 = 40;
 
-fn kept() -> Vec<u64> {
-    include_str!("../seeds/kept.txt")
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split_whitespace().next())
-        .map(|seed| seed.parse().expect("a seed is a number"))
-        .collect()
+fn kept() -> impl Iterator<Item = u64> {
+    let lines = include_str!("../seeds/kept.txt").lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| {
+        line.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a line begins with a seed")
+    })
+}
+
+fn run(seed: u64, options: Options) -> Report {
+    catch_unwind(AssertUnwindSafe(|| simulate(seed, options)))
+        .unwrap_or_else(|_| panic!("seed {seed} broke the core or the simulation"))
 }
 
 #[test]
 fn kept_seeds_find_nothing_any_more() {
     for seed in kept() {
-        let report = simulate(seed, Options::default());
-        assert_eq!(report.violation, None, "seed {seed}");
+        assert_eq!(run(seed, Options::default()).violation, None, "seed {seed}");
     }
 }
 
+/// A checker that catches nothing is worse than none.
+#[test]
+fn every_planted_bug_is_caught_by_its_checker() {
+    for bug in Bug::ALL {
+        let options = Options { bug: Some(*bug), ..Options::default() };
+        let caught = (1..=BUG_SEEDS).find(|seed| {
+            run(*seed, options).violation.is_some_and(|violation| violation.checker == bug.checker())
+        });
+        println!("{}: {} at seed {caught:?}", bug.name(), bug.checker());
+        assert!(caught.is_some(), "{} does not catch {}", bug.checker(), bug.name());
+    }
+}
+
+/// Other seeds in every run, so that the search goes on; a seed that fails is printed, and fails again with
+/// `ptarmigan-sim --seed N --trace`. `PTARMIGAN_SIM_FROM` chooses the first one.
 #[test]
 fn fresh_seeds_find_nothing() {
-    let from = 1_000_000;
+    let chosen = std::env::var("PTARMIGAN_SIM_FROM").ok().and_then(|text| text.parse().ok());
+    let from = chosen.unwrap_or_else(|| RandomState::new().hash_one(0) >> (u64::BITS - SEED_BITS));
+    println!("fresh seeds: {from} to {}", from + FRESH - 1);
+    let mut counts = Counts::default();
     for seed in from..from + FRESH {
-        let report = simulate(seed, Options::default());
-        assert_eq!(report.violation, None, "seed {seed}");
-        assert!(report.counts.acknowledged > 100, "seed {seed}: hardly anything was written");
+        let report = run(seed, Options::default());
+        assert_eq!(report.violation, None, "seed {seed}: ptarmigan-sim --seed {seed} --trace");
+        assert!(report.counts.acknowledged > 50, "seed {seed}: hardly anything was written");
+        counts.add(&report.counts);
     }
+    println!("{counts}");
 }
 
 #[test]
 fn same_seed_same_trace() {
-    let first = simulate(7, Options::default());
-    let second = simulate(7, Options::default());
-    let other = simulate(8, Options::default());
-    assert_eq!(first.hash, second.hash);
-    assert_ne!(first.hash, other.hash);
+    let traces = [7, 7, 8].map(|seed| run(seed, Options::default()).hash);
+    println!("trace of seed 7: {:016x}", traces[0]);
+    assert_eq!(traces[0], traces[1]);
+    assert_ne!(traces[0], traces[2]);
+    let kept_lines = run(7, Options { trace: true, ..Options::default() });
+    assert!(kept_lines.lines.len() > 100);
 }
 
 #[test]

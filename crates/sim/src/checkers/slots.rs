@@ -94,6 +94,10 @@ impl World {
         let age = self.members[member].postgres.slots.age(slot, self.now);
         let checker = &mut self.checks.slots;
         let absent = checker.seen.get(owner).map_or(Duration::ZERO, |seen| self.now.since(*seen));
+        if self.now.since(checker.store_trouble) < ttl {
+            // The leader's time runs from when it saw the member, not from when the key went.
+            return;
+        }
         if owner != member && absent + EARLY < ttl && age > YOUNG {
             checker.object(self.now, || {
                 format!(

@@ -12,7 +12,7 @@ use ptarmigan_types::{LeaseId, Monotonic, Revision, lease};
 use super::{Answer, Body};
 use crate::{
     bugs::Bug,
-    member::{Call, OwnLease, Waiter},
+    member::{Call, OwnLease, Timing, Waiter},
     store::{Compare, Condition, Then},
     world::{Event, Moment, World},
 };
@@ -64,6 +64,8 @@ pub struct Flight {
     asked: u64,
     /// When it was asked for.
     begun: Monotonic,
+    /// A renewal was asked for, of a lock that was given up.
+    released_again: bool,
     /// When whoever waits loses patience.
     ends: Monotonic,
     /// The client's own limit.
@@ -183,11 +185,26 @@ fn unanswered(maybe: bool) -> Outcome {
 }
 
 impl World {
+    /// As the agent keeps it: a lock whose release was sent is nothing to lead on. The contract knows no such thing.
+    pub fn gave_up(&self, member: usize, create_revision: Revision) -> bool {
+        let this = &self.members[member];
+        this.timing == Timing::Own && this.lease.given_up == create_revision && create_revision != 0
+    }
+
     /// Begins an operation; its end comes to the waiter.
     pub fn call(&mut self, member: usize, waiter: Waiter, call: Call, limit: Duration) {
-        match call {
+        let mut call = call;
+        let mut again = false;
+        match &call {
             Call::Acquire => self.doom(member, Moment::Races),
-            Call::Release(_) => self.doom(member, Moment::Releases),
+            Call::Release(held) => {
+                self.members[member].lease.given_up = held.create_revision;
+                self.doom(member, Moment::Releases);
+            }
+            Call::Renew(held) if self.gave_up(member, held.create_revision) => {
+                call = Call::Release(held.clone());
+                again = true;
+            }
             _ => {}
         }
         let id = self.fresh();
@@ -200,6 +217,7 @@ impl World {
             call,
             asked: this.lease.ends,
             begun: now,
+            released_again: again,
             ends: now + limit,
             deadline: now + this.settings.retry_timeout,
             alarm: None,

@@ -178,6 +178,9 @@ impl World {
             return self.refuse(member, flight, &format!("the leader key is held by {:?}", raw.value));
         }
         self.show(member, &"leader".into(), Some(&raw), raw.revision);
+        if self.gave_up(member, raw.create_revision) {
+            return self.refuse(member, flight, "this lock was given up");
+        }
         self.held(member, flight, raw.create_revision);
     }
 
@@ -288,6 +291,10 @@ impl World {
         if flight.step == Step::Lease {
             self.next_in_line(member);
         }
+        let outcome = match outcome {
+            Outcome::Done if flight.released_again => refused("this lock was given up"),
+            outcome => outcome,
+        };
         match flight.waiter {
             Waiter::Loop => self.loop_answered(member, outcome),
             Waiter::Job(number) => {
