@@ -6,6 +6,7 @@ use crate::{
     action::{Action, DemoteMode, Job},
     follow, manual,
     observation::JobKind,
+    race,
     round::{Round, Step, finish},
 };
 
@@ -23,8 +24,27 @@ pub(crate) fn process(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
     r.fired("HA-164", "");
     r.request(Action::EnsureCheckpoint);
     r.fired("HA-166", "");
+    if let Some(line) = unearned(r)? {
+        return Ok(line);
+    }
     let line = format!("no action. I am ({}), the leader with the lock", r.obs.me);
     enforce_primary_role(r, &line, "promoted self to leader because I had the session lock")
+}
+
+/// Safer than the contract (docs/compatibility.md): a standby that finds the lock in its hands did not always win it. A race
+/// that was not answered may have been carried out long after others had got ahead, and a daemon that starts knows nothing
+/// of what the one before it had asked. Such a lock is kept only where this node would win it now.
+fn unearned(r: &mut Round<'_>) -> Step<Option<String>> {
+    let held = r.held().map(|held| held.create_revision);
+    if r.obs.postgres.may_write() {
+        r.memory.won = held;
+        return Ok(None);
+    }
+    if r.memory.won == held || r.obs.postgres.lsn().is_none() || race::would_win(r)? {
+        return Ok(None);
+    }
+    r.release();
+    Ok(Some("released the leader lock: it was not won, and others are ahead".into()))
 }
 
 /// HA-172, HA-173. Maintenance mode (HA-171) has its place here.

@@ -73,6 +73,9 @@ pub struct Memory {
     pub yielding: Option<Yield>,
     /// The timeline for which `/history` was last brought up to date.
     pub history_done: Option<Timeline>,
+    /// The create revision of the lock that this node won in a race, or under which its server was a primary.
+    #[serde(default)]
+    pub won: Option<Revision>,
     /// The long action that failed last, so that it is not begun again at once, over and over.
     pub failed: Option<FailedJob>,
 }

@@ -39,6 +39,13 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
     Ok(healthiest)
 }
 
+/// Whether a standby that holds the lock would win it now.
+pub(crate) fn would_win(r: &mut Round<'_>) -> Step<bool> {
+    let members = peers(r);
+    let race = Race { check_lag: true, former_leader: None, out_of_race: None };
+    candidates::am_healthiest_of(r, &by_reference(&members), race)
+}
+
 /// HA-205: a running primary takes the lock back unless a later timeline exists.
 fn primary_may_take_lock(r: &mut Round<'_>) -> bool {
     let (mine, cluster) = (r.obs.postgres.timeline(), r.view.timeline());

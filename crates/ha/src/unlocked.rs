@@ -89,6 +89,7 @@ fn take_lock(r: &mut Round<'_>) -> Step<String> {
         );
     }
     r.fired("HA-131", "");
+    r.memory.won = r.held().map(|held| held.create_revision);
     r.wake_within(Duration::ZERO);
     leader::enforce_primary_role(
         r,

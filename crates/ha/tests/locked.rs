@@ -228,3 +228,29 @@ fn b_1_a_primary_that_does_not_answer_stays_one() {
     played.fired("HA-253").starts_nothing();
     assert_eq!(Scene::primary().obs.postgres.state, MemberState::Running);
 }
+
+#[test]
+fn ha_256_a_lock_that_was_not_won_is_kept_only_by_who_would_win_it() {
+    let holder = |won: Option<u64>, change: fn(&mut Scene)| {
+        let scene = Scene::standby().with(|scene| {
+            scene.view().leader = Some(leader("a"));
+            scene.memory.won = won;
+        });
+        scene.with(change).play()
+    };
+    let ahead = |scene: &mut Scene| scene.peers[0].lsn = Lsn(HERE.0 + 1);
+    let primary = |scene: &mut Scene| scene.peers[1].in_recovery = false;
+    let promote = Job::Promote { timeline: Some(1) };
+    holder(Some(7), ahead).starts(&promote);
+    for won in [None, Some(3)] {
+        holder(won, |_| {}).starts(&promote);
+        holder(won, |scene| scene.peers.clear()).starts(&promote);
+        for (change, rule) in [(ahead as fn(&mut Scene), "HN-7"), (primary, "HN-6")] {
+            let played = holder(won, change);
+            played.fired(rule).starts_nothing().does(&Action::ReleaseLock(leader("a")));
+        }
+    }
+    // A server that was a primary under this lock needs no race to be one again.
+    let played = Scene::primary().play();
+    assert_eq!(played.memory().won, Some(7));
+}

@@ -94,6 +94,7 @@ fn memory(draw: &mut Draw<'_>) -> Memory {
         joined: draw.maybe(),
         yielding: draw.moment().map(|until| Yield { wish: 0, until }),
         history_done: draw.pick(&TIMELINES),
+        won: draw.pick(&[None, Some(1), Some(5)]),
         failed: draw.moment().map(|at| FailedJob { kind: draw.pick(&KINDS), at }),
     }
 }
