@@ -3,7 +3,7 @@
 CARGO_TARGET_DIR ?= $(HOME)/.cache/ptarmigan/target
 export CARGO_TARGET_DIR
 
-.PHONY: help setup build test demo bench sim sim-bugs lint fmt tidy ci
+.PHONY: help setup build test demo bench sim sim-bugs sim-coverage lint fmt tidy ci
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ sim: setup
 ## sim-bugs  planted bugs, and which checker of the simulation catches each
 sim-bugs: setup
 	cargo run --quiet --release --package ptarmigan-sim -- --bugs
+
+## sim-coverage  how much of the core the simulation reaches: make sim-coverage SEEDS=1000
+sim-coverage:
+	@scripts/sim-coverage.sh $(SEEDS)
 
 ## lint    clippy, warnings are errors
 lint:
