@@ -25,5 +25,5 @@ sources=(crates/ha/src/*.rs crates/ha/src/*/*.rs)
 echo
 echo "lines that no seed reached:"
 "$tools/llvm-cov" show "$binary" --instr-profile "$profiles/sim.profdata" --sources "${sources[@]}" |
-    awk '/^\/.*\.rs:$/ || /^[a-z].*\.rs:$/ { file = $0; next }
-         /^ *[0-9]+\| *0\|/ { sub(/^ */, ""); print file " " $0 }' | sed 's|^.*/crates/|crates/|'
+    awk -F '|' '/\.rs:$/ { file = $0; sub(/^.*crates\//, "crates/", file) }
+                $1 ~ /^ *[0-9]+$/ && $2 ~ /^ *0$/ { sub(/^ */, "", $1); print file $1 ":" $3 }'

@@ -254,11 +254,15 @@ impl World {
     }
 
     fn begin_fault(&mut self) {
+        let number = self.checks.counts.faults;
+        self.checks.counts.faults += 1;
+        if number < 64 && self.scenario.skip_faults >> number & 1 == 1 {
+            return;
+        }
         let kind = Kind::ALL[self.random.index(Kind::ALL.len())];
         let member = self.victim();
         let other = (member + 1 + self.random.index(self.members.len() - 1)) % self.members.len();
         self.trace.note(self.now, "world", &format!("fault {kind:?} at m{member}, m{other}"));
-        self.checks.counts.faults += 1;
         self.checks.durability.disturbed();
         match kind {
             Kind::StoreDown => {

@@ -272,6 +272,9 @@ impl World {
     fn promote(&mut self, member: usize, timeline: Option<u32>, stage: u32) -> Step {
         match stage {
             0 => Step::Wait(self.random.millis(0, 1 + self.scenario.pre_promote_millis)),
+            1 if self.scenario.pre_promote_millis > 0 && self.random.percent(10) => {
+                Step::End(JobEnd::PrePromoteFailed)
+            }
             1 => {
                 if !self.may_lead(member, LEASE_LEFT_MIN) {
                     return failed("the leader lease is about to end");
@@ -326,6 +329,7 @@ impl World {
 
     fn bootstrap(&mut self, member: usize, stage: u32) -> Step {
         match stage {
+            1 if self.random.percent(4) => failed("initdb failed"),
             0 => {
                 self.set_state(member, MemberState::InitializingNewCluster);
                 Step::Wait(self.random.millis(1000, 5000))

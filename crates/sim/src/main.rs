@@ -23,10 +23,14 @@ const LIVENESS: u8 = 3;
 const USAGE: u8 = 64;
 /// How many seeds a planted bug has to be caught within.
 const BUG_SEEDS: u64 = 2000;
+/// More times of faults than any run has.
+const FAULTS_MAX: u64 = 20;
 const HELP: &str = "ptarmigan-sim: whole clusters in virtual time
   --seeds N [--from N]    run N seeds (100) from that one (1)
   --seed N [--trace]      run one seed, print what happens
-  --shrink                with --seed: as few faults as still show it
+  --shrink                with --seed: as few faults and requests as still show it, as options to repeat it with
+  --faults N --skip-faults BITS --skip-requests BITS
+                          no faults after N times; without these (hexadecimal, bit 0 is the first)
   --members N             so many members, instead of 3 to 7
   --defaults              the default timing (ttl 30, loop_wait 10, retry_timeout 10) in every run
   --bug NAME              with a planted bug around the core
@@ -85,6 +89,9 @@ fn read(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--bugs" => arguments.bugs = true,
             "--members" => arguments.options.members = Some(members(&value()?)?),
             "--defaults" => arguments.options.default_timing = true,
+            "--faults" => arguments.options.faults_max = Some(number(value()?)?),
+            "--skip-faults" => arguments.options.skip_faults = bits(&value()?)?,
+            "--skip-requests" => arguments.options.skip_requests = bits(&value()?)?,
             "--unguarded" => arguments.options.unguarded = true,
             "--replay" => arguments.replay = Some(value()?),
             "--bug" => {
@@ -96,6 +103,10 @@ fn read(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
         }
     }
     Ok(arguments)
+}
+
+fn bits(text: &str) -> Result<u64, String> {
+    u64::from_str_radix(text, 16).map_err(|_| format!("{text:?} is not a hexadecimal number"))
 }
 
 fn members(text: &str) -> Result<usize, String> {
@@ -122,29 +133,49 @@ fn code(report: &Report) -> u8 {
 fn one(seed: u64, arguments: &Arguments) -> u8 {
     let mut options = arguments.options;
     if arguments.shrink {
-        options.faults_max = fewest_faults(seed, options);
+        options = shrunk(seed, options);
     }
     let report = match run(seed, options) {
         Ok(report) => report,
         Err(code) => return code,
     };
     report.lines.iter().for_each(|line| say(line));
-    if let Some(faults) = options.faults_max {
-        say(&format!("shrunk to {faults} times of faults"));
+    if arguments.shrink {
+        say(&format!(
+            "shrunk: --faults {} --skip-faults {:x} --skip-requests {:x}",
+            options.faults_max.unwrap_or_default(),
+            options.skip_faults,
+            options.skip_requests
+        ));
     }
     let verdict = report.violation.as_ref().map_or_else(|| "nothing found".into(), ToString::to_string);
     say(&format!("{}\nseed {seed}: {verdict}; trace {:016x}", report.counts, report.hash));
     code(&report)
 }
 
-/// The smallest number of faults with which the same checker objects.
-fn fewest_faults(seed: u64, options: Options) -> Option<u64> {
-    let options = Options { trace: false, ..options };
-    let checker = simulate(seed, options).violation?.checker;
-    (0..20).find(|faults| {
-        let report = simulate(seed, Options { faults_max: Some(*faults), ..options });
-        report.violation.is_some_and(|violation| violation.checker == checker)
-    })
+/// As few faults and requests as still make the same checker object.
+fn shrunk(seed: u64, options: Options) -> Options {
+    let quiet = Options { trace: false, ..options };
+    let Some(checker) = simulate(seed, quiet).violation.map(|violation| violation.checker) else {
+        return options;
+    };
+    let shows = |options: &Options| {
+        simulate(seed, *options).violation.is_some_and(|violation| violation.checker == checker)
+    };
+    let fewer = (0..FAULTS_MAX).map(|faults| Options { faults_max: Some(faults), ..quiet });
+    let mut best = fewer.into_iter().find(shows).unwrap_or(quiet);
+    let counts = simulate(seed, best).counts;
+    for bit in (0..counts.faults.max(counts.requests).min(64)).map(|bit| 1_u64 << bit) {
+        let without_fault = Options { skip_faults: best.skip_faults | bit, ..best };
+        if shows(&without_fault) {
+            best = without_fault;
+        }
+        let without_request = Options { skip_requests: best.skip_requests | bit, ..best };
+        if shows(&without_request) {
+            best = without_request;
+        }
+    }
+    Options { trace: options.trace, ..best }
 }
 
 fn many(from: u64, seeds: u64, options: Options) -> u8 {

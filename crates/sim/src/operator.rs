@@ -24,8 +24,12 @@ impl World {
         }
         let wait = self.random.millis(40_000, 200_000);
         self.after(wait, Event::Operator);
-        let kind = self.random.between(0, 13);
+        let number = self.checks.counts.requests;
         self.checks.counts.requests += 1;
+        if number < 64 && self.scenario.skip_requests >> number & 1 == 1 {
+            return;
+        }
+        let kind = self.random.between(0, 15);
         self.trace.note(self.now, "operator", &format!("request {kind}"));
         let member = self.random.index(self.members.len());
         if kind == 6 {
@@ -45,6 +49,8 @@ impl World {
             8 => self.reinitialize_request(member),
             9 => self.schedule_restart(member),
             10 => self.revoke_lease(),
+            13 => self.delete_key("config"),
+            14 => self.delete_key("initialize"),
             _ => self.delete_leader_key(),
         }
     }
@@ -84,6 +90,12 @@ impl World {
             self.store.end_lease(self.now, &lease.0);
             self.lease_ends(&lease.0);
         }
+    }
+
+    /// A key that the leader has to write again.
+    fn delete_key(&mut self, key: &str) {
+        self.write(key, None, Condition::Always);
+        self.tell();
     }
 
     /// All daemons run and hear each other; the store may be slow, or out of reach for some.

@@ -49,6 +49,10 @@ pub struct Options {
     pub unguarded: bool,
     /// No faults after this many.
     pub faults_max: Option<u64>,
+    /// The faults that do not happen after all: bit 0 stands for the first.
+    pub skip_faults: u64,
+    /// The requests that operators do not make after all.
+    pub skip_requests: u64,
     /// So many members, instead of 3 to 7.
     pub members: Option<usize>,
     /// `ttl`, `loop_wait` and `retry_timeout` have their defaults and keep them.

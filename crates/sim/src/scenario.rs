@@ -32,12 +32,18 @@ pub struct Scenario {
     pub loop_wait_s: u64,
     /// `retry_timeout`, in seconds.
     pub retry_timeout_s: u64,
+    /// `primary_start_timeout`, in seconds.
+    pub primary_start_timeout_s: u64,
     /// The longest `pre_promote` script, in milliseconds.
     pub pre_promote_millis: u64,
     /// The longest pause between two transactions, in milliseconds.
     pub write_millis: u64,
     /// Daemons are killed at any time, with their PostgreSQL left running: nothing in the core covers that.
     pub unguarded: bool,
+    /// [`Options::skip_faults`].
+    pub skip_faults: u64,
+    /// [`Options::skip_requests`].
+    pub skip_requests: u64,
     /// Operators leave the timing alone.
     pub default_timing: bool,
     /// How many times something goes wrong.
@@ -79,9 +85,12 @@ impl Scenario {
             ttl_s,
             loop_wait_s,
             retry_timeout_s,
+            primary_start_timeout_s: [300, 300, 8, 0][random.index(4)],
             pre_promote_millis: if random.percent(10) { 20_000 } else { 0 },
             write_millis: 800,
             unguarded: options.unguarded,
+            skip_faults: options.skip_faults,
+            skip_requests: options.skip_requests,
             default_timing: options.default_timing,
             faults: random.between(3, 9).min(options.faults_max.unwrap_or(u64::MAX)),
             dynamic: dynamic.to_string(),
@@ -114,7 +123,7 @@ impl Scenario {
             ttl: Duration::from_secs(self.ttl_s),
             loop_wait: Duration::from_secs(self.loop_wait_s),
             retry_timeout: Duration::from_secs(self.retry_timeout_s),
-            primary_start_timeout: Duration::from_secs(300),
+            primary_start_timeout: Duration::from_secs(self.primary_start_timeout_s),
             maximum_lag_on_failover_bytes: LAG_BYTES,
             check_timeline: self.check_timeline,
             primary_race_backoff: Duration::ZERO,

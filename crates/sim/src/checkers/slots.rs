@@ -64,7 +64,10 @@ impl World {
     pub fn judge_lack(&mut self, upstream: usize, member: usize) {
         let Some(slot) = self.slot(upstream, member) else { return };
         let (mine, theirs) = (&self.members[member].postgres, &self.members[upstream].postgres);
-        if slot.is_lost() || slot.since > mine.end() {
+        // A leader that creates a slot beyond its member's position publishes that as the member's, and the others advance
+        // theirs to it: so the contract has it (B.23.3).
+        let was_advanced = slot.restart_lsn > Some(mine.end());
+        if slot.is_lost() || slot.since > mine.end() || was_advanced {
             return;
         }
         let what = format!(
