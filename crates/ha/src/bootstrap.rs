@@ -20,7 +20,8 @@ pub(crate) fn empty_data_directory(r: &mut Round<'_>) -> Step<()> {
         && !r.obs.settings.tags.nofailover()
         && r.obs.settings.can_bootstrap
     {
-        return race_to_initialize(r);
+        let Some(trace) = trace_of_a_cluster(r) else { return race_to_initialize(r) };
+        r.fired("BS-1", format!("{trace}: /initialize is missing, and this is no new cluster"));
     }
     if let Some(source) = clone_source(r) {
         let from = if r.view.is_leader(&source.name) { "leader" } else { "replica" };
@@ -37,6 +38,19 @@ pub(crate) fn empty_data_directory(r: &mut Round<'_>) -> Step<()> {
     }
     r.fired("BS-4", format!("{me} waits"));
     finish("waiting for leader to bootstrap")
+}
+
+/// Safer than the contract (docs/compatibility.md): somebody deleted `/initialize`, but there is a cluster. Another one in its
+/// place would lock out whoever has the data.
+fn trace_of_a_cluster(r: &Round<'_>) -> Option<String> {
+    if r.view.history.is_some() || !r.view.status.last_lsn.is_zero() {
+        return Some("the DCS knows a position or a history".into());
+    }
+    let has_data = |member: &&Member| {
+        member.name != r.obs.me && (member.data.timeline().is_some() || member.data.xlog_location().is_some())
+    };
+    let member = r.view.members.iter().find(has_data)?;
+    Some(format!("{} has data", member.name))
 }
 
 fn race_to_initialize(r: &mut Round<'_>) -> Step<()> {

@@ -174,7 +174,7 @@ fn account_for_jobs(r: &mut Round<'_>) {
             JobKind::PostBootstrap => r.memory.post_bootstrap = Some(done),
             JobKind::Bootstrap if !done => r.memory.post_bootstrap = Some(false),
             JobKind::Restart => r.memory.recovering = true,
-            JobKind::Rewind if done => r.memory.rewind = RewindState::Success,
+            JobKind::Rewind if done => crate::rewind::done(r),
             JobKind::Rewind if matches!(result.end, JobEnd::RewindFailedForGood(_)) => {
                 r.memory.rewind = RewindState::Failed;
             }

@@ -37,6 +37,22 @@ impl RewindState {
     }
 }
 
+/// Against whom the rewind question was answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The leader then.
+    pub leader: MemberName,
+    /// The timeline that it published.
+    pub timeline: Option<Timeline>,
+}
+
+impl Source {
+    /// That member as its key shows it.
+    pub fn of(leader: &Member) -> Self {
+        Self { leader: leader.name.clone(), timeline: leader.data.timeline() }
+    }
+}
+
 /// Everything that outlives a cycle. A fresh daemon starts with [`Memory::default`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
@@ -64,7 +80,7 @@ pub struct Memory {
     pub rewind: RewindState,
     /// The leader that [`RewindState::Need`] was found against: against another one the question is open again.
     #[serde(default)]
-    pub rewind_against: Option<MemberName>,
+    pub rewind_against: Option<Source>,
     /// When this node gave up the lock because `pre_promote` failed.
     pub released_at: Option<Monotonic>,
     /// The first cycle on a running server is done (the contract's `cb_called`, without its upstream gap: HA-089).

@@ -4,7 +4,7 @@ use ptarmigan_types::{Member, Role, version};
 
 use crate::{
     action::{Action, Divergence, Job, Outcome},
-    memory::RewindState,
+    memory::{RewindState, Source},
     observation::{ControlState, JobKind},
     recover,
     round::{Round, Step, finish},
@@ -20,14 +20,22 @@ pub(crate) fn trigger(r: &mut Round<'_>, why: &str) {
     }
 }
 
+/// `pg_rewind` came to its end. Where the source went on to another timeline meanwhile, that one may be ours by number, and
+/// `pg_rewind` had nothing to do.
+pub(crate) fn done(r: &mut Round<'_>) {
+    let source = usable_leader(r).map(Source::of);
+    let same = source.is_some() && source == r.memory.rewind_against;
+    r.memory.rewind = if same { RewindState::Success } else { RewindState::Check };
+}
+
 /// RW-10: answers the question if it is open, and acts where the answer is yes.
 pub(crate) fn act(r: &mut Round<'_>) -> Step<()> {
     remove_after_failure(r)?;
     let Some(leader) = usable_leader(r) else { return Ok(()) };
     // Safer than the contract (docs/compatibility.md): somebody else may have begun this very timeline too, and pg_rewind
     // would find nothing to do.
-    if r.memory.rewind == RewindState::Need && r.memory.rewind_against.as_ref() != Some(&leader.name) {
-        r.fired("RW-4", format!("{} leads by now: asking again", leader.name));
+    if r.memory.rewind == RewindState::Need && r.memory.rewind_against != Some(Source::of(leader)) {
+        r.fired("RW-4", format!("{} leads on another timeline by now: asking again", leader.name));
         r.memory.rewind = RewindState::Check;
     }
     if r.memory.rewind == RewindState::Check {
@@ -68,7 +76,7 @@ fn check(r: &mut Round<'_>, leader: &Member) -> Step<()> {
         Outcome::Divergence(Divergence::Diverged) => {
             r.fired("RW-8", "diverged");
             r.memory.rewind = RewindState::Need;
-            r.memory.rewind_against = Some(leader.name.clone());
+            r.memory.rewind_against = Some(Source::of(leader));
         }
         Outcome::Divergence(Divergence::SameHistory) => {
             r.fired("RW-8", "same history");

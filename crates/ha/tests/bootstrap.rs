@@ -8,7 +8,7 @@ use ptarmigan_ha::{
     memory::FailedJob,
     observation::{ControlState, DataDirectory, JobEnd, JobKind},
 };
-use ptarmigan_types::{Initialize, MemberState, Monotonic, Role};
+use ptarmigan_types::{Initialize, Lsn, MemberState, Monotonic, Role, Status};
 use serde_json::json;
 use support::*;
 
@@ -21,7 +21,13 @@ fn empty() -> Scene {
 }
 
 fn nothing_yet() -> Scene {
-    empty().unled().with(|scene| scene.view().initialize = None)
+    empty().unled().with(|scene| {
+        scene.view().initialize = None;
+        scene.view().status = Status::default();
+        for member in scene.members() {
+            member.data.0.shift_remove("timeline");
+        }
+    })
 }
 
 fn claim() -> Action {
@@ -40,6 +46,22 @@ fn bs_1_one_node_bootstraps() {
     let unknown = nothing_yet().with(|scene| scene.write = no_answer()).play();
     unknown.fired("HA-404").starts_nothing();
     assert!(!unknown.memory().bootstrapping);
+}
+
+#[test]
+fn bs_1_a_cluster_that_lost_its_key_is_not_begun_anew() {
+    let traces: [Change; 4] = [
+        |scene| scene.view().status.last_lsn = Lsn(1),
+        |scene| scene.view().history = Some(history(&[])),
+        |scene| drop(scene.member("c").0.insert("timeline".into(), json!(3))),
+        |scene| drop(scene.member("b").0.insert("xlog_location".into(), json!(100))),
+    ];
+    for change in traces {
+        let played = nothing_yet().with(change).play();
+        played.fired("BS-1").fired("BS-4").starts_nothing().does_not(&claim());
+    }
+    let mine = nothing_yet().with(|scene| drop(scene.member("a").0.insert("timeline".into(), json!(3))));
+    mine.play().starts(&Job::Bootstrap);
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn memory(draw: &mut Draw<'_>) -> Memory {
         leader_timeline: draw.pick(&TIMELINES),
         last_lsn: draw.maybe().then(|| draw.pick(&LSNS)),
         previous_lsn: None,
-        rewind_against: draw.pick(&[None, Some(name("b")), Some(name("c"))]),
+        rewind_against: draw.pick(&[None, Some(against("b")), Some(against("c"))]),
         race_backoff_since: draw.moment(),
         crash_recovery_since: draw.moment(),
         recovering: draw.maybe(),

@@ -5,7 +5,7 @@ mod support;
 use ptarmigan_ha::{
     Action, Job, RewindState,
     action::Divergence,
-    memory::FailedJob,
+    memory::{FailedJob, Source},
     observation::{ControlState, JobEnd, JobKind},
 };
 use ptarmigan_types::{MemberState, Monotonic};
@@ -212,7 +212,7 @@ fn rw_12_waits_for_the_leaders_checkpoint() {
 
 #[test]
 fn rw_4_what_was_found_against_another_leader_is_asked_again() {
-    for against in [None, Some(name("c"))] {
+    for against in [None, Some(against("c")), Some(Source { timeline: Some(9), ..against("b") })] {
         let scene = in_state(RewindState::Need).with(|scene| scene.memory.rewind_against = against.clone());
         let played = scene.play();
         played.fired("RW-4").does(&CHECK()).starts_nothing();
@@ -223,8 +223,20 @@ fn rw_4_what_was_found_against_another_leader_is_asked_again() {
         });
         let played = diverged.play();
         played.does(&CHECK()).starts(&rewind(false));
-        assert_eq!(played.memory().rewind_against, Some(name("b")));
+        assert_eq!(played.memory().rewind_against, Some(crate::support::against("b")));
     }
+}
+
+#[test]
+fn rw_10_a_rewind_is_believed_only_where_its_source_stayed_what_it_was() {
+    let ended = |change: fn(&mut Scene)| {
+        let scene = in_state(RewindState::Need).ended(JobKind::Rewind, JobEnd::Done).job(JobKind::Restart);
+        scene.with(change).play().decision.memory.rewind
+    };
+    assert_eq!(ended(|_| {}), RewindState::Success);
+    let moved = |scene: &mut Scene| drop(scene.member("b").0.insert("timeline".into(), json!(2)));
+    assert_eq!(ended(moved), RewindState::Check);
+    assert_eq!(ended(|scene| scene.view().leader = Some(leader("c"))), RewindState::Check);
 }
 
 #[test]

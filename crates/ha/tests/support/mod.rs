@@ -73,6 +73,11 @@ pub fn leader(holder: &str) -> Leader {
     Leader { name: name(holder), revision: 7, create_revision: 7, lease: Some(LeaseId("1".into())) }
 }
 
+/// Where the rewind question was answered against that member.
+pub fn against(member: &str) -> ptarmigan_ha::memory::Source {
+    ptarmigan_ha::memory::Source { leader: name(member), timeline: Some(1) }
+}
+
 pub fn history(finished: &[Timeline]) -> History {
     let entries = finished.iter().map(|timeline| HistoryEntry {
         timeline: *timeline,
@@ -191,7 +196,7 @@ impl Scene {
     /// I am `a`, a running standby; `b` leads, `c` is another standby.
     pub fn standby() -> Self {
         Self {
-            memory: Memory { joined: true, rewind_against: Some(name("b")), ..Memory::default() },
+            memory: Memory { joined: true, rewind_against: Some(against("b")), ..Memory::default() },
             obs: Observation {
                 now: NOW,
                 wall: wall(),
