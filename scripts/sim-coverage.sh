@@ -14,6 +14,8 @@ fi
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/ptarmigan/target}/coverage"
 profiles="$(mktemp -d)"
 trap 'rm -rf "$profiles"' EXIT
+# Build scripts are instrumented too.
+export LLVM_PROFILE_FILE="$profiles/build/%p.profraw"
 RUSTFLAGS="-C instrument-coverage" cargo build --quiet --package ptarmigan-sim
 LLVM_PROFILE_FILE="$profiles/%p.profraw" "$CARGO_TARGET_DIR/debug/ptarmigan-sim" --seeds "$seeds"
 "$tools/llvm-profdata" merge --sparse "$profiles"/*.profraw --output "$profiles/sim.profdata"

@@ -212,18 +212,18 @@ fn rw_12_waits_for_the_leaders_checkpoint() {
 
 #[test]
 fn rw_4_what_was_found_against_another_leader_is_asked_again() {
-    for against in [None, Some(against("c")), Some(Source { timeline: Some(9), ..against("b") })] {
-        let scene = in_state(RewindState::Need).with(|scene| scene.memory.rewind_against = against.clone());
+    for other in [None, Some(against("c")), Some(Source { timeline: Some(9), ..against("b") })] {
+        let scene = in_state(RewindState::Need).with(|scene| scene.memory.rewind_against = other.clone());
         let played = scene.play();
         played.fired("RW-4").does(&CHECK()).starts_nothing();
         assert_eq!(played.memory().rewind, RewindState::NotNeed);
         let diverged = in_state(RewindState::Need).with(|scene| {
-            scene.memory.rewind_against = against;
+            scene.memory.rewind_against = other;
             scene.divergence = Divergence::Diverged;
         });
         let played = diverged.play();
         played.does(&CHECK()).starts(&rewind(false));
-        assert_eq!(played.memory().rewind_against, Some(crate::support::against("b")));
+        assert_eq!(played.memory().rewind_against, Some(against("b")));
     }
 }
 
