@@ -39,10 +39,11 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
     Ok(healthiest)
 }
 
-/// Whether a standby that holds the lock would win it now.
+/// Whether a standby that holds the lock would win it now from those who can be reached. Its lag does not count: it was
+/// looked at when the lock was raced for, and a primary that crashed may have published more than it had on disk.
 pub(crate) fn would_win(r: &mut Round<'_>) -> Step<bool> {
     let members = peers(r);
-    let race = Race { check_lag: true, former_leader: None, out_of_race: None };
+    let race = Race { check_lag: false, former_leader: None, out_of_race: None };
     candidates::am_healthiest_of(r, &by_reference(&members), race)
 }
 

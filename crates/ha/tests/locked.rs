@@ -245,6 +245,7 @@ fn ha_256_a_lock_that_was_not_won_is_kept_only_by_who_would_win_it() {
     for won in [None, Some(3)] {
         holder(won, |_| {}).starts(&promote);
         holder(won, |scene| scene.peers.clear()).starts(&promote);
+        holder(won, |scene| scene.view().status.last_lsn = Lsn(u64::MAX)).starts(&promote);
         for (change, rule) in [(ahead as fn(&mut Scene), "HN-7"), (primary, "HN-6")] {
             let played = holder(won, change);
             played.fired(rule).starts_nothing().does(&Action::ReleaseLock(leader("a")));
