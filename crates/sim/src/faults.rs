@@ -58,6 +58,7 @@ enum Kind {
     StoreDown,
     StoreCut,
     StoreSlow,
+    SlowThenCut,
     AnswersLost,
     RaceCut,
     ReleaseCut,
@@ -81,11 +82,12 @@ enum Kind {
 
 impl Kind {
     /// All of them; what happens most is there more than once.
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 27] = [
         Self::StoreDown,
         Self::StoreCut,
         Self::StoreCut,
         Self::StoreSlow,
+        Self::SlowThenCut,
         Self::AnswersLost,
         Self::RaceCut,
         Self::ReleaseCut,
@@ -274,6 +276,12 @@ impl World {
                 self.end(1, 90, Fault::StoreReached(member));
             }
             Kind::StoreSlow => self.slow_store(member),
+            Kind::SlowThenCut => {
+                let millis = self.random.between(1000, 5000);
+                self.network.slow_links.insert(member, millis);
+                self.network.doomed.insert(member, Moment::Confirmed);
+                self.end(60, 90, Fault::StoreFine);
+            }
             Kind::AnswersLost => {
                 self.network.lost_percent = self.random.between(10, 80);
                 self.end(10, 90, Fault::StoreFine);
@@ -374,6 +382,11 @@ impl World {
     pub fn doom(&mut self, member: usize, moment: Moment) {
         if self.network.doomed.get(&member) == Some(&moment) {
             self.network.doomed.remove(&member);
+            if moment == Moment::Confirmed && self.random.percent(50) {
+                // As long as a lease that was confirmed this moment allows: how long that is decides.
+                let spare = self.lease_spare(member);
+                return self.freeze_for(member, spare, false);
+            }
             let wait = self.random.millis(0, 8);
             self.after(wait, Event::Fault(Fault::StoreLost(member)));
         }
@@ -390,11 +403,19 @@ impl World {
     /// The daemon, or with its PostgreSQL the whole machine, stands still. A leader's wakes while its lease still has time
     /// to spare: what goes beyond that is the guardian's business, not the core's.
     fn freeze(&mut self, member: usize, paused: bool) {
-        let lease = self.members[member].lease.leads_until;
-        let spare = lease.since(self.now + LEASE_SPARE);
+        let spare = self.lease_spare(member);
         let leads = self.members[member].leads(self.now) || self.members[member].postgres.is_writable();
         let wanted = self.random.millis(500, 60_000);
         let time = if leads && !self.scenario.unguarded { wanted.min(spare) } else { wanted };
+        self.freeze_for(member, time, paused);
+    }
+
+    /// How long a leader can stand still and wake in time.
+    fn lease_spare(&self, member: usize) -> Duration {
+        self.members[member].lease.leads_until.since(self.now + LEASE_SPARE)
+    }
+
+    fn freeze_for(&mut self, member: usize, time: Duration, paused: bool) {
         if !time.is_zero() {
             let until = self.now + time;
             let trouble = &mut self.members[member].trouble;

@@ -139,7 +139,16 @@ impl Scenario {
 /// `ttl`, `loop_wait` and `retry_timeout`, in seconds: the defaults in every second case, and what operators choose else,
 /// down to the fastest that the contract allows and up to where the three use the TTL up.
 pub fn draw_timing(random: &mut Random) -> (u64, u64, u64) {
-    let others = [(20, 5, 5), (40, 10, 10), (25, 5, 10), (21, 1, 10), (20, 1, 3), (60, 10, 20)];
+    let others = [
+        (20, 5, 5),
+        (40, 10, 10),
+        (25, 5, 10),
+        (21, 1, 10),
+        (22, 2, 10),
+        (21, 1, 10),
+        (20, 1, 3),
+        (60, 10, 20),
+    ];
     if random.percent(50) { DEFAULTS } else { others[random.index(others.len())] }
 }
 
