@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     dcs::WATCH_BROKEN,
+    store::Condition,
     world::{Event, Moment, Network, World},
 };
 
@@ -180,6 +181,13 @@ impl World {
                     self.machine_up(member);
                 }
                 self.members.iter_mut().for_each(|member| member.restart = None);
+                // Whoever deleted the key puts it back: a standby that starts without it waits for that (HA-089).
+                if !self.store.keys.contains_key("initialize")
+                    && let Some(identifier) = self.checks.initialize.identifier().map(str::to_owned)
+                {
+                    self.write("initialize", Some(&identifier), Condition::Always);
+                    self.tell();
+                }
                 self.checks.faults_active = 0;
                 self.quiet_since = Some(self.now);
             }

@@ -13,6 +13,11 @@ pub struct Checker {
 }
 
 impl Checker {
+    /// The system identifier, once it was written.
+    pub fn identifier(&self) -> Option<&str> {
+        self.identifier.as_deref()
+    }
+
     /// The key was written; `None`: deleted.
     pub fn written(&mut self, at: Monotonic, value: Option<&str>) {
         match (&self.identifier, value) {
