@@ -170,28 +170,31 @@ impl World {
             }
             Fault::DiskFree(member) => self.members[member].trouble.disk_full = false,
             Fault::ServerAnswers(member) => self.members[member].trouble.hung = false,
-            Fault::Heal => {
-                let down = self.network.store_down;
-                self.network = Network::healed();
-                self.network.store_down = down;
-                self.store_up();
-                for member in 0..self.members.len() {
-                    let trouble = &mut self.members[member].trouble;
-                    (trouble.disk_full, trouble.hung) = (false, false);
-                    self.machine_up(member);
-                }
-                self.members.iter_mut().for_each(|member| member.restart = None);
-                // Whoever deleted the key puts it back: a standby that starts without it waits for that (HA-089).
-                if !self.store.keys.contains_key("initialize")
-                    && let Some(identifier) = self.checks.initialize.identifier().map(str::to_owned)
-                {
-                    self.write("initialize", Some(&identifier), Condition::Always);
-                    self.tell();
-                }
-                self.checks.faults_active = 0;
-                self.quiet_since = Some(self.now);
-            }
+            Fault::Heal => self.heal(),
         }
+    }
+
+    /// Everything is repaired, and nobody asks for anything any more.
+    fn heal(&mut self) {
+        let down = self.network.store_down;
+        self.network = Network::healed();
+        self.network.store_down = down;
+        self.store_up();
+        for member in 0..self.members.len() {
+            let trouble = &mut self.members[member].trouble;
+            (trouble.disk_full, trouble.hung) = (false, false);
+            self.machine_up(member);
+        }
+        self.members.iter_mut().for_each(|member| member.restart = None);
+        // Whoever deleted the key puts it back: a standby that starts without it waits for that (HA-089).
+        if !self.store.keys.contains_key("initialize")
+            && let Some(identifier) = self.checks.initialize.identifier().map(str::to_owned)
+        {
+            self.write("initialize", Some(&identifier), Condition::Always);
+            self.tell();
+        }
+        self.checks.faults_active = 0;
+        self.quiet_since = Some(self.now);
     }
 
     fn machine_up(&mut self, member: usize) {
