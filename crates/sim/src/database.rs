@@ -119,7 +119,7 @@ impl World {
         let (mine, other) = (&self.members[member].postgres, &self.members[upstream].postgres);
         if !mine.is_prefix_of(other) {
             if mine.timeline == other.timeline && mine.end() <= other.end() {
-                self.checks.timelines.diverged_stream(self.now, member, upstream);
+                self.checks.timelines.diverged_stream();
             }
             return;
         }

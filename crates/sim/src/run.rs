@@ -123,7 +123,6 @@ fn finish(
         hash: world.trace.hash(),
         simulated: world.now.since(begin),
         counts: Counts {
-            promotions: checks.promotions,
             acknowledged: checks.single.acknowledged,
             contract_overlaps: checks.single.contract_overlaps,
             lost: checks.durability.lost,

@@ -293,7 +293,7 @@ impl World {
             trace: Trace::new(options.trace),
             store: Store::new(scenario.consul),
             network: Network::healed(),
-            checks: Checks::new(members.len()),
+            checks: Checks::default(),
             members,
             bug: options.bug,
             scenario,

@@ -1,5 +1,6 @@
-//! Whether the newest timeline that the local server shares with the upstream is the same one, or only has the same number. PostgreSQL takes the first number for which it
-//! finds no `.history` file, so two servers that were promoted without knowing of each other take the same one.
+//! Whether the newest timeline that the local server shares with the upstream is the same one, or only has the same
+//! number. PostgreSQL takes the first number for which it finds no `.history` file, so two servers that were promoted
+//! without knowing of each other take the same one.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 

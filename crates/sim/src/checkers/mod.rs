@@ -56,7 +56,7 @@ pub(crate) fn wrong(checker: &'static str, at: Monotonic, what: String) -> Viola
 }
 
 /// All checkers of one run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Checks {
     /// Two primaries.
     pub single: single_writable_primary::Checker,
@@ -78,28 +78,9 @@ pub struct Checks {
     pub faults_active: u64,
     /// Figures so far, where no checker has them.
     pub counts: Counts,
-    /// Promotions.
-    pub promotions: u64,
 }
 
 impl Checks {
-    /// Nothing has happened yet.
-    pub fn new(_members: usize) -> Self {
-        Self {
-            single: single_writable_primary::Checker::default(),
-            durability: durability::Checker::default(),
-            timelines: timelines::Checker::default(),
-            initialize: initialize_once::Checker::default(),
-            lock: lock::Checker::default(),
-            flapping: flapping::Checker::default(),
-            slots: slots::Checker::default(),
-            others: Vec::new(),
-            faults_active: 0,
-            counts: Counts::default(),
-            promotions: 0,
-        }
-    }
-
     /// The first objection.
     pub fn violation(&self) -> Option<&Violation> {
         self.single
@@ -123,7 +104,7 @@ impl Checks {
 impl World {
     /// A member was promoted: every checker that minds is told.
     pub fn judge_promotion(&mut self, member: usize) {
-        self.checks.promotions += 1;
+        self.checks.counts.promotions += 1;
         let this = &self.members[member];
         let (now, name) = (self.now, this.name.0.clone());
         if let Some(violation) = tags::promoted(now, this) {

@@ -50,7 +50,7 @@ impl Checker {
     }
 
     /// A standby would stream what does not continue its WAL, and neither side can tell by the timeline.
-    pub const fn diverged_stream(&mut self, _at: Monotonic, _member: usize, _upstream: usize) {
+    pub const fn diverged_stream(&mut self) {
         self.diverged_streams += 1;
     }
 
