@@ -22,6 +22,17 @@ has_python() {
     $python -c "import $1" >/dev/null 2>&1
 }
 
+# The compiler alone is not enough: some distributions package the files that it imports from separately.
+has_protoc() {
+    has "${PROTOC:-protoc}" || return 1
+    probe=$(mktemp -d)
+    printf 'syntax = "proto3";\nimport "google/protobuf/descriptor.proto";\n' >"$probe/probe.proto"
+    found=0
+    "${PROTOC:-protoc}" --proto_path="$probe" --descriptor_set_out=/dev/null probe.proto >/dev/null 2>&1 || found=1
+    rm -r "$probe"
+    return $found
+}
+
 find_missing() {
     missing=""
     has_postgresql || need postgresql
@@ -31,7 +42,7 @@ find_missing() {
         return
     fi
     has etcdctl || need etcdctl
-    has protoc || need protoc
+    has_protoc || need protoc
     has curl || need curl
     has cc || need cc
     has_python yaml || need python-yaml
@@ -43,7 +54,7 @@ debian_package() {
     postgresql) echo postgresql ;;
     etcd) echo etcd-server ;;
     etcdctl) echo etcd-client ;;
-    protoc) echo protobuf-compiler ;;
+    protoc) echo protobuf-compiler libprotobuf-dev ;;
     cc) echo gcc libc6-dev ;;
     python-yaml) echo python3-yaml ;;
     python-venv) echo python3-venv ;;
@@ -55,7 +66,7 @@ redhat_package() {
     case $1 in
     postgresql) echo postgresql-server postgresql-contrib ;;
     etcd | etcdctl) echo etcd ;;
-    protoc) echo protobuf-compiler ;;
+    protoc) echo protobuf-compiler protobuf-devel ;;
     cc) echo gcc ;;
     python-yaml) echo python3-pyyaml ;;
     python-venv) echo python3-pip ;;
