@@ -1,5 +1,7 @@
-//! The project's chores: `cargo run -p xtask -- tidy`.
+//! The project's chores: `cargo run -p xtask -- tidy`, and `rules`.
 
+mod rules;
+mod source;
 mod tidy;
 
 use std::{path::Path, process::ExitCode};
@@ -11,8 +13,9 @@ fn main() -> Result<ExitCode> {
     let command = std::env::args().nth(1);
     match command.as_deref() {
         Some("tidy") => tidy::run(root),
+        Some("rules") => rules::run(root),
         _ => {
-            say("usage: cargo run -p xtask -- tidy");
+            say("usage: cargo run -p xtask -- tidy|rules");
             Ok(ExitCode::from(2))
         }
     }

@@ -7,15 +7,17 @@ mod docs;
 mod layers;
 mod names;
 mod size;
-mod source;
 mod text;
 
 use std::{fmt, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 
-use self::{contract::Rules, source::Source};
-use crate::say;
+use crate::{
+    rules::list::{LIST, Rules},
+    say, source,
+};
+use source::Source;
 
 /// Files longer than this are shown, without being an offence.
 const LONG_FILE_LINES: usize = 400;
@@ -46,10 +48,8 @@ impl fmt::Display for Offence {
 /// The files cannot be read, or `cargo tree` cannot be run.
 pub(crate) fn run(root: &Path) -> Result<ExitCode> {
     let sources = source::read_all(root)?;
-    let rules = sources
-        .iter()
-        .find(|source| source.path == contract::LIST)
-        .with_context(|| format!("{} is missing", contract::LIST))?;
+    let rules =
+        sources.iter().find(|source| source.path == LIST).with_context(|| format!("{LIST} is missing"))?;
     let rules = Rules::parse(&rules.text);
     let mut offences: Vec<Offence> = sources.iter().flat_map(|source| check(source, &rules)).collect();
     offences.extend(layers::check(root)?);

@@ -16,26 +16,26 @@ const TEST_SUITES: [&str; 1] = ["crates/dcs/src/conformance.rs"];
 
 /// A text file of the workspace.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     /// Relative to the workspace, with `/`.
-    pub(super) path: String,
-    pub(super) text: String,
+    pub(crate) path: String,
+    pub(crate) text: String,
     /// The whole file is test code.
-    pub(super) is_test: bool,
+    pub(crate) is_test: bool,
 }
 
 impl Source {
     #[cfg(test)]
-    pub(super) fn new(path: &str, text: &str) -> Self {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
         Self { path: path.to_owned(), text: text.to_owned(), is_test: test_path(path) }
     }
 
-    pub(super) fn is_rust(&self) -> bool {
+    pub(crate) fn is_rust(&self) -> bool {
         self.path.ends_with(".rs")
     }
 
     /// The lines with their numbers, those of `#[cfg(test)] mod ... { }` left out; none of a test file.
-    pub(super) fn production(&self) -> Vec<(usize, &str)> {
+    pub(crate) fn production(&self) -> Vec<(usize, &str)> {
         let mut kept = Vec::new();
         if self.is_test {
             return kept;
@@ -55,7 +55,7 @@ impl Source {
 }
 
 /// Reads every text file below `root`.
-pub(super) fn read_all(root: &Path) -> Result<Vec<Source>> {
+pub(crate) fn read_all(root: &Path) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
