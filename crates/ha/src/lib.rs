@@ -14,6 +14,7 @@
 pub mod action;
 pub mod decision;
 pub mod facts;
+pub mod lease;
 pub mod memory;
 pub mod observation;
 
@@ -39,5 +40,6 @@ pub use action::{Action, DemoteMode, Job, Outcome};
 pub use cycle::decide;
 pub use decision::{Decision, Fired};
 pub use follow::node_to_follow;
+pub use lease::Lease;
 pub use memory::{Memory, RewindState};
 pub use observation::Observation;

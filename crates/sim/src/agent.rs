@@ -103,10 +103,10 @@ impl World {
     pub fn patience(&self, member: usize) -> Duration {
         let this = &self.members[member];
         let retry_timeout = this.settings.retry_timeout;
-        if this.lease.leads_until == Monotonic(0) || this.timing == Timing::Contract {
+        let Some(until) = this.lease.until().filter(|_| this.timing == Timing::Own) else {
             return retry_timeout;
-        }
-        let left = this.lease.leads_until.since(self.now + STOP_RESERVE);
+        };
+        let left = until.since(self.now + STOP_RESERVE);
         left.max(Duration::from_secs(1)).min(retry_timeout)
     }
 
@@ -304,7 +304,7 @@ impl World {
         }
         let this = &mut self.members[member];
         let until = self.now + this.settings.ttl;
-        this.lease.hold(this.lease.ends, until);
+        this.lease.hold(this.lease.ask(), until);
         self.watch_overrun(member);
         Outcome::Held { until, waited: Duration::ZERO }
     }
@@ -347,17 +347,15 @@ impl World {
     /// The last resort is to look when the lease ends.
     pub fn watch_overrun(&mut self, member: usize) {
         let this = &self.members[member];
-        if this.timing == Timing::Contract {
-            return;
-        }
-        let (epoch, left) = (this.epoch, this.lease.leads_until.since(self.now));
+        let Some(until) = this.lease.until().filter(|_| this.timing == Timing::Own) else { return };
+        let (epoch, left) = (this.epoch, until.since(self.now));
         self.after(left, Event::Overrun { member, epoch });
     }
 
     /// The lease ran out and the loop has not stepped down.
     pub fn overrun(&mut self, member: usize) {
         let this = &mut self.members[member];
-        let over = this.lease.leads_until != Monotonic(0) && self.now >= this.lease.leads_until;
+        let over = this.lease.until().is_some_and(|until| self.now >= until);
         if !over || !matches!(this.role, Role::Primary | Role::Promoted) {
             return;
         }

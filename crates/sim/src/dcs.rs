@@ -167,7 +167,7 @@ impl World {
     fn catch_up(&mut self, member: usize, revision: Revision) {
         let this = &mut self.members[member];
         let changes = self.store.history.between(this.copy.position(), revision);
-        if this.copy.follow(changes, revision, this.lease.leads_until > self.now) {
+        if this.copy.follow(changes, revision, this.lease.is_held_at(self.now)) {
             self.wake(member);
         }
     }

@@ -36,12 +36,9 @@ impl World {
                 let limit = self.members[member].settings.retry_timeout;
                 self.ask_store(member, Call::Acquire, limit)
             }
-            Action::ReleaseLock(held) => {
-                self.members[member].lease.forget();
-                self.ask(member, Call::Release(held.clone()))
-            }
+            Action::ReleaseLock(held) => self.ask(member, Call::Release(held.clone())),
             Action::ForgetLease => {
-                if self.members[member].lease.leads_until.0 != 0 {
+                if self.members[member].lease.until().is_some() {
                     self.members[member].lease.forget();
                 }
                 Some(Outcome::Done)
@@ -153,7 +150,7 @@ impl World {
         if !this.leads(self.now) || this.timing == Timing::Contract {
             return retry_timeout;
         }
-        let left = this.lease.granted_until.since(self.now);
+        let left = this.lease.left_at(self.now);
         left.saturating_sub(this.settings.ttl * 2 / 3).max(Duration::from_secs(1)).min(retry_timeout)
     }
 

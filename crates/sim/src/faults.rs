@@ -423,7 +423,7 @@ impl World {
 
     /// How long a leader can stand still and wake in time.
     fn lease_spare(&self, member: usize) -> Duration {
-        self.members[member].lease.leads_until.since(self.now + LEASE_SPARE)
+        self.members[member].lease.until().unwrap_or_default().since(self.now + LEASE_SPARE)
     }
 
     fn freeze_for(&mut self, member: usize, time: Duration, paused: bool) {

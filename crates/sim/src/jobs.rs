@@ -248,7 +248,7 @@ impl World {
             return NEXT;
         }
         let needed = self.stop_time();
-        let left = self.members[member].lease.granted_until.since(self.now);
+        let left = self.members[member].lease.left_at(self.now);
         let gentle = left.saturating_sub(ENFORCED_STOP);
         let fast = match (mode, self.members[member].timing) {
             (DemoteMode::Graceful, _) | (DemoteMode::Offline, Timing::Contract) => Some(needed),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
-    Action, Decision, Memory, Observation, Outcome,
+    Action, Decision, Lease, Memory, Observation, Outcome,
     action::{Job, PeerAddress},
     facts::PeerAnswer,
     observation::{JobKind, JobResult, ScheduledRestart, Settings},
@@ -162,35 +162,6 @@ pub struct Running {
     pub primary: bool,
 }
 
-/// How long this node may call itself leader; as the agent keeps it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Lease {
-    /// 0: not a leader.
-    pub leads_until: Monotonic,
-    /// What the store granted last.
-    pub granted_until: Monotonic,
-    /// How often leadership ended.
-    pub ends: u64,
-    /// The create revision of the lock that was given up last; 0: none.
-    pub given_up: u64,
-}
-
-impl Lease {
-    /// Leadership ends.
-    pub const fn forget(&mut self) {
-        self.ends += 1;
-        self.leads_until = Monotonic(0);
-    }
-
-    /// An answer of the store to a question asked when leadership had ended so often.
-    pub fn hold(&mut self, asked: u64, until: Monotonic) {
-        self.granted_until = until;
-        if asked == self.ends {
-            self.leads_until = until;
-        }
-    }
-}
-
 /// By whose timing a member's loop runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Timing {
@@ -345,7 +316,7 @@ impl Member {
 
     /// This node calls itself a leader.
     pub fn leads(&self, now: Monotonic) -> bool {
-        now < self.lease.leads_until
+        self.lease.is_held_at(now)
     }
 
     /// Forgets everything that a process forgets when it ends.

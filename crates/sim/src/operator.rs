@@ -61,7 +61,7 @@ impl World {
         let holder = self.store.keys.get("leader").and_then(|raw| self.index(&raw.value));
         let heard = |leader: &usize| self.everybody_hears() && self.members[*leader].postgres.is_writable();
         let Some(leader) = holder.filter(heard) else { return };
-        let lease = self.members[leader].lease.leads_until;
+        let lease = self.members[leader].lease.until().unwrap_or_default();
         self.calm_until = (self.now + Duration::from_secs(10)).max(lease + Duration::from_secs(5));
         self.checks.durability.disturbed();
         self.store.remove("leader");

@@ -6,7 +6,7 @@ mod answers;
 
 use std::time::Duration;
 
-use ptarmigan_ha::Outcome;
+use ptarmigan_ha::{Outcome, lease::Asked};
 use ptarmigan_types::{LeaseId, Monotonic, Revision, lease};
 
 use super::{Answer, Body};
@@ -60,8 +60,8 @@ enum Waits {
 pub struct Flight {
     waiter: Waiter,
     call: Call,
-    /// The number of ends of leadership when it began.
-    asked: u64,
+    /// Of which leadership it was asked.
+    asked: Asked,
     /// When it was asked for.
     begun: Monotonic,
     /// A renewal was asked for, of a lock that was given up.
@@ -188,7 +188,7 @@ impl World {
     /// As the agent keeps it: a lock whose release was sent is nothing to lead on. The contract knows no such thing.
     pub fn gave_up(&self, member: usize, create_revision: Revision) -> bool {
         let this = &self.members[member];
-        this.timing == Timing::Own && this.lease.given_up == create_revision && create_revision != 0
+        this.timing == Timing::Own && this.lease.is_given_up(create_revision)
     }
 
     /// Begins an operation; its end comes to the waiter.
@@ -198,7 +198,7 @@ impl World {
         match &call {
             Call::Acquire => self.doom(member, Moment::Races),
             Call::Release(held) => {
-                self.members[member].lease.given_up = held.create_revision;
+                self.members[member].lease.give_up(held.create_revision);
                 self.doom(member, Moment::Releases);
             }
             Call::Renew(held) if self.gave_up(member, held.create_revision) => {
@@ -215,7 +215,7 @@ impl World {
         let flight = Box::new(Flight {
             waiter,
             call,
-            asked: this.lease.ends,
+            asked: this.lease.ask(),
             begun: now,
             released_again: again,
             ends: now + limit,
