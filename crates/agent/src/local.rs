@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
-    Action, Outcome,
+    Action, Outcome, Upstream,
     action::{Divergence, RecoveryDifference},
 };
 use ptarmigan_postgres::{
@@ -11,7 +11,7 @@ use ptarmigan_postgres::{
     recovery::{Recovery, difference::Difference},
     rewind::{self, Verdict},
     stop::{StopMode, StopRequest},
-    upstream::Upstream,
+    upstream::Upstream as Server,
 };
 use ptarmigan_types::{Cluster, Member, MemberName, Role};
 
@@ -48,7 +48,7 @@ fn done<E: std::fmt::Display>(result: Result<(), E>) -> Outcome {
     }
 }
 
-async fn compare(node: &Node, upstream: Option<&MemberName>) -> Outcome {
+async fn compare(node: &Node, upstream: Option<&Upstream>) -> Outcome {
     let wanted = match jobs::recovery(node, upstream) {
         Ok(wanted) => wanted,
         Err(reason) => return Outcome::Failed(reason),
@@ -62,7 +62,7 @@ async fn compare(node: &Node, upstream: Option<&MemberName>) -> Outcome {
     }
 }
 
-async fn reload(node: &Node, upstream: Option<&MemberName>) -> Result<(), String> {
+async fn reload(node: &Node, upstream: Option<&Upstream>) -> Result<(), String> {
     let wanted = jobs::recovery(node, upstream)?;
     node.postgres
         .write_recovery(Role::Replica, Recovery::Standby(wanted.parameters), &wanted.passfile_lines)
@@ -71,8 +71,8 @@ async fn reload(node: &Node, upstream: Option<&MemberName>) -> Result<(), String
     node.postgres.reload().await.map_err(|error| error.to_string())
 }
 
-async fn check(node: &Node, name: &MemberName) -> Outcome {
-    let upstream = match upstream(node, name) {
+async fn check(node: &Node, followed: &Upstream) -> Outcome {
+    let upstream = match upstream(node, followed) {
         Ok(upstream) => upstream,
         Err(reason) => return Outcome::Failed(reason),
     };
@@ -127,17 +127,19 @@ async fn abandon_bootstrap(node: &Node) -> Result<(), String> {
     Ok(())
 }
 
-/// Another member as PostgreSQL's programs need it.
-pub fn upstream(node: &Node, name: &MemberName) -> Result<Upstream, String> {
+/// Another server as PostgreSQL's programs need it.
+pub fn upstream(node: &Node, upstream: &Upstream) -> Result<Server, String> {
+    // The remote member of a standby cluster has its place here.
+    let name = upstream.member().ok_or("this is no standby cluster")?;
     let known = node.known();
     let member = known.view.as_ref().and_then(|view| view.cluster.member(name));
     let url =
         member.and_then(|member| member.data.conn_url()).ok_or_else(|| format!("{name} has no conn_url"))?;
-    Upstream::of_conn_url(name.clone(), url).map_err(|error| format!("{name}: {error}"))
+    Server::of_conn_url(name.clone(), url).map_err(|error| format!("{name}: {error}"))
 }
 
 /// Whom to follow in the view as it is now (contract NF-1 to NF-5).
-pub fn node_to_follow(node: &Node) -> Option<MemberName> {
+pub fn node_to_follow(node: &Node) -> Option<Upstream> {
     let tags = node.configuration.with(|settings| settings.tags.clone());
     let known = node.known();
     let cluster = &known.view.as_ref()?.cluster;
@@ -145,15 +147,16 @@ pub fn node_to_follow(node: &Node) -> Option<MemberName> {
 }
 
 /// Whom to copy from: a running member that offers itself, else the leader.
-pub fn clone_source(node: &Node, from_leader: bool) -> Option<MemberName> {
+pub fn clone_source(node: &Node, from_leader: bool) -> Option<Upstream> {
     let known = node.known();
     let cluster = &known.view.as_ref()?.cluster;
     let leader = cluster.leader_name().filter(|name| **name != node.name).cloned();
-    if from_leader {
+    let chosen = if from_leader {
         leader
     } else {
         offering(cluster, &node.name).map(|member| member.name.clone()).or(leader)
-    }
+    };
+    chosen.map(Upstream::Member)
 }
 
 fn offering<'a>(cluster: &'a Cluster, me: &MemberName) -> Option<&'a Member> {

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
+    Remote,
     action::{Action, Outcome},
     observation::{ControlState, DataDirectory, JobView, Observation, PostgresView, Settings},
 };
@@ -77,6 +78,10 @@ fn settings(node: &Node) -> Settings {
         remove_data_directory_on_rewind_failure: postgresql.remove_data_directory_on_rewind_failure,
         remove_data_directory_on_diverged_timelines: postgresql.remove_data_directory_on_diverged_timelines,
         tags: settings.tags.clone(),
+        standby_cluster: global
+            .standby_cluster
+            .as_ref()
+            .map(|section| Remote { has_address: section.host.is_some() || section.port.is_some() }),
     }
 }
 

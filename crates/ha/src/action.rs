@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ptarmigan_types::{Cluster, Leader, MemberName, MemberState, Monotonic, Revision, Role, Timeline};
 use serde::{Deserialize, Serialize};
 
-use crate::{facts::PeerAnswer, observation::JobKind};
+use crate::{facts::PeerAnswer, observation::JobKind, upstream::Upstream};
 
 /// One step. Every step is conditional, so that a stale one fails and harms nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,17 +50,17 @@ pub enum Action {
     /// Compare the recovery configuration with the one that following `upstream` wants (contract B.19.4).
     CompareRecovery {
         /// Whom to follow.
-        upstream: Option<MemberName>,
+        upstream: Option<Upstream>,
     },
     /// Rewrite the recovery configuration and reload.
     ReloadRecovery {
         /// Whom to follow.
-        upstream: Option<MemberName>,
+        upstream: Option<Upstream>,
     },
     /// Find out whether the local WAL left the upstream's history (contract RW-4 to RW-8).
     CheckDivergence {
-        /// Compare with this member.
-        upstream: MemberName,
+        /// Compare with this one.
+        upstream: Upstream,
     },
     /// `pg_wal_replay_resume()` (contract HA-286).
     ResumeReplay,
@@ -130,12 +130,12 @@ pub enum Job {
     /// Copy a data directory and start as a standby.
     Clone {
         /// From whom; `None`: by a method that needs no source.
-        source: Option<MemberName>,
+        source: Option<Upstream>,
     },
     /// Stop, remove, copy.
     Reinitialize {
         /// From whom.
-        source: Option<MemberName>,
+        source: Option<Upstream>,
     },
     /// Promote, if the lease still lives and the timeline is still this one.
     Promote {
@@ -152,7 +152,7 @@ pub enum Job {
     /// (Re)start as a standby.
     Follow {
         /// Whom to follow; nobody: read-only without upstream.
-        upstream: Option<MemberName>,
+        upstream: Option<Upstream>,
         /// The role to publish.
         role: Role,
         /// How long the start may take; `None`: `pg_ctl_timeout`, and then it is still starting.
@@ -166,7 +166,7 @@ pub enum Job {
     /// `pg_rewind`.
     Rewind {
         /// The source.
-        leader: MemberName,
+        leader: Upstream,
         /// Its version is unknown: see to its checkpoint first (contract RW-12).
         checkpoint_first: bool,
     },

@@ -28,7 +28,7 @@ pub(crate) fn empty_data_directory(r: &mut Round<'_>) -> Step<()> {
         let line = format!("trying to bootstrap from {from} '{}'", source.name);
         r.fired("BS-2", source.name.to_string());
         r.hold_back(JobKind::Clone)?;
-        return r.start(Job::Clone { source: Some(source.name.clone()) }, line);
+        return r.start(Job::Clone { source: Some((&source.name).into()) }, line);
     }
     let initializing = r.view.initialize.as_ref().is_some_and(|key| key.value.is_empty());
     if r.view.is_unlocked() && r.obs.settings.can_clone_without_leader && !initializing {

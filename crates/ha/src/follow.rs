@@ -6,15 +6,16 @@ use crate::{
     action::{Action, DemoteMode, Job, Outcome, RecoveryDifference},
     rewind,
     round::{Round, Step},
+    upstream::Upstream,
 };
 
 /// Whom `me` follows (contract NF-1 to NF-5). Standby clusters (NF-2, NF-6) have their place here.
-pub fn node_to_follow(me: &MemberName, tags: &Tags, cluster: &Cluster) -> Option<MemberName> {
+pub fn node_to_follow(me: &MemberName, tags: &Tags, cluster: &Cluster) -> Option<Upstream> {
     if tags.nostream() {
         return None;
     }
     let wanted = tags.replicatefrom().filter(|name| name != me && cluster.member(name).is_some());
-    wanted.or_else(|| cluster.leader_name().cloned()).filter(|name| name != me)
+    wanted.or_else(|| cluster.leader_name().cloned()).filter(|name| name != me).map(Upstream::Member)
 }
 
 /// Contract HA-279 to HA-294: `follows` is the line of a standby, `demotes` that of a primary that has to step down.
@@ -78,6 +79,6 @@ fn note_replica(r: &mut Round<'_>) {
     }
 }
 
-fn name_of(upstream: Option<&MemberName>) -> String {
+fn name_of(upstream: Option<&Upstream>) -> String {
     upstream.map_or_else(|| "nobody".into(), ToString::to_string)
 }

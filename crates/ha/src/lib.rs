@@ -35,6 +35,7 @@ pub mod slots;
 mod startup;
 mod unlocked;
 mod unreachable;
+mod upstream;
 
 pub use action::{Action, DemoteMode, Job, Outcome};
 pub use cycle::decide;
@@ -43,3 +44,4 @@ pub use follow::node_to_follow;
 pub use lease::Lease;
 pub use memory::{Memory, RewindState};
 pub use observation::Observation;
+pub use upstream::{Remote, Upstream};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ptarmigan_types::{Lsn, Member, MemberName, Monotonic, Revision, Timeline};
 use serde::{Deserialize, Serialize};
 
-use crate::observation::JobKind;
+use crate::{observation::JobKind, upstream::Upstream};
 
 /// The state of the question whether the local WAL must be rewound (contract B.20).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +40,8 @@ impl RewindState {
 /// Against whom the rewind question was answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// The leader then.
-    pub leader: MemberName,
+    /// The one to follow then.
+    pub leader: Upstream,
     /// The timeline that it published.
     pub timeline: Option<Timeline>,
 }
@@ -49,7 +49,7 @@ pub struct Source {
 impl Source {
     /// That member as its key shows it.
     pub fn of(leader: &Member) -> Self {
-        Self { leader: leader.name.clone(), timeline: leader.data.timeline() }
+        Self { leader: (&leader.name).into(), timeline: leader.data.timeline() }
     }
 }
 

@@ -6,7 +6,10 @@ pub use ptarmigan_types::ControlState;
 use ptarmigan_types::{Cluster, Lsn, MemberName, MemberState, Monotonic, Role, Tags, Timeline};
 use serde::{Deserialize, Serialize};
 
-use crate::action::{Action, DemoteMode, Outcome};
+use crate::{
+    action::{Action, DemoteMode, Outcome},
+    upstream::Remote,
+};
 
 /// Everything that a decision depends on, besides [`crate::Memory`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +65,9 @@ pub struct Settings {
     pub remove_data_directory_on_diverged_timelines: bool,
     /// My tags.
     pub tags: Tags,
+    /// The other end of a standby cluster (contract CF-32); `None` in a normal cluster.
+    #[serde(default)]
+    pub standby_cluster: Option<Remote>,
 }
 
 /// The data directory.

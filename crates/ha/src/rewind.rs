@@ -8,6 +8,7 @@ use crate::{
     observation::{ControlState, JobKind},
     recover,
     round::{Round, Step, finish},
+    upstream::Upstream,
 };
 
 /// RW-2: the question is open again.
@@ -44,7 +45,7 @@ pub(crate) fn act(r: &mut Round<'_>) -> Step<()> {
     if r.memory.rewind != RewindState::Need {
         return Ok(());
     }
-    let name = leader.name.clone();
+    let name = Upstream::from(&leader.name);
     if r.obs.postgres.rewind_possible {
         if !r.obs.postgres.running && r.obs.postgres.control_state == ControlState::InArchiveRecovery {
             recover::crash_recovery(r)?;
@@ -71,7 +72,7 @@ fn check(r: &mut Round<'_>, leader: &Member) -> Step<()> {
         r.fired("RW-6", format!("{} does not publish the role of a primary", leader.name));
         return Ok(());
     }
-    let outcome = r.need(Action::CheckDivergence { upstream: leader.name.clone() })?;
+    let outcome = r.need(Action::CheckDivergence { upstream: (&leader.name).into() })?;
     match outcome {
         Outcome::Divergence(Divergence::Diverged) => {
             r.fired("RW-8", "diverged");
@@ -101,7 +102,7 @@ fn begun_twice(r: &mut Round<'_>, leader: &Member) -> Step<()> {
     );
     if removes_data_directory(r) {
         r.hold_back(JobKind::Reinitialize)?;
-        let source = Some(leader.name.clone());
+        let source = Some((&leader.name).into());
         return r.start(Job::Reinitialize { source }, "reinitializing due to diverged timelines");
     }
     if r.obs.postgres.running {
@@ -122,7 +123,7 @@ fn rewind(r: &mut Round<'_>, leader: &Member) -> Step<()> {
     r.hold_back(JobKind::Rewind)?;
     r.fired("RW-10", format!("rewind from {}", leader.name));
     r.start(
-        Job::Rewind { leader: leader.name.clone(), checkpoint_first: !speaks },
+        Job::Rewind { leader: (&leader.name).into(), checkpoint_first: !speaks },
         format!("running pg_rewind from {}", leader.name),
     )
 }

@@ -83,19 +83,19 @@ fn bs_1_only_where_everything_allows_it() {
 #[test]
 fn bs_2_clones_from_the_leader_or_a_member_that_offers_itself() {
     let played = empty().play();
-    played.fired("BS-2").starts(&Job::Clone { source: Some(name("b")) });
+    played.fired("BS-2").starts(&Job::Clone { source: Some(member("b")) });
     played.line("trying to bootstrap from leader 'b'");
     let offered = empty().with(|scene| {
         scene.member("c").0.insert("tags".into(), json!({"clonefrom": true}));
     });
     let played = offered.play();
-    played.starts(&Job::Clone { source: Some(name("c")) }).line("trying to bootstrap from replica 'c'");
+    played.starts(&Job::Clone { source: Some(member("c")) }).line("trying to bootstrap from replica 'c'");
     for (field, value) in [("state", json!("stopped")), ("conn_url", json!(""))] {
         let unusable = offered.clone().with(|scene| {
             scene.member("c").0.insert(field.into(), value);
         });
         if field == "state" {
-            unusable.play().starts(&Job::Clone { source: Some(name("b")) });
+            unusable.play().starts(&Job::Clone { source: Some(member("b")) });
         }
     }
     let silent = empty().with(|scene| {
@@ -125,7 +125,7 @@ fn bs_2_a_clone_that_failed_waits_a_moment() {
     let failed =
         |at| empty().with(|scene| scene.memory.failed = Some(FailedJob { kind: JobKind::Clone, at })).play();
     failed(NOW).starts_nothing().wakes_in(secs(1)).line("bootstrap from leader failed, trying again");
-    failed(Monotonic(NOW.0 - 1_000_000)).starts(&Job::Clone { source: Some(name("b")) });
+    failed(Monotonic(NOW.0 - 1_000_000)).starts(&Job::Clone { source: Some(member("b")) });
     let heard = empty().ended(JobKind::Clone, JobEnd::Failed("no".into())).play();
     heard.starts_nothing().wakes_in(secs(1));
 }

@@ -248,7 +248,7 @@ fn rw_3_the_first_cycle_on_a_running_standby_asks_whether_it_can_follow() {
     let fresh =
         |change: Change| Scene::standby().with(|scene| scene.memory.joined = false).with(change).play();
     let joined = fresh(|_| {});
-    joined.fired("RW-2").does(&Action::CheckDivergence { upstream: name("b") });
+    joined.fired("RW-2").does(&Action::CheckDivergence { upstream: member("b") });
     assert!(joined.memory().joined);
     assert_eq!(joined.memory().rewind, RewindState::NotNeed);
     let silent = fresh(|scene| scene.pg().server = None);

@@ -27,7 +27,7 @@ fn nf_1_to_nf_5_whom_to_follow() {
         let mut scene = Scene::standby();
         scene.view().leader = holder.map(leader);
         let found = node_to_follow(&name("a"), &tags(&own), scene.view());
-        assert_eq!(found, expected.map(name), "{holder:?} {own}");
+        assert_eq!(found, expected.map(member), "{holder:?} {own}");
     }
     assert_eq!(node_to_follow(&name("b"), &Tags::default(), Scene::standby().view()), None);
 }
@@ -51,7 +51,7 @@ fn ha_285_rewind_comes_before_anything_else() {
             scene.difference = RecoveryDifference::Restart;
         })
         .play();
-    played.starts(&Job::Rewind { leader: name("b"), checkpoint_first: false });
+    played.starts(&Job::Rewind { leader: member("b"), checkpoint_first: false });
     assert!(!played.has(|action| matches!(action, Action::CompareRecovery { .. })));
 }
 
@@ -71,7 +71,7 @@ fn ha_286_paused_replay_is_resumed() {
 #[test]
 fn ha_290_a_restart_to_follow_somebody_else() {
     let played = Scene::standby().with(|scene| scene.difference = RecoveryDifference::Restart).play();
-    let job = Job::Follow { upstream: Some(name("b")), role: Role::Replica, timeout: None };
+    let job = Job::Follow { upstream: Some(member("b")), role: Role::Replica, timeout: None };
     played.fired("HA-290").fired("RW-2").starts(&job);
     assert_eq!(played.memory().rewind, RewindState::Check);
     played.line("no action. I am (a), a secondary, and following a leader (b)");
@@ -99,13 +99,13 @@ fn ha_293_a_leader_on_a_newer_timeline() {
         });
         scene.with(change).play()
     };
-    let check = Action::CheckDivergence { upstream: name("b") };
+    let check = Action::CheckDivergence { upstream: member("b") };
     let same = newer(|_| {});
     same.fired("HA-293").does(&check).starts_nothing();
     assert_eq!(same.memory().rewind, RewindState::NotNeed);
     newer(|scene| scene.divergence = Divergence::Diverged)
         .fired("HA-293")
-        .starts(&Job::Rewind { leader: name("b"), checkpoint_first: false });
+        .starts(&Job::Rewind { leader: member("b"), checkpoint_first: false });
     let unknown = newer(|scene| {
         scene.memory.rewind = RewindState::Check;
         scene.divergence = Divergence::Unknown;

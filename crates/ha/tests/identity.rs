@@ -46,7 +46,7 @@ fn ha_082_an_unreadable_data_directory() {
 #[test]
 fn ha_084_an_empty_one_is_filled() {
     let played = Scene::stopped().with(|scene| scene.pg().data_directory = DataDirectory::Empty).play();
-    played.fired("HA-084").starts(&Job::Clone { source: Some(name("b")) });
+    played.fired("HA-084").starts(&Job::Clone { source: Some(member("b")) });
 }
 
 #[test]

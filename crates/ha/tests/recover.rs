@@ -21,7 +21,7 @@ fn read_only(timeout: Option<u64>) -> Job {
 }
 
 fn secondary(upstream: Option<&str>) -> Job {
-    Job::Follow { upstream: upstream.map(name), role: Role::Replica, timeout: None }
+    Job::Follow { upstream: upstream.map(member), role: Role::Replica, timeout: None }
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn ha_072_a_start_that_succeeded_closes_the_chapter() {
             scene.memory.rewind = RewindState::Need;
         })
         .play();
-    pending.fired("HA-072").starts(&Job::Rewind { leader: name("b"), checkpoint_first: false });
+    pending.fired("HA-072").starts(&Job::Rewind { leader: member("b"), checkpoint_first: false });
 }
 
 #[test]
@@ -254,7 +254,10 @@ fn ha_108_a_holder_that_cannot_start_in_place_comes_up_read_only() {
 fn ha_109_the_rewind_question_comes_before_the_start() {
     let diverged = old_primary(ControlState::ShutDown).with(|scene| scene.divergence = Divergence::Diverged);
     let played = diverged.play();
-    played.fired("HA-109").fired("RW-8").starts(&Job::Rewind { leader: name("b"), checkpoint_first: false });
+    played
+        .fired("HA-109")
+        .fired("RW-8")
+        .starts(&Job::Rewind { leader: member("b"), checkpoint_first: false });
     assert!(!played.memory().recovering);
     for executed in [RewindState::NotNeed, RewindState::Success, RewindState::Failed] {
         let played = diverged.clone().with(|scene| scene.memory.rewind = executed).play();

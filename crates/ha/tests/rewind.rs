@@ -12,14 +12,14 @@ use ptarmigan_types::{MemberState, Monotonic};
 use serde_json::json;
 use support::*;
 
-const CHECK: fn() -> Action = || Action::CheckDivergence { upstream: name("b") };
+const CHECK: fn() -> Action = || Action::CheckDivergence { upstream: member("b") };
 
 fn in_state(state: RewindState) -> Scene {
     Scene::standby().with(|scene| scene.memory.rewind = state)
 }
 
 fn rewind(checkpoint_first: bool) -> Job {
-    Job::Rewind { leader: name("b"), checkpoint_first }
+    Job::Rewind { leader: member("b"), checkpoint_first }
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn rw_7_same_timeline_twice_is_copied_anew_or_stays_down() {
             assert_eq!(played.memory().rewind, RewindState::Check, "asked again, whatever comes of it");
             played.does_not(&Action::RemoveDataDirectory);
             if on_failure || on_diverged {
-                played.starts(&Job::Reinitialize { source: Some(name("b")) });
+                played.starts(&Job::Reinitialize { source: Some(member("b")) });
                 played.line("reinitializing due to diverged timelines");
             } else if running {
                 played.starts_nothing().fired("HA-294");
@@ -125,7 +125,7 @@ fn rw_7_without_rewind_or_after_a_copy_that_failed() {
             scene.obs.settings.remove_data_directory_on_diverged_timelines = true;
         })
     };
-    twice().play().starts(&Job::Reinitialize { source: Some(name("b")) });
+    twice().play().starts(&Job::Reinitialize { source: Some(member("b")) });
     let failed = FailedJob { kind: JobKind::Reinitialize, at: NOW };
     let held = twice().with(|scene| scene.memory.failed = Some(failed)).play();
     assert_eq!(held.starts_nothing().wakes_in(secs(1)).memory().rewind, RewindState::Check);
@@ -147,7 +147,7 @@ fn rw_10_what_a_diverged_server_does() {
     let played = need(true, true).play();
     played.starts(&rewind(false)).line("running pg_rewind from b");
     let played = need(false, true).play();
-    played.starts(&Job::Reinitialize { source: Some(name("b")) });
+    played.starts(&Job::Reinitialize { source: Some(member("b")) });
     played.line("reinitializing due to diverged timelines");
     assert_eq!(played.memory().rewind, RewindState::Initial);
     let played = need(false, false).play();

@@ -136,7 +136,7 @@ fn ha_132_whoever_lost_the_race_follows() {
     let played = lost(Scene::unlocked());
     played.fired("HA-132").starts_nothing();
     played.line("following new leader after trying and failing to obtain lock");
-    played.does(&Action::CompareRecovery { upstream: Some(name("c")) });
+    played.does(&Action::CompareRecovery { upstream: Some(member("c")) });
     let primary = lost(Scene::primary().unled());
     primary.fired("HA-282").starts(&Job::Demote(DemoteMode::ImmediateNoLock));
     primary.line("demoted self after trying and failing to obtain lock");
@@ -588,7 +588,7 @@ fn the_longest_cycle_fits_into_the_rounds_of_the_agent() {
             scene.divergence = Divergence::Unknown;
         })
         .play();
-    played.fired("HA-225").fired("HA-132").does(&Action::CheckDivergence { upstream: name("b") });
+    played.fired("HA-225").fired("HA-132").does(&Action::CheckDivergence { upstream: member("b") });
 }
 
 #[test]

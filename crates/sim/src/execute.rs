@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use ptarmigan_ha::{
-    Action, Outcome,
+    Action, Outcome, Upstream,
     action::{Divergence, PeerAddress, RecoveryDifference, When},
     facts::PeerAnswer,
 };
 use ptarmigan_types::{
-    Cluster, History, Lsn, MemberData, MemberName, MemberState, Role, Status, Timeline,
-    history::HistoryEntry, lease,
+    Cluster, History, Lsn, MemberData, MemberState, Role, Status, Timeline, history::HistoryEntry, lease,
 };
 use serde_json::{Map, json};
 
@@ -82,7 +81,7 @@ impl World {
                 return Some(self.compare_recovery(member, upstream.as_ref()));
             }
             Action::ReloadRecovery { upstream } => {
-                let upstream = upstream.as_ref().and_then(|name| self.index(&name.0));
+                let upstream = upstream.as_ref().and_then(|upstream| self.server_of(upstream));
                 self.repoint(member, upstream);
             }
             Action::CheckDivergence { upstream } => {
@@ -316,8 +315,8 @@ impl World {
         }
     }
 
-    fn compare_recovery(&self, member: usize, upstream: Option<&MemberName>) -> Outcome {
-        let wanted = upstream.and_then(|name| self.index(&name.0));
+    fn compare_recovery(&self, member: usize, upstream: Option<&Upstream>) -> Outcome {
+        let wanted = upstream.and_then(|upstream| self.server_of(upstream));
         let postgres = &self.members[member].postgres;
         Outcome::Recovery(if !postgres.standby_signal {
             RecoveryDifference::Restart
@@ -328,8 +327,8 @@ impl World {
         })
     }
 
-    fn check_divergence(&self, member: usize, upstream: &MemberName) -> Divergence {
-        let Some(leader) = self.index(&upstream.0) else { return Divergence::Unknown };
+    fn check_divergence(&self, member: usize, upstream: &Upstream) -> Divergence {
+        let Some(leader) = self.server_of(upstream) else { return Divergence::Unknown };
         if self.bug == Some(Bug::DivergenceIgnored) {
             return Divergence::SameHistory;
         }
@@ -344,7 +343,12 @@ impl World {
     pub fn node_to_follow(&self, member: usize) -> Option<usize> {
         let this = &self.members[member];
         let cluster: &Cluster = this.known.as_ref()?;
-        let name = ptarmigan_ha::node_to_follow(&this.name, &this.settings.tags, cluster)?;
-        self.index(&name.0)
+        let upstream = ptarmigan_ha::node_to_follow(&this.name, &this.settings.tags, cluster)?;
+        self.server_of(&upstream)
+    }
+
+    /// Which server that is, where it is known.
+    pub fn server_of(&self, upstream: &Upstream) -> Option<usize> {
+        upstream.member().and_then(|name| self.index(&name.0))
     }
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use ptarmigan_ha::{
+    Upstream,
     action::{DemoteMode, Job},
     observation::{ControlState, JobEnd, JobResult},
 };
-use ptarmigan_types::{MemberName, MemberState, Role, Status};
+use ptarmigan_types::{MemberState, Role, Status};
 
 use crate::{
     member::{Call, Running, Timing, Waiter},
@@ -109,7 +110,7 @@ impl World {
                 _ => self.started(member),
             },
             Job::Follow { upstream, role, timeout } => {
-                let upstream = upstream.as_ref().and_then(|name| self.index(&name.0));
+                let upstream = upstream.as_ref().and_then(|upstream| self.server_of(upstream));
                 match stage {
                     0 => self.stop_standby(member),
                     1 => {
@@ -346,14 +347,14 @@ impl World {
         }
     }
 
-    fn clone_data(&mut self, member: usize, source: Option<&MemberName>, stage: u32) -> Step {
+    fn clone_data(&mut self, member: usize, source: Option<&Upstream>, stage: u32) -> Step {
         match stage {
             0 => {
                 self.set_state(member, MemberState::CreatingReplica);
                 Step::Wait(self.random.millis(1000, 15_000))
             }
             1 => {
-                let source = source.and_then(|name| self.index(&name.0));
+                let source = source.and_then(|source| self.server_of(source));
                 let Some(source) = source.filter(|source| {
                     self.linked(member, *source) && self.members[*source].postgres.process == Process::Up
                 }) else {
@@ -370,7 +371,7 @@ impl World {
         }
     }
 
-    fn reinitialize(&mut self, member: usize, source: Option<&MemberName>, stage: u32) -> Step {
+    fn reinitialize(&mut self, member: usize, source: Option<&Upstream>, stage: u32) -> Step {
         if stage > 0 {
             return self.clone_data(member, source, stage - 1);
         }
@@ -381,7 +382,7 @@ impl World {
         Step::Wait(self.random.millis(10, 200))
     }
 
-    fn rewind(&mut self, member: usize, leader: &MemberName, stage: u32) -> Step {
+    fn rewind(&mut self, member: usize, leader: &Upstream, stage: u32) -> Step {
         match stage {
             0 => self.stop_standby(member),
             1 => {
@@ -389,7 +390,7 @@ impl World {
                 Step::Wait(self.random.millis(500, 8000))
             }
             _ => {
-                let source = self.index(&leader.0);
+                let source = self.server_of(leader);
                 let Some(source) = source.filter(|source| {
                     self.linked(member, *source) && self.members[*source].postgres.is_writable()
                 }) else {

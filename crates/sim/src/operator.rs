@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ptarmigan_ha::{
+    Upstream,
     action::Job,
     observation::{RestartFilter, ScheduledRestart},
 };
@@ -113,7 +114,7 @@ impl World {
         let this = &self.members[member];
         let standby = this.is_alive() && this.postgres.in_recovery && !this.leads(self.now);
         if standby && leader.as_ref().is_some_and(|leader| *leader != this.name) {
-            drop(self.begin_job(member, Job::Reinitialize { source: leader }));
+            drop(self.begin_job(member, Job::Reinitialize { source: leader.map(Upstream::Member) }));
         }
     }
 

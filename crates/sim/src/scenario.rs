@@ -132,6 +132,7 @@ impl Scenario {
             remove_data_directory_on_rewind_failure: self.remove_after_failure,
             remove_data_directory_on_diverged_timelines: !self.use_rewind[index],
             tags: self.tags[index].clone(),
+            standby_cluster: None,
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ptarmigan_ha::Upstream;
 use ptarmigan_postgres::{
     clone, data_directory,
     stop::{StopMode, StopRequest},
 };
-use ptarmigan_types::{MemberName, Role};
+use ptarmigan_types::Role;
 
 use super::follow;
 use crate::{local, node::Node};
@@ -14,7 +15,7 @@ use crate::{local, node::Node};
 /// Copies a data directory and starts it as a standby of whoever is to be followed by then.
 pub(super) async fn run(
     node: &Arc<Node>,
-    source: Option<&MemberName>,
+    source: Option<&Upstream>,
     only_basebackup: bool,
 ) -> Result<(), String> {
     let settings = node.postgres.settings();
@@ -29,14 +30,14 @@ pub(super) async fn run(
 /// Stops the server, removes its data, copies again.
 pub(super) async fn reinitialize(
     node: &Arc<Node>,
-    source: Option<&MemberName>,
+    source: Option<&Upstream>,
     from_leader: bool,
 ) -> Result<(), String> {
     let timeout = node.configuration.timing().retry_timeout;
     stop_at_once(node, timeout).await?;
     node.postgres.set_role(Role::Uninitialized);
     let source = match source {
-        Some(name) => Some(name.clone()),
+        Some(source) => Some(source.clone()),
         None => local::clone_source(node, from_leader),
     };
     let source = source.ok_or("there is no leader to copy from")?;

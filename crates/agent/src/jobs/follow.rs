@@ -2,19 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ptarmigan_ha::Upstream;
 use ptarmigan_postgres::{
     postmaster::start::StartRequest,
     recovery::{Recovery, Source, Wanted},
     stop::{StopMode, StopRequest},
 };
-use ptarmigan_types::{MemberName, MemberState, Role};
+use ptarmigan_types::{MemberState, Role};
 
 use super::start::await_start;
 use crate::{local, node::Node};
 
 pub(super) async fn run(
     node: &Arc<Node>,
-    upstream: Option<&MemberName>,
+    upstream: Option<&Upstream>,
     role: Role,
     timeout: Option<Duration>,
 ) -> Result<(), String> {
@@ -34,7 +35,7 @@ pub(super) async fn run(
 }
 
 /// The recovery configuration for following a member, or nobody.
-pub(crate) fn recovery(node: &Node, upstream: Option<&MemberName>) -> Result<Wanted, String> {
+pub(crate) fn recovery(node: &Node, upstream: Option<&Upstream>) -> Result<Wanted, String> {
     let upstream = upstream.map(|name| local::upstream(node, name)).transpose()?;
     let source = Source { upstream, ..Source::default() };
     node.postgres.wanted_recovery(&source).map_err(|error| error.to_string())
@@ -42,7 +43,7 @@ pub(crate) fn recovery(node: &Node, upstream: Option<&MemberName>) -> Result<Wan
 
 /// The same for a server that is about to start: where the one to follow tells no address (contract B.19.1,
 /// "primary_conninfo") it comes up without one, serves reads, and follows once there is an address.
-pub(super) fn recovery_for_start(node: &Node, upstream: Option<&MemberName>) -> Result<Wanted, String> {
+pub(super) fn recovery_for_start(node: &Node, upstream: Option<&Upstream>) -> Result<Wanted, String> {
     match upstream.map(|name| local::upstream(node, name)) {
         Some(Err(reason)) => {
             tracing::warn!("starting without an upstream: {reason}");

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use ptarmigan_ha::observation::JobEnd;
+use ptarmigan_ha::{Upstream, observation::JobEnd};
 use ptarmigan_postgres::{
     crash_recovery as single_user,
     rewind::{self, Outcome},
     stop::{StopMode, StopRequest},
 };
-use ptarmigan_types::MemberName;
 
 use crate::{local, node::Node};
 
-pub(super) async fn run(node: &Arc<Node>, leader: &MemberName, checkpoint_first: bool) -> JobEnd {
+pub(super) async fn run(node: &Arc<Node>, leader: &Upstream, checkpoint_first: bool) -> JobEnd {
     match rewind(node, leader, checkpoint_first).await {
         Ok(Outcome::Success) => JobEnd::Done,
         Ok(Outcome::Failed(reason)) => JobEnd::RewindFailedForGood(reason),
@@ -20,7 +19,7 @@ pub(super) async fn run(node: &Arc<Node>, leader: &MemberName, checkpoint_first:
     }
 }
 
-async fn rewind(node: &Arc<Node>, leader: &MemberName, checkpoint_first: bool) -> Result<Outcome, String> {
+async fn rewind(node: &Arc<Node>, leader: &Upstream, checkpoint_first: bool) -> Result<Outcome, String> {
     let upstream = local::upstream(node, leader)?;
     if checkpoint_first {
         let ready = rewind::ensure_upstream_checkpoint(&node.postgres, &upstream).await;

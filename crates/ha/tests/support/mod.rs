@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
-    Action, Decision, Job, Memory, Observation, Outcome,
+    Action, Decision, Job, Memory, Observation, Outcome, Upstream,
     action::{Divergence, RecoveryDifference, ReloadAfter},
     decide,
     facts::PeerAnswer,
@@ -29,6 +29,10 @@ pub const DARK_LINE: &str = "DCS is not accessible";
 
 pub fn name(name: &str) -> MemberName {
     MemberName::from(name)
+}
+
+pub fn member(member: &str) -> Upstream {
+    Upstream::Member(name(member))
 }
 
 pub const fn secs(secs: u64) -> Duration {
@@ -75,7 +79,7 @@ pub fn leader(holder: &str) -> Leader {
 
 /// Where the rewind question was answered against that member.
 pub fn against(member: &str) -> ptarmigan_ha::memory::Source {
-    ptarmigan_ha::memory::Source { leader: name(member), timeline: Some(1) }
+    ptarmigan_ha::memory::Source { leader: self::member(member), timeline: Some(1) }
 }
 
 pub fn history(finished: &[Timeline]) -> History {
@@ -125,6 +129,7 @@ pub fn settings() -> Settings {
         remove_data_directory_on_rewind_failure: false,
         remove_data_directory_on_diverged_timelines: false,
         tags: Tags::default(),
+        standby_cluster: None,
     }
 }
 
