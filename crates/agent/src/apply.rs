@@ -1,6 +1,6 @@
 //! A changed configuration reaches the DCS client, PostgreSQL and REST (contract CF-8, CF-10).
 
-use ptarmigan_config::{Settings, SynchronousMode};
+use ptarmigan_config::Settings;
 use ptarmigan_types::{DynamicConfig, MemberState, Role};
 
 use crate::node::Node;
@@ -10,11 +10,6 @@ pub fn warn_of_unsupported(settings: &Settings) {
     let global = &settings.global;
     let switches = [
         ("pause", global.pause, "the cluster goes on being managed"),
-        (
-            "synchronous_mode",
-            global.synchronous_mode != SynchronousMode::Off,
-            "replication stays asynchronous",
-        ),
         ("failsafe_mode", global.failsafe_mode, "a primary without the DCS steps down"),
         ("standby_cluster", global.standby_cluster.is_some(), "the cluster stays an independent one"),
     ];
@@ -84,7 +79,8 @@ fn due(node: &Node) -> Option<Unapplied> {
             | MemberState::RestartFailed
             | MemberState::Crashed
     );
-    if !settled || node.jobs.view(ptarmigan_clock::now()).is_some() {
+    if !settled || node.jobs.view(ptarmigan_clock::now()).is_some() || crate::synchronous::is_unclaimed(node)
+    {
         return None;
     }
     let running = node.postgres.state() == MemberState::Running;

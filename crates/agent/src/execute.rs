@@ -6,7 +6,7 @@ use ptarmigan_dcs::{Condition, Error as DcsError, Verdict, Written};
 use ptarmigan_ha::{Action, Outcome, action::When};
 use ptarmigan_types::{Key, Leader, MemberData, Monotonic, pyjson};
 
-use crate::{history, jobs, lease::Asked, local, node::Node, peers, publish, slots, status};
+use crate::{history, jobs, lease::Asked, local, node::Node, peers, publish, slots, status, synchronous};
 
 /// What an unusual action asks of the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
         | Action::DeleteInitialize
         | Action::WriteConfig
         | Action::ClearFailover(_)
+        | Action::WriteSync { .. }
+        | Action::DeleteSync(_)
         | Action::UpdateHistory(_)
         | Action::ReloadView(_) => within_lease(node, action).await,
         Action::AskPeers(peers) | Action::AskPeersAgain(peers) => {
@@ -61,6 +63,10 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
         Action::SyncSlots => {
             slots::sync(node).await;
             Outcome::Done
+        }
+        Action::SetStandbyNames(wanted) => synchronous::set(node, wanted).await,
+        Action::SettleStandbyNames { names, from_nothing } => {
+            synchronous::settle(node, names, *from_nothing).await
         }
         on_postgres => local::execute(node, on_postgres).await,
     };
@@ -127,6 +133,12 @@ async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
             written(node.dcs.write(&Key::Config, &text, Condition::Always).await)
         }
         Action::ClearFailover(when) => written(node.dcs.write(&Key::Failover, "{}", condition(*when)).await),
+        Action::WriteSync { state, when } => {
+            with_revision(node.dcs.write(&Key::Sync, &state.to_json(), condition(*when)).await)
+        }
+        Action::DeleteSync(revision) => {
+            with_revision(node.dcs.delete(&Key::Sync, Condition::Revision(*revision)).await)
+        }
         Action::UpdateHistory(timeline) => history::update(node, *timeline).await,
         _ => match crate::observe::view(node).await {
             Ok(view) => Outcome::View(view),
@@ -194,6 +206,13 @@ fn verdict(node: &Node, asked: Asked, begin: Monotonic, answer: Result<Verdict, 
 fn no_answer(error: &DcsError) -> Outcome {
     tracing::warn!("{error}");
     Outcome::NoAnswer { maybe: matches!(error, DcsError::Indeterminate(_)), reason: error.to_string() }
+}
+
+fn with_revision(answer: Result<Written, DcsError>) -> Outcome {
+    match answer {
+        Ok(Written::Applied(revision)) => Outcome::Written(revision),
+        other => written(other),
+    }
 }
 
 fn written(answer: Result<Written, DcsError>) -> Outcome {

@@ -30,6 +30,7 @@ pub mod shutdown;
 pub mod slots;
 pub mod start;
 pub mod status;
+pub mod synchronous;
 #[cfg(test)]
 mod testing;
 

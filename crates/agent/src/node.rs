@@ -90,6 +90,8 @@ pub struct Known {
     pub reload_asked: bool,
     /// The maintenance mode that the last cycle saw.
     pub pause: bool,
+    /// The `synchronous_standby_names` that the running server was last told, and when.
+    pub names_told: Option<crate::synchronous::Told>,
 }
 
 impl Known {

@@ -10,7 +10,7 @@ use ptarmigan_ha::{
 use ptarmigan_postgres::{data_directory::Content, rewind};
 use ptarmigan_types::{Cluster, MemberState, Monotonic};
 
-use crate::{figures, node::Node};
+use crate::{figures, node::Node, synchronous};
 
 /// Reads the view; where that fails, health checks must not go on believing the old one (contract surface A.2).
 pub async fn view(node: &Node) -> Result<Arc<Cluster>, String> {
@@ -40,6 +40,7 @@ pub async fn observation(node: &Node, view: Result<Arc<Cluster>, String>) -> Obs
     let (job, finished) = node.jobs.observe(now);
     node.known().job = job.as_ref().map(|job| job.kind.words().to_owned());
     figures::refresh(node).await;
+    synchronous::claim(node);
     let postgres = postgres(node, job.as_ref(), now).await;
     let known = node.known();
     Observation {
@@ -82,6 +83,7 @@ fn settings(node: &Node) -> Settings {
             .standby_cluster
             .as_ref()
             .map(|section| Remote { has_address: section.host.is_some() || section.port.is_some() }),
+        synchronous: synchronous::settings(global),
     }
 }
 
@@ -132,6 +134,7 @@ async fn postgres(node: &Node, job: Option<&JobView>, now: Monotonic) -> Postgre
         postmaster_start_time: figures.map(|figures| figures.postmaster_start_time.clone()),
         pending_restart: !handle.pending_restart().is_empty(),
         server_version: figures.map_or(0, |figures| figures.server_version),
+        synchronous: synchronous::facts(node, known.status.as_ref()),
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ptarmigan_types::{Cluster, Leader, MemberName, MemberState, Monotonic, Revision, Role, Timeline};
+use ptarmigan_types::{
+    Cluster, Leader, Lsn, MemberName, MemberState, Monotonic, Revision, Role, SyncState, Timeline,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::{facts::PeerAnswer, observation::JobKind, upstream::Upstream};
+use crate::{facts::PeerAnswer, observation::JobKind, sync::Wanted, upstream::Upstream};
 
 /// One step. Every step is conditional, so that a stale one fails and harms nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,25 @@ pub enum Action {
     WriteConfig,
     /// Clear `/failover`.
     ClearFailover(When),
+    /// Write `/sync` (contract B.21, B.22); its own revision does not count. Answered by [`Outcome::Written`].
+    WriteSync {
+        /// What it shall say.
+        state: SyncState,
+        /// On what it depends: never [`When::Always`].
+        when: When,
+    },
+    /// Delete `/sync` of this revision (contract B.21, "mode off").
+    DeleteSync(Revision),
+    /// Set `synchronous_standby_names`: in the files, and by a reload where the server runs.
+    SetStandbyNames(Wanted),
+    /// Find out whether every process of the server goes by these `synchronous_standby_names`, and write a little WAL
+    /// (contract B.21, "when ssn changes"). Answered by [`Outcome::Settled`].
+    SettleStandbyNames {
+        /// The names that should be in force.
+        names: String,
+        /// Nobody was named before, or that is not known: commits may not wait for anybody yet.
+        from_nothing: bool,
+    },
     /// Bring `/history` up to date (contract B.24).
     UpdateHistory(Timeline),
     /// Read the cluster again; the same point of a cycle is never reloaded twice.
@@ -238,6 +259,11 @@ pub enum Outcome {
     Recovery(RecoveryDifference),
     /// Whether the WAL diverged.
     Divergence(Divergence),
+    /// Written, with the key's new revision.
+    Written(Revision),
+    /// The names are in force everywhere, and this is the position of the server after that (zero on a standby): every
+    /// commit that was acknowledged under other names is below it. `None`: not yet.
+    Settled(Option<Lsn>),
 }
 
 /// Contract B.19.4.

@@ -33,6 +33,7 @@ mod round;
 pub mod schedule;
 pub mod slots;
 mod startup;
+pub mod sync;
 mod unlocked;
 mod unreachable;
 mod upstream;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     action::{Action, DemoteMode, Outcome},
+    sync,
     upstream::Remote,
 };
 
@@ -68,6 +69,9 @@ pub struct Settings {
     /// The other end of a standby cluster (contract CF-32); `None` in a normal cluster.
     #[serde(default)]
     pub standby_cluster: Option<Remote>,
+    /// Synchronous replication.
+    #[serde(default)]
+    pub synchronous: sync::Settings,
 }
 
 /// The data directory.
@@ -114,6 +118,9 @@ pub struct PostgresView {
     pub pending_restart: bool,
     /// `server_version_num`; 0 where unknown.
     pub server_version: u32,
+    /// What concerns synchronous replication.
+    #[serde(default)]
+    pub synchronous: sync::Facts,
 }
 
 /// One answer to the monitoring query.

@@ -195,14 +195,20 @@ impl Postgres {
         let settings = self.settings();
         let mut all = configured(&settings.parameters, of_role(&settings.parameters_by_role, role));
         all.extend(self.controlled_parameters()?);
-        if let Some(names) = self.owned_synchronous_standby_names() {
-            all.retain(|name, _| !name.eq_ignore_ascii_case("synchronous_standby_names"));
-            all.insert("synchronous_standby_names".to_owned(), names);
+        let owned = self.owned_synchronous_standby_names();
+        if owned.is_some() {
+            all.retain(|name, _| !name.eq_ignore_ascii_case(STANDBY_NAMES));
         }
+        let with_names = |mut output: BTreeMap<String, String>| {
+            // Not asked about: it changes often, at moments when nobody should wait for a program, and is our own. Also
+            // where it is empty: what the base configuration says must not come into force.
+            output.extend(owned.map(|names| (STANDBY_NAMES.to_owned(), names)));
+            output
+        };
         let mut checked = self.0.checked_parameters.lock().await;
         if let Some((input, output)) = checked.as_ref().filter(|(input, _)| *input == all) {
             let _ = input;
-            return Ok(output.clone());
+            return Ok(with_names(output.clone()));
         }
         let (output, warnings) =
             accepted(&self.bin(Tool::Postgres).map_err(Error::from)?, all.clone()).await?;
@@ -210,9 +216,12 @@ impl Postgres {
             tracing::warn!("{warning}");
         }
         *checked = Some((all, output.clone()));
-        Ok(output)
+        Ok(with_names(output))
     }
 }
+
+/// The parameter that belongs to the HA loop in synchronous mode (contract C.4).
+pub(crate) const STANDBY_NAMES: &str = "synchronous_standby_names";
 
 /// Why there are no server parameters.
 #[derive(Debug, thiserror::Error)]

@@ -200,6 +200,7 @@ impl World {
             major_version: 15,
             rewind_possible: this.use_rewind && this.job.is_none() && this.state != MemberState::Starting,
             pending_restart: false,
+            synchronous: ptarmigan_ha::sync::Facts::default(),
         }
     }
 

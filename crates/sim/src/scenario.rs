@@ -133,6 +133,7 @@ impl Scenario {
             remove_data_directory_on_diverged_timelines: !self.use_rewind[index],
             tags: self.tags[index].clone(),
             standby_cluster: None,
+            synchronous: ptarmigan_ha::sync::Settings::default(),
         }
     }
 }

@@ -130,6 +130,7 @@ pub fn settings() -> Settings {
         remove_data_directory_on_diverged_timelines: false,
         tags: Tags::default(),
         standby_cluster: None,
+        synchronous: ptarmigan_ha::sync::Settings::default(),
     }
 }
 
@@ -154,6 +155,7 @@ fn postgres() -> PostgresView {
         postmaster_start_time: Some("started once".into()),
         pending_restart: false,
         server_version: 150_018,
+        synchronous: ptarmigan_ha::sync::Facts::default(),
     }
 }
 

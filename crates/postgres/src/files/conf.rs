@@ -56,6 +56,12 @@ pub fn recovery_of(text: &str) -> BTreeMap<String, String> {
     lines.filter_map(read_line).collect()
 }
 
+/// What a managed file that was written before gives this parameter, in lower case; the last line counts.
+pub fn value_of(text: &str, parameter: &str) -> Option<String> {
+    let mut values = text.lines().rev().filter_map(read_line).filter(|(name, _)| name == parameter);
+    values.next().map(|(_, value)| value)
+}
+
 /// Reads `name = 'value'`, `name value` or `name=value`; comments and blank lines are `None`. Names in lower case.
 pub fn read_line(line: &str) -> Option<(String, String)> {
     let line = line.trim_start();
@@ -127,6 +133,8 @@ mod tests {
         let text = Conf { parameters: &own, recovery: &map(&[]), ..conf }.text();
         assert!(text.contains("hba_file = '/mine'") && !text.contains("/c/pg_hba.conf"), "{text}");
         assert!(!text.contains("recovery.conf"));
+        assert_eq!(value_of(expected, "work_mem").as_deref(), Some("4MB"));
+        assert_eq!(value_of(expected, "port"), None);
     }
 
     #[test]

@@ -189,7 +189,14 @@ impl Postgres {
             .send_if_modified(|old| std::mem::replace(old, names.clone()) != names)
     }
 
-    pub(crate) fn owned_synchronous_standby_names(&self) -> Option<String> {
+    /// The names that were taken over, where they were.
+    pub fn owned_synchronous_standby_names(&self) -> Option<String> {
         self.0.synchronous_standby_names.borrow().clone()
+    }
+
+    /// The names that the managed file has, of whoever wrote it; `None` where it names nobody.
+    pub fn written_synchronous_standby_names(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.config_files().conf).unwrap_or_default();
+        conf::value_of(&text, guc::STANDBY_NAMES)
     }
 }

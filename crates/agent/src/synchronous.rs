@@ -1,0 +1,218 @@
+//! `synchronous_standby_names` of the local server: whose it is, setting it, and when it is in force (contract B.21, C.4).
+
+use std::time::Duration;
+
+use ptarmigan_config::{DynamicSettings, SynchronousMode};
+use ptarmigan_ha::{
+    Outcome,
+    sync::{self, Commit, Mode, PLACEHOLDER, Standby, StandbyNames, Wanted},
+};
+use ptarmigan_postgres::{
+    Purpose,
+    status::{ServerStatus, WalSender},
+};
+use ptarmigan_types::{Lsn, MemberState, Monotonic, Role};
+
+use crate::node::Node;
+
+/// A reload takes a millisecond; a server's processes get this long (contract B.21, "wait 0.1 s").
+const RELOAD_TIME: Duration = Duration::from_millis(100);
+
+/// How long the questions about a change may take.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+
+/// The names that a running server was told, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    names: Option<String>,
+    at: Monotonic,
+}
+
+/// The settings that decisions depend on.
+pub fn settings(global: &DynamicSettings) -> sync::Settings {
+    sync::Settings {
+        mode: match global.synchronous_mode {
+            SynchronousMode::Off => Mode::Off,
+            SynchronousMode::On => Mode::Priority,
+            SynchronousMode::Quorum => Mode::Quorum,
+        },
+        strict: global.synchronous_mode_strict,
+        node_count: global.synchronous_node_count,
+        maximum_lag_bytes: u64::try_from(global.maximum_lag_on_syncnode_bytes)
+            .ok()
+            .filter(|bytes| *bytes > 0),
+    }
+}
+
+/// What the server says of synchronous replication.
+pub fn facts(node: &Node, status: Option<&ServerStatus>) -> sync::Facts {
+    let owned = node.postgres.owned_synchronous_standby_names().is_some();
+    let Some(status) = status else { return sync::Facts { owned, ..sync::Facts::default() } };
+    let commit = Commit::of_setting(&status.synchronous_commit);
+    sync::Facts {
+        names: Some(status.synchronous_standby_names.clone()),
+        owned,
+        commit,
+        standbys: status.replication.iter().map(|row| standby(row, commit)).collect(),
+    }
+}
+
+fn standby(row: &WalSender, commit: Commit) -> Standby {
+    Standby {
+        application_name: row.application_name.clone(),
+        state: row.state.clone().unwrap_or_default(),
+        sync_state: row.sync_state.clone().unwrap_or_default(),
+        lsn: match commit {
+            Commit::Flush => row.flush_lsn,
+            Commit::Write => row.write_lsn,
+            Commit::Apply => row.replay_lsn,
+        },
+    }
+}
+
+fn is_on(node: &Node) -> bool {
+    node.configuration.with(|settings| settings.global.synchronous_mode != SynchronousMode::Off)
+}
+
+/// Synchronous mode is on, and whose names the running server has is not known yet: its files are not to be rewritten.
+pub fn is_unclaimed(node: &Node) -> bool {
+    is_on(node)
+        && node.postgres.owned_synchronous_standby_names().is_none()
+        && node.postgres.is_alive()
+        && !bootstraps(node)
+}
+
+/// A cluster without `/config` is being bootstrapped: its scripts must not wait for standbys.
+fn bootstraps(node: &Node) -> bool {
+    node.known().view.as_ref().is_some_and(|view| view.cluster.config.is_none())
+}
+
+/// In synchronous mode `synchronous_standby_names` belongs to the HA loop, and what the configuration says of it is
+/// ignored. It starts with what the server has: a daemon that is restarted must not have commits acknowledged that nobody
+/// waited for. Where synchronous mode was switched off, a node that does not lead gives it back by itself; a leader waits for
+/// the core, which deletes `/sync` first.
+pub fn claim(node: &Node) {
+    let owned = node.postgres.owned_synchronous_standby_names().is_some();
+    if !is_on(node) {
+        let writes = matches!(node.postgres.role(), Role::Primary | Role::Promoted);
+        if owned && !node.leads() && !writes {
+            node.postgres.own_synchronous_standby_names(None);
+            node.known().unapplied = Some(crate::apply::Unapplied::Changed);
+        }
+        return;
+    }
+    if owned || bootstraps(node) {
+        return;
+    }
+    let in_force = node.known().status.as_ref().map(|status| status.synchronous_standby_names.clone());
+    let names = match in_force {
+        Some(names) => names,
+        None if node.postgres.is_alive() => return,
+        None => names_for_start(node),
+    };
+    node.postgres.own_synchronous_standby_names(Some(&names));
+}
+
+fn names_for_start(node: &Node) -> String {
+    let written = node.postgres.written_synchronous_standby_names().filter(|names| !names.is_empty());
+    let strict = node.configuration.with(|settings| settings.global.synchronous_mode_strict);
+    let writes = matches!(node.postgres.role(), Role::Primary | Role::Promoted);
+    written.unwrap_or_else(|| if strict && writes { PLACEHOLDER.to_owned() } else { String::new() })
+}
+
+/// Sets the names: in the files, and by a reload where the server runs and was told others before.
+pub async fn set(node: &Node, wanted: &Wanted) -> Outcome {
+    let names = match wanted {
+        Wanted::Configured => None,
+        Wanted::Text(names) => Some(names.clone()),
+    };
+    let changed = node.postgres.own_synchronous_standby_names(names.as_deref());
+    let told = node.known().names_told.as_ref().is_some_and(|told| told.names == names);
+    if !node.postgres.is_alive() || node.postgres.state() != MemberState::Running || (told && !changed) {
+        return Outcome::Done;
+    }
+    match names.as_deref() {
+        None => tracing::info!("synchronous_standby_names comes from the configuration again"),
+        Some("") => tracing::info!("synchronous_standby_names: nobody"),
+        Some(names) => tracing::info!("synchronous_standby_names: {names}"),
+    }
+    node.known().names_told = None;
+    let written = node.postgres.write_config(node.postgres.role()).await.map_err(|error| error.to_string());
+    let reloaded = match written {
+        Ok(_) => node.postgres.reload().await.map_err(|error| error.to_string()),
+        Err(reason) => Err(reason),
+    };
+    match reloaded {
+        Ok(()) => {
+            node.known().names_told = Some(Told { names, at: ptarmigan_clock::now() });
+            Outcome::Done
+        }
+        Err(reason) => {
+            tracing::error!("synchronous_standby_names is not set: {reason}");
+            Outcome::Failed(reason)
+        }
+    }
+}
+
+/// Whether every process of the server goes by these names, and up to where WAL was written by then. Commits look at a
+/// flag that the checkpointer sets when it reads its configuration, which it does not in the middle of its work: until it has,
+/// they may wait for nobody although the names are in force (`from_nothing`).
+pub async fn settle(node: &Node, names: &str, from_nothing: bool) -> Outcome {
+    let now = ptarmigan_clock::now();
+    let fresh = node.known().names_told.as_ref().is_some_and(|told| now.since(told.at) < RELOAD_TIME);
+    if fresh {
+        return Outcome::Settled(None);
+    }
+    match tokio::time::timeout(SETTLE_LIMIT, ask(node, names, from_nothing)).await {
+        Ok(Ok(position)) => Outcome::Settled(position),
+        Ok(Err(error)) => {
+            tracing::debug!("whether synchronous_standby_names is in force is not known: {error}");
+            Outcome::Settled(None)
+        }
+        Err(_) => Outcome::Settled(None),
+    }
+}
+
+async fn ask(
+    node: &Node,
+    names: &str,
+    from_nothing: bool,
+) -> Result<Option<Lsn>, ptarmigan_postgres::connection::Error> {
+    let session = node.postgres.session(Purpose::Heartbeat).await?;
+    let rows = session.query_text(&settle_sql(names)).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let column = |index: usize| row.get(index).and_then(Option::as_deref).unwrap_or_default();
+    let checkpointer_saw = matches!(column(1), "CheckpointerMain" | "CheckpointWriteDelay");
+    if column(0) != names || column(2) != "0" || (from_nothing && !checkpointer_saw) {
+        return Ok(None);
+    }
+    let position = column(3).parse().unwrap_or(Lsn::ZERO);
+    if !position.is_zero() {
+        // Something for the standbys to confirm, without waiting for them.
+        session
+            .execute(
+                "DO 'BEGIN SET LOCAL synchronous_commit TO local; PERFORM pg_catalog.txid_current(); END'",
+            )
+            .await?;
+    }
+    Ok(Some(position))
+}
+
+/// What is in force here, what the checkpointer does, how many WAL senders go by other names, and the position.
+fn settle_sql(names: &str) -> String {
+    let members = StandbyNames::in_force(names).members;
+    let literals: Vec<String> = members
+        .iter()
+        .map(|name| format!("'{}'", name.as_str().to_lowercase().replace('\'', "''")))
+        .collect();
+    let listed = if literals.is_empty() { "NULL".to_owned() } else { literals.join(",") };
+    format!(
+        "SELECT current_setting('synchronous_standby_names'), \
+         (SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'checkpointer' LIMIT 1), \
+         CASE WHEN r.in_recovery THEN 0 ELSE (SELECT count(*) FROM pg_stat_replication \
+         WHERE state IN ('streaming', 'catchup') \
+         AND (sync_priority > 0) <> coalesce(lower(application_name) IN ({listed}), false)) END, \
+         CASE WHEN NOT r.in_recovery THEN pg_current_wal_flush_lsn() END \
+         FROM (SELECT pg_is_in_recovery() AS in_recovery) r"
+    )
+}
