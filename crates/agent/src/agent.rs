@@ -12,7 +12,7 @@ use crate::{
     execute::{Exit, execute},
     journal::Entry,
     node::Node,
-    observe, publish,
+    observe, publish, server,
 };
 
 /// More rounds than any sequence of the rules needs; a cycle that wants more is cut and goes on in the next one.
@@ -90,6 +90,9 @@ impl Agent {
                 explain(&decision);
                 self.say(&decision.line);
                 self.memory = decision.memory;
+                if !self.memory.bootstrapping {
+                    server::bootstraps_no_more(&node);
+                }
                 decided = true;
                 break;
             }

@@ -3,7 +3,7 @@
 use ptarmigan_config::Settings;
 use ptarmigan_types::{DynamicConfig, MemberState, Role};
 
-use crate::node::Node;
+use crate::{node::Node, server};
 
 /// Cluster-wide switches that this release does not follow: an operator who sets one must hear it.
 pub fn warn_of_unsupported(settings: &Settings) {
@@ -51,9 +51,13 @@ pub async fn pending(node: &Node) {
         node.postgres.apply_config(std::sync::Arc::new(settings), unapplied == Unapplied::Forced).await;
     let mut known = node.known();
     match applied {
-        Ok(_) => {
+        Ok(applied) => {
             known.applied_role = role;
             known.apply_error = None;
+            drop(known);
+            if applied.reloaded {
+                server::tell(node, |callbacks, role| callbacks.reloaded(role));
+            }
         }
         Err(error) => {
             // What is not written or not told to the server is tried again, and said once.

@@ -6,7 +6,9 @@ use ptarmigan_dcs::{Condition, Error as DcsError, Verdict, Written};
 use ptarmigan_ha::{Action, Outcome, action::When};
 use ptarmigan_types::{Key, Leader, MemberData, Monotonic, pyjson};
 
-use crate::{history, jobs, lease::Asked, local, node::Node, peers, publish, slots, status, synchronous};
+use crate::{
+    history, jobs, lease::Asked, local, node::Node, peers, publish, server, slots, status, synchronous,
+};
 
 /// What an unusual action asks of the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,10 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
         }
         Action::SetState(state) => {
             node.postgres.set_state(*state);
+            Outcome::Done
+        }
+        Action::RunCallback(event) => {
+            server::tell(node, |callbacks, role| callbacks.run(*event, role));
             Outcome::Done
         }
         Action::SyncSlots => {

@@ -15,7 +15,7 @@ use ptarmigan_postgres::{
 };
 use ptarmigan_types::{Cluster, Member, MemberName, Role};
 
-use crate::{jobs, node::Node};
+use crate::{jobs, node::Node, server};
 
 /// How long the comparison with the leader's history may hold up a standby's cycle.
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);
@@ -68,7 +68,9 @@ async fn reload(node: &Node, upstream: Option<&Upstream>) -> Result<(), String> 
         .write_recovery(Role::Replica, Recovery::Standby(wanted.parameters), &wanted.passfile_lines)
         .await
         .map_err(|error| error.to_string())?;
-    node.postgres.reload().await.map_err(|error| error.to_string())
+    node.postgres.reload().await.map_err(|error| error.to_string())?;
+    server::tell(node, |callbacks, role| callbacks.reloaded(role));
+    Ok(())
 }
 
 async fn check(node: &Node, followed: &Upstream) -> Outcome {
@@ -112,7 +114,7 @@ fn ensure_checkpoint(node: &Arc<Node>) {
 async fn stop_immediate(node: &Node) -> Result<(), String> {
     let timeout = node.configuration.timing().retry_timeout;
     let request = StopRequest { timeout: Some(timeout), ..StopRequest::new(StopMode::Immediate) };
-    node.postgres.stop(request).await.map(drop).map_err(|error| error.to_string())
+    server::stop(node, request).await.map(drop).map_err(|error| error.to_string())
 }
 
 async fn abandon_bootstrap(node: &Node) -> Result<(), String> {

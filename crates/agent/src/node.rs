@@ -14,7 +14,7 @@ use ptarmigan_types::{Lsn, MemberName, MemberState, Monotonic, Role, Tags, Timel
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
-use crate::{configuration::Configuration, jobs::Jobs, journal::Journal, lease::Lease};
+use crate::{configuration::Configuration, jobs::Jobs, journal::Journal, lease::Lease, server::Told};
 
 /// One node of one cluster.
 pub struct Node {
@@ -30,6 +30,8 @@ pub struct Node {
     pub lease: Lease,
     /// The one long action.
     pub jobs: Arc<Jobs>,
+    /// Which callbacks were run, and which are due.
+    pub told: Told,
     /// What peers are asked with.
     pub peers: ptarmigan_rest::Client,
     /// What REST reads.
@@ -143,6 +145,7 @@ impl Node {
             postgres: parts.postgres,
             lease: Lease::default(),
             jobs: Arc::new(Jobs::new(Arc::clone(&wake))),
+            told: Told::default(),
             peers: parts.peers,
             snapshot: parts.snapshot,
             journal: Journal::new(JOURNAL_ROUNDS, &parts.configuration.current().local),

@@ -3,10 +3,11 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use ptarmigan_postgres::postmaster::readiness::Readiness;
+use ptarmigan_ha::callbacks::Callbacks;
+use ptarmigan_postgres::postmaster::start::Startup;
 use ptarmigan_types::MemberState;
 
-use crate::node::Node;
+use crate::{node::Node, server};
 
 /// How often a server that is coming up is looked at.
 const STARTING_POLL: Duration = Duration::from_millis(50);
@@ -76,11 +77,8 @@ const fn is_starting(state: MemberState) -> bool {
 
 /// Contract B.5, "check startup".
 async fn check_startup(node: &Node) {
-    match node.postgres.readiness().await {
-        Readiness::Accepting | Readiness::Unknown => node.postgres.set_state(MemberState::Running),
-        Readiness::Rejecting => {}
-        Readiness::NoResponse if node.postgres.is_alive() => {}
-        Readiness::NoResponse => node.postgres.set_state(MemberState::StartFailed),
+    if node.postgres.check_startup().await == Startup::Running {
+        server::tell(node, Callbacks::accepts);
     }
 }
 

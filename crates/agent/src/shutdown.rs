@@ -15,7 +15,7 @@ use crate::{
     execute::write_member,
     jobs::{ENFORCED_STOP, FAST_STOP_MIN},
     node::Node,
-    release,
+    release, server,
 };
 
 /// Stops PostgreSQL and gives the lock up. False where PostgreSQL could not be stopped: the lock stays (contract SD-8).
@@ -69,7 +69,7 @@ async fn stop(
         }
     };
     tokio::select! {
-        stopped = node.postgres.stop(request) => stopped.map(drop),
+        stopped = server::stop(node, request) => stopped.map(drop),
         () = too_late => {
             tracing::error!("PostgreSQL still has sessions and the leader lease ends: immediate shutdown");
             kill(node).await
@@ -85,5 +85,5 @@ fn may_write(node: &Node) -> bool {
 pub async fn kill(node: &Node) -> Result<(), stop::Error> {
     let request =
         StopRequest { timeout: Some(Duration::from_secs(1)), ..StopRequest::new(StopMode::Immediate) };
-    node.postgres.stop(request).await.map(drop)
+    server::stop(node, request).await.map(drop)
 }

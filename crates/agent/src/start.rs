@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use ptarmigan_config::{DcsKind, Settings};
 use ptarmigan_dcs::{Dcs, Error as DcsError};
 use ptarmigan_dcs_etcd::{Etcd, EtcdSettings};
+use ptarmigan_ha::callbacks::Callbacks;
 use ptarmigan_postgres::{Options, Postgres, postmaster::start::Attached};
 use ptarmigan_rest::snapshot::Snapshot;
 use ptarmigan_types::{ClusterPath, DynamicConfig, MemberState, Monotonic, Role, version};
@@ -13,7 +14,7 @@ use ptarmigan_types::{ClusterPath, DynamicConfig, MemberState, Monotonic, Role, 
 use crate::{
     configuration::Configuration,
     node::{Node, Parts},
-    publish,
+    publish, server,
 };
 
 /// Pause between two tries to reach the DCS at start.
@@ -62,6 +63,9 @@ pub async fn start(configuration: Configuration) -> Result<Arc<Node>, Error> {
     attach(&postgres).await;
     let snapshot = Arc::new(ArcSwap::from_pointee(first_snapshot(&settings.settings)));
     let node = Arc::new(Node::new(Parts { configuration, dcs, postgres, peers, snapshot }));
+    if node.postgres.state() == MemberState::Running {
+        server::tell(&node, Callbacks::accepts);
+    }
     publish::publish(&node);
     Ok(node)
 }

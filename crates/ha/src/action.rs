@@ -7,7 +7,7 @@ use ptarmigan_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{facts::PeerAnswer, observation::JobKind, sync::Wanted, upstream::Upstream};
+use crate::{callbacks, facts::PeerAnswer, observation::JobKind, sync::Wanted, upstream::Upstream};
 
 /// One step. Every step is conditional, so that a stale one fails and harms nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +89,8 @@ pub enum Action {
     EnsureCheckpoint,
     /// Create, advance and drop slots (contract B.23.3).
     SyncSlots,
+    /// Run a callback that no start, stop or reload brings about (contract B.25).
+    RunCallback(callbacks::Event),
     /// Begin the one long action.
     StartJob(Job),
     /// Cancel the long action in flight; harmless if it has ended.

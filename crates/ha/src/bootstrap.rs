@@ -6,7 +6,7 @@ use ptarmigan_types::{Member, Role};
 
 use crate::{
     action::{Action, Job, When},
-    identity,
+    callbacks, identity,
     memory::RewindState,
     observation::JobKind,
     round::{Round, Step, finish},
@@ -165,5 +165,6 @@ fn initialized(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
     if primary {
         r.request(Action::SetRole(Role::Primary));
     }
+    r.request(Action::RunCallback(callbacks::Event::Start));
     Ok("initialized a new cluster".into())
 }

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod observation;
 
 mod bootstrap;
+pub mod callbacks;
 pub mod candidates;
 mod cycle;
 mod follow;

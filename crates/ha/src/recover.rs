@@ -6,7 +6,7 @@ use ptarmigan_types::{MemberState, Role};
 
 use crate::{
     action::{Action, DemoteMode, Job, ReloadAfter},
-    candidates, follow,
+    callbacks, candidates, follow,
     memory::RewindState,
     observation::{ControlState, JobKind},
     rewind,
@@ -22,6 +22,7 @@ pub(crate) fn verify(r: &mut Round<'_>) -> Step<()> {
             r.fired("HA-070", "");
             if matches!(r.obs.postgres.role, Role::Primary | Role::StandbyLeader) {
                 r.request(Action::SetRole(Role::Demoted));
+                r.request(Action::RunCallback(callbacks::Event::RoleChange));
             }
             r.release();
             return finish("removed leader key after trying and failing to start postgres");

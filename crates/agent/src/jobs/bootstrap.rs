@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use ptarmigan_ha::callbacks::How;
 use ptarmigan_postgres::{bootstrap, postmaster::start::StartRequest, recovery::Recovery};
 use ptarmigan_types::{MemberState, Role};
 
 use super::start::await_start;
-use crate::node::Node;
+use crate::{node::Node, server};
 
 const NO_SECTION: &str = "there is no bootstrap section in the configuration";
 
@@ -14,6 +15,7 @@ const NO_SECTION: &str = "there is no bootstrap section in the configuration";
 pub(super) async fn run(node: &Arc<Node>) -> Result<(), String> {
     let effective = node.configuration.current();
     let section = effective.settings.bootstrap.as_ref().ok_or(NO_SECTION)?;
+    server::bootstraps(node);
     node.postgres.set_state(MemberState::InitializingNewCluster);
     bootstrap::initdb(&node.postgres, section).await.map_err(|error| error.to_string())?;
     let request = StartRequest {
@@ -22,7 +24,7 @@ pub(super) async fn run(node: &Arc<Node>) -> Result<(), String> {
         passfile_lines: Vec::new(),
         timeout: None,
     };
-    await_start(node, request).await.map(drop)
+    await_start(node, request, How::Start).await.map(drop)
 }
 
 /// Users, and the operator's script.

@@ -10,7 +10,7 @@ use ptarmigan_postgres::{
 use ptarmigan_types::Role;
 
 use super::follow;
-use crate::{local, node::Node};
+use crate::{local, node::Node, server};
 
 /// Copies a data directory and starts it as a standby of whoever is to be followed by then.
 pub(super) async fn run(
@@ -47,5 +47,5 @@ pub(super) async fn reinitialize(
 
 async fn stop_at_once(node: &Node, timeout: Duration) -> Result<(), String> {
     let request = StopRequest { timeout: Some(timeout), ..StopRequest::new(StopMode::Immediate) };
-    node.postgres.stop(request).await.map(drop).map_err(|error| error.to_string())
+    server::stop(node, request).await.map(drop).map_err(|error| error.to_string())
 }

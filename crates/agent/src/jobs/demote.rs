@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ptarmigan_ha::action::DemoteMode;
+use ptarmigan_ha::{action::DemoteMode, callbacks::How};
 use ptarmigan_postgres::{
     postmaster::start::StartRequest,
     recovery::Recovery,
@@ -15,7 +15,7 @@ use ptarmigan_postgres::{
 use ptarmigan_types::Role;
 
 use super::{follow, start::await_start};
-use crate::{execute::write_member, node::Node, release};
+use crate::{execute::write_member, node::Node, release, server};
 
 /// What an immediate stop and the SIGKILLs after it may need.
 pub(crate) const ENFORCED_STOP: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ async fn stop(node: &Arc<Node>, mode: DemoteMode) -> Result<bool, String> {
         DemoteMode::ImmediateNoLock => at_once(Duration::ZERO),
     };
     // Also where no server is seen: one whose start was cancelled a moment ago may be about to appear.
-    node.postgres.stop(request).await.map_err(|error| error.to_string())?;
+    server::stop(node, request).await.map_err(|error| error.to_string())?;
     Ok(released.load(Ordering::Acquire))
 }
 
@@ -85,9 +85,9 @@ async fn read_only(node: &Arc<Node>) -> Result<(), String> {
         passfile_lines: wanted.passfile_lines,
         timeout: None,
     };
-    await_start(node, request).await.map(drop)?;
+    let how = How::Follow { from: node.postgres.role(), to: Role::Replica, restart: false };
     node.postgres.set_role(Role::Replica);
-    Ok(())
+    await_start(node, request, how).await.map(drop)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ptarmigan_ha::Upstream;
+use ptarmigan_ha::{Upstream, callbacks::How};
 use ptarmigan_postgres::{
     postmaster::start::StartRequest,
     recovery::{Recovery, Source, Wanted},
@@ -20,10 +20,12 @@ pub(super) async fn run(
     timeout: Option<Duration>,
 ) -> Result<(), String> {
     let wanted = recovery_for_start(node, upstream)?;
-    if node.postgres.is_alive() {
+    let restart = node.postgres.is_alive();
+    if restart {
         node.postgres.set_state(MemberState::Restarting);
         node.postgres.stop(StopRequest::new(StopMode::Fast)).await.map_err(|error| error.to_string())?;
     }
+    let how = How::Follow { from: node.postgres.role(), to: role, restart };
     node.postgres.set_role(role);
     let request = StartRequest {
         role,
@@ -31,7 +33,7 @@ pub(super) async fn run(
         passfile_lines: wanted.passfile_lines,
         timeout,
     };
-    await_start(node, request).await.map(drop)
+    await_start(node, request, how).await.map(drop)
 }
 
 /// The recovery configuration for following a member, or nobody.

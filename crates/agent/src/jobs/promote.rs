@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ptarmigan_ha::observation::JobEnd;
+use ptarmigan_ha::{callbacks::Callbacks, observation::JobEnd};
 use ptarmigan_postgres::{command::Command, history};
 use ptarmigan_types::{Role, Timeline};
 
 use super::Cancellable;
-use crate::node::Node;
+use crate::{node::Node, server};
 
 /// What must be left of the lease when `pg_ctl promote` is called: a promotion that would end without the lock is none.
 const LEASE_LEFT_MIN: Duration = Duration::from_secs(1);
@@ -40,6 +40,7 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
     if let Err(error) = node.postgres.promote(limit).await {
         // The order may have come through although its answer did not.
         if node.postgres.wait_promoted(ORDER_SEEN).await.is_ok() {
+            server::tell(node, Callbacks::changes_role);
             return JobEnd::Done;
         }
         node.postgres.set_role(before);
@@ -48,6 +49,7 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
         }
         return JobEnd::Failed(error.to_string());
     }
+    server::tell(node, Callbacks::changes_role);
     // A promotion that takes longer goes on; the loop sees its end.
     if let Err(error) = node.postgres.wait_promoted(timing.loop_wait).await {
         tracing::warn!("the promotion is not known to be done yet: {error}");

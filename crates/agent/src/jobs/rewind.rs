@@ -9,7 +9,7 @@ use ptarmigan_postgres::{
     stop::{StopMode, StopRequest},
 };
 
-use crate::{local, node::Node};
+use crate::{local, node::Node, server};
 
 pub(super) async fn run(node: &Arc<Node>, leader: &Upstream, checkpoint_first: bool) -> JobEnd {
     match rewind(node, leader, checkpoint_first).await {
@@ -28,7 +28,7 @@ async fn rewind(node: &Arc<Node>, leader: &Upstream, checkpoint_first: bool) -> 
         }
     }
     if node.postgres.is_alive() {
-        node.postgres.stop(StopRequest::new(StopMode::Fast)).await.map_err(|error| error.to_string())?;
+        server::stop(node, StopRequest::new(StopMode::Fast)).await.map_err(|error| error.to_string())?;
     }
     rewind::execute(&node.postgres, &upstream).await.map_err(|error| error.to_string())
 }

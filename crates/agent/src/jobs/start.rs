@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ptarmigan_ha::callbacks::How;
 use ptarmigan_postgres::{
     files::signal::{self, Signal},
     postmaster::start::{StartRequest, Started},
@@ -11,7 +12,7 @@ use ptarmigan_postgres::{
 use ptarmigan_types::{MemberState, Role};
 
 use super::follow;
-use crate::{local, node::Node};
+use crate::{local, node::Node, server};
 
 /// How a restart ended that did not fail (contract RS-6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +24,13 @@ pub enum Restarted {
 }
 
 /// Starts and waits; the loop takes over where the server needs longer.
-pub(super) async fn await_start(node: &Arc<Node>, request: StartRequest) -> Result<Restarted, String> {
+pub(super) async fn await_start(
+    node: &Arc<Node>,
+    request: StartRequest,
+    how: How,
+) -> Result<Restarted, String> {
     let role = request.role;
-    let started = node.postgres.start(request).await.map_err(|error| error.to_string())?;
+    let started = server::start(node, request, how).await.map_err(|error| error.to_string())?;
     // The files were written for this role (contract CF-25).
     node.known().applied_role = crate::apply::overlay(role);
     Ok(match started {
@@ -49,7 +54,7 @@ pub(super) async fn primary(node: &Arc<Node>, timeout: Duration) -> Result<(), S
         passfile_lines: Vec::new(),
         timeout: Some(timeout),
     };
-    await_start(node, request).await.map(drop)
+    await_start(node, request, How::Start).await.map(drop)
 }
 
 /// Stop and start in the present role.
@@ -89,7 +94,7 @@ async fn stop_and_start(node: &Arc<Node>, timeout: Option<Duration>) -> Result<R
     // A stop leaves the state at `stopped`; to whoever looks the restart goes on.
     node.postgres.set_state(MemberState::Restarting);
     let request = StartRequest { role, recovery, passfile_lines, timeout };
-    let restarted = await_start(node, request).await;
+    let restarted = await_start(node, request, How::Restart).await;
     if restarted.is_err() {
         node.postgres.set_state(MemberState::RestartFailed);
     }

@@ -1,0 +1,125 @@
+//! Starting and stopping the server, and the callbacks that come with it (contract B.25).
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ptarmigan_config::Callbacks as Commands;
+use ptarmigan_ha::callbacks::{Call, Callbacks, Event, How};
+use ptarmigan_postgres::{
+    postmaster::start::{self, StartRequest, Started},
+    stop::{self, StopRequest, Stopped},
+};
+use ptarmigan_routing::callbacks::{Runner, Script, Slot};
+use ptarmigan_types::Role;
+
+use crate::node::Node;
+
+/// What was told to whom.
+#[derive(Debug, Default)]
+pub struct Told {
+    callbacks: Mutex<Callbacks>,
+    runner: Runner,
+}
+
+impl Told {
+    fn callbacks(&self) -> MutexGuard<'_, Callbacks> {
+        self.callbacks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the state machine what happened, and runs the callback that it names.
+pub fn tell(node: &Node, what: impl FnOnce(&mut Callbacks, Role) -> Option<Call>) {
+    let call = what(&mut node.told.callbacks(), node.postgres.role());
+    if let Some(call) = call {
+        run(node, call);
+    }
+}
+
+fn run(node: &Node, call: Call) {
+    let settings = node.postgres.settings();
+    let Some(command) = command(&settings.callbacks, call.event) else { return };
+    let script = Script {
+        slot: if call.event == Event::Reload { Slot::Reload } else { Slot::State },
+        command,
+        event: call.event.name(),
+        role: call.role.as_str(),
+        scope: node.postgres.scope(),
+    };
+    if let Err(error) = node.told.runner.run(script) {
+        tracing::error!("{error}");
+    }
+}
+
+fn command(commands: &Commands, event: Event) -> Option<&str> {
+    let command = match event {
+        Event::Start => &commands.on_start,
+        Event::Stop => &commands.on_stop,
+        Event::Restart => &commands.on_restart,
+        Event::Reload => &commands.on_reload,
+        Event::RoleChange => &commands.on_role_change,
+    };
+    command.as_deref().filter(|command| !command.trim().is_empty())
+}
+
+/// This node makes a new cluster: no callbacks until it is there.
+pub fn bootstraps(node: &Node) {
+    node.told.callbacks().bootstraps();
+}
+
+/// It does not, or not any more.
+pub fn bootstraps_no_more(node: &Node) {
+    node.told.callbacks().bootstraps_no_more();
+}
+
+/// Starts the server and waits until it accepts connections, or recovers for longer than the limit.
+///
+/// # Errors
+/// As [`ptarmigan_postgres::Postgres::start`].
+pub async fn start(node: &Node, request: StartRequest, how: How) -> Result<Started, start::Error> {
+    node.told.callbacks().starts(how);
+    let started = node.postgres.start(request).await;
+    if matches!(started, Ok(Started::Accepting(_))) {
+        tell(node, Callbacks::accepts);
+    }
+    tell(node, Callbacks::attempted);
+    started
+}
+
+/// Stops the server for good, that is, not to start it again in the same breath.
+///
+/// # Errors
+/// As [`ptarmigan_postgres::Postgres::stop`].
+pub async fn stop(node: &Node, request: StopRequest) -> Result<Stopped, stop::Error> {
+    node.told.callbacks().stops(node.postgres.is_alive());
+    let stopped = node.postgres.stop(request).await?;
+    tell(node, |callbacks, role| callbacks.stopped(role, stopped.was_running));
+    Ok(stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{Fixture, until};
+
+    #[tokio::test]
+    async fn b_25_commands_of_the_configuration_are_run_with_role_and_scope() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        let folder = node.configuration.with(|settings| settings.postgresql.data_dir.clone());
+        let folder = folder.parent().unwrap().to_owned();
+        let log = folder.join("callbacks");
+        let line = format!("/bin/sh -c 'echo $0 $@ >> {}'", log.display());
+        fixture.configure(&json!({"postgresql": {"callbacks": {"on_role_change": line, "on_stop": ""}}}));
+        assert!(node.configuration.reload());
+        let settings = node.configuration.current().settings.postgresql.clone();
+        node.postgres.set_settings(std::sync::Arc::new(settings));
+        node.postgres.set_role(Role::Promoted);
+        let told = || std::fs::read_to_string(&log).unwrap_or_default();
+        tell(node, |callbacks, role| callbacks.stopped(role, true));
+        tell(node, Callbacks::accepts);
+        tell(node, |callbacks, role| callbacks.run(Event::RoleChange, role));
+        until("the callback ran", || !told().is_empty()).await;
+        assert_eq!(told(), format!("on_role_change primary {}\n", node.postgres.scope()));
+    }
+}

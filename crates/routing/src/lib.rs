@@ -1,0 +1,3 @@
+//! What clients follow when the leader changes. So far: the operator's [`callbacks`].
+
+pub mod callbacks;
