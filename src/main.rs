@@ -1,5 +1,7 @@
 //! `ptarmigan`, the daemon beside each PostgreSQL: arguments, logging, and the start of the agent.
 
+mod generate;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -15,8 +17,17 @@ use ptarmigan_config::{load::load, validate, yaml};
 #[command(name = "ptarmigan", version)]
 struct Arguments {
     /// Check the configuration, name every fault with its path, and exit with 1 if there is one.
-    #[arg(long)]
+    #[arg(long, group = "mode")]
     validate_config: bool,
+    /// Print a sample configuration for the PostgreSQL that is installed here, or write it to a new file.
+    #[arg(long, group = "mode")]
+    generate_sample_config: bool,
+    /// Print the configuration with which a running PostgreSQL can be taken over, or write it to a new file.
+    #[arg(long, group = "mode")]
+    generate_config: bool,
+    /// With --generate-config: how to connect to that PostgreSQL, as a superuser; PG* variables otherwise.
+    #[arg(long)]
+    dsn: Option<String>,
     /// With --validate-config: do not check whether the listen ports are free.
     #[arg(short, long)]
     ignore_listen_port: bool,
@@ -24,14 +35,37 @@ struct Arguments {
     #[arg(short, long)]
     print: bool,
     /// A YAML file, or a folder of them; PATRONI_CONFIGURATION or PATRONI_* variables where it is missing.
-    #[arg(env = "PATRONI_CONFIG_LOCATION")]
+    /// With --generate-config and --generate-sample-config: the file to write.
     configfile: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// What is read; never what is written, so it stands beside `configfile`.
+    fn configuration(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os("PATRONI_CONFIG_LOCATION").filter(|path| !path.is_empty());
+        self.configfile.clone().or_else(|| variable().map(PathBuf::from))
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.validate_config {
         return validate_config(&arguments);
+    }
+    if arguments.generate_sample_config || arguments.generate_config {
+        let file = arguments.configfile.as_deref();
+        let outcome = if arguments.generate_sample_config {
+            generate::sample(file)
+        } else {
+            generate::of_server(arguments.dsn.as_deref(), file)
+        };
+        return match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(reason) => {
+                complain(&reason);
+                ExitCode::FAILURE
+            }
+        };
     }
     if rustix::process::geteuid().is_root() {
         complain(
@@ -40,12 +74,12 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let logging = logging::install();
-    run(arguments.configfile.as_deref(), &logging)
+    run(arguments.configuration().as_deref(), &logging)
 }
 
 /// Contract C.7.
 fn validate_config(arguments: &Arguments) -> ExitCode {
-    let local = match load(arguments.configfile.as_deref(), &environment()) {
+    let local = match load(arguments.configuration().as_deref(), &environment()) {
         Ok(local) => local,
         Err(error) => {
             complain(&error.to_string());

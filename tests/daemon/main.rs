@@ -22,3 +22,4 @@ mod secrets;
 mod site;
 mod store;
 mod switchover;
+mod takeover;

@@ -157,7 +157,7 @@ impl Lab {
 }
 
 /// The environment with real Patroni; `None` where the tests shall do without.
-async fn venv() -> Option<PathBuf> {
+pub(crate) async fn venv() -> Option<PathBuf> {
     if std::env::var("PTARMIGAN_OFFLINE").is_ok_and(|value| value == "1") {
         println!("skipped: PTARMIGAN_OFFLINE=1, and this test needs Patroni {} from PyPI", patroni::VERSION);
         return None;

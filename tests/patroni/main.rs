@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "what was observed belongs into the output of the test")]
 
 mod codec;
+mod generate;
 mod lab;
 mod mixed;
 mod prober;

@@ -9,6 +9,7 @@ pub mod controlled;
 pub mod dynamic;
 pub mod effective;
 pub mod env;
+pub mod generate;
 pub mod load;
 pub mod options;
 pub mod secret;
