@@ -6,7 +6,7 @@ use ptarmigan_types::{History, MemberState, Role, Timeline};
 
 use crate::{
     member::Timing,
-    postgres::Process,
+    postgres::{Process, Record},
     world::{Event, World},
 };
 
@@ -107,6 +107,7 @@ impl World {
         }
         self.after(CONNECT_AGAIN, Event::Connect { member, generation });
         self.stream(member);
+        self.send_confirmation(member);
     }
 
     fn stream(&mut self, member: usize) {
@@ -128,6 +129,7 @@ impl World {
         }
         self.members[member].postgres.streams_from = Some((upstream, theirs));
         self.confirm(upstream, member);
+        self.sender_connects(upstream, member);
         self.members[member].shipping = None;
         self.ship(member);
     }
@@ -164,6 +166,7 @@ impl World {
         self.drop_stream(member);
         let Some((upstream, _)) = self.members[member].postgres.streams_from else { return };
         self.receive(member, upstream, records);
+        self.send_confirmation(member);
         if self.members[upstream].postgres.wal.len() > self.members[member].postgres.wal.len() {
             self.ship(member);
         }
@@ -215,27 +218,36 @@ impl World {
         self.after(wait, Event::Write);
     }
 
-    /// A client's transaction, acknowledged as soon as it is on disk here.
+    /// A client's transaction, acknowledged as soon as it is on disk here and wherever else commits have to be.
     pub fn member_writes(&mut self, member: usize) {
         let postgres = &self.members[member].postgres;
         let silent = self.members[member].trouble.stops_server(self.now);
-        if silent || !postgres.is_writable() || !self.belongs_to_cluster(member) {
+        let crowded = postgres.synchronous.is_crowded();
+        if silent || crowded || !postgres.is_writable() || !self.belongs_to_cluster(member) {
             return;
         }
         let big = self.random.percent(5);
         let bytes = if big { self.random.between(10_000, 700_000) } else { self.random.between(100, 9000) };
         let number = self.fresh();
-        let timing = self.members[member].timing;
         let postgres = &mut self.members[member].postgres;
         let record = postgres.append(number, bytes);
-        let term = postgres.term;
-        if self.checks.single.acknowledged(self.now, member, timing, term, record.timeline) {
-            self.checks.durability.acknowledged(record);
+        if postgres.synchronous.commit(record) {
+            self.acknowledge(member, record);
         }
         for other in 0..self.members.len() {
             if self.members[other].postgres.streams_from.is_some_and(|(from, _)| from == member) {
                 self.ship(other);
             }
+        }
+    }
+
+    /// A client is told that its transaction is committed.
+    pub fn acknowledge(&mut self, member: usize, record: Record) {
+        let this = &self.members[member];
+        let (timing, term) = (this.timing, this.postgres.term);
+        if self.checks.single.acknowledged(self.now, member, timing, term, record.timeline) {
+            self.checks.durability.acknowledged(record);
+            self.judge_acknowledged(member, record);
         }
     }
 

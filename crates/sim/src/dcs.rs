@@ -126,6 +126,7 @@ impl World {
     /// Every watch hears of changes, later.
     pub fn tell(&mut self) {
         self.store.history.mark(self.now);
+        self.judge_keys();
         for member in 0..self.members.len() {
             self.watch_later(member);
         }

@@ -190,6 +190,7 @@ impl World {
             postgres.checkpoint(number);
         }
         postgres.process = Process::Stopping;
+        postgres.synchronous.end_sessions();
     }
 
     /// A fast shutdown is done: whoever streamed has all of it.

@@ -20,6 +20,7 @@ pub mod run;
 pub mod scenario;
 pub mod slots;
 pub mod store;
+pub mod synchronous;
 pub mod timelines;
 pub mod trace;
 pub mod world;

@@ -32,6 +32,7 @@ const HELP: &str = "ptarmigan-sim: whole clusters in virtual time
   --faults N --skip-faults BITS --skip-requests BITS
                           no faults after N times; without these (hexadecimal, bit 0 is the first)
   --members N             so many members, instead of 3 to 7
+  --synchronous           synchronous replication in every run
   --defaults              the default timing (ttl 30, loop_wait 10, retry_timeout 10) in every run
   --bug NAME              with a planted bug around the core
   --bugs                  the table of planted bugs
@@ -88,6 +89,7 @@ fn read(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--shrink" => arguments.shrink = true,
             "--bugs" => arguments.bugs = true,
             "--members" => arguments.options.members = Some(members(&value()?)?),
+            "--synchronous" => arguments.options.synchronous = true,
             "--defaults" => arguments.options.default_timing = true,
             "--faults" => arguments.options.faults_max = Some(number(value()?)?),
             "--skip-faults" => arguments.options.skip_faults = bits(&value()?)?,

@@ -8,7 +8,7 @@ use ptarmigan_ha::{
     observation::{RestartFilter, ScheduledRestart},
 };
 use ptarmigan_types::{Failover, MemberName};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     member::{Member, Phase, Timing},
@@ -30,9 +30,12 @@ impl World {
         if number < 64 && self.scenario.skip_requests >> number & 1 == 1 {
             return;
         }
+        let member = self.random.index(self.members.len());
+        if self.scenario.changes_synchronous() && !self.network.store_down && self.random.percent(40) {
+            return self.change_synchronous(member);
+        }
         let kind = self.random.between(0, 15);
         self.trace.note(self.now, "operator", &format!("request {kind}"));
-        let member = self.random.index(self.members.len());
         if kind == 6 {
             return self.restart_request(member);
         }
@@ -41,10 +44,7 @@ impl World {
         }
         match kind {
             0..=3 => self.switchover(member, kind),
-            4 | 5 => {
-                let name = self.members[member].name.0.clone();
-                self.wish(&Failover::to_json(None, Some(&name), None));
-            }
+            4 | 5 => self.fail_over(member),
             7 if !self.scenario.default_timing => self.configure(),
             7 => {}
             8 => self.reinitialize_request(member),
@@ -133,6 +133,13 @@ impl World {
         }
     }
 
+    /// A failover to that member, whoever it is.
+    fn fail_over(&mut self, member: usize) {
+        let name = self.members[member].name.0.clone();
+        self.checks.sync_durability.manual(self.now, &name);
+        self.wish(&Failover::to_json(None, Some(&name), None));
+    }
+
     fn wish(&mut self, text: &str) {
         self.checks.durability.manual(self.now);
         self.write("failover", Some(text), Condition::Always);
@@ -169,12 +176,12 @@ impl World {
         let (ttl, loop_wait, retry_timeout) = draw_timing(&mut self.random);
         let lag = self.random.between(100_000, 3_000_000);
         self.checks.durability.allow(lag);
-        let config = json!({
-            "ttl": ttl, "loop_wait": loop_wait, "retry_timeout": retry_timeout,
-            "maximum_lag_on_failover": lag,
-            "member_slots_ttl": self.scenario.slots.member_slots_ttl_s,
-        });
-        self.write("config", Some(&config.to_string()), Condition::Always);
+        let mut config = self.dynamic_config();
+        config.insert("ttl".into(), json!(ttl));
+        config.insert("loop_wait".into(), json!(loop_wait));
+        config.insert("retry_timeout".into(), json!(retry_timeout));
+        config.insert("maximum_lag_on_failover".into(), json!(lag));
+        self.write("config", Some(&Value::Object(config).to_string()), Condition::Always);
         self.tell();
     }
 }

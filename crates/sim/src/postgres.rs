@@ -4,7 +4,7 @@
 use ptarmigan_ha::observation::ControlState;
 use ptarmigan_types::{Lsn, Timeline, history::HistoryEntry};
 
-use crate::slots::Slots;
+use crate::{slots::Slots, synchronous::server::Server};
 
 /// The first position of a new cluster.
 const FIRST: Lsn = Lsn(0x0100_0000);
@@ -69,6 +69,8 @@ pub struct Postgres {
     pub term: u64,
     /// The slots. They outlive the process and stay behind when the data are copied.
     pub slots: Slots,
+    /// Synchronous replication.
+    pub synchronous: Server,
     /// WAL before this is gone.
     pub removed: Lsn,
     /// Where the last checkpoint began.
@@ -126,6 +128,7 @@ impl Postgres {
     /// The start is done.
     pub fn ready(&mut self) {
         self.process = Process::Up;
+        self.synchronous.start();
         self.in_recovery = self.standby_signal;
         self.control =
             Some(if self.in_recovery { ControlState::InArchiveRecovery } else { ControlState::InProduction });
@@ -144,6 +147,7 @@ impl Postgres {
             (false, false) => ControlState::InArchiveRecovery,
         });
         self.process = Process::Down;
+        self.synchronous.stop();
         self.generation += 1;
         self.streams_from = None;
         self.promoting = false;
@@ -168,6 +172,11 @@ impl Postgres {
         self.upstream = None;
         self.control = Some(ControlState::InProduction);
         self.checkpoint(number);
+    }
+
+    /// This transaction is in the WAL.
+    pub fn has(&self, record: &Record) -> bool {
+        self.wal.binary_search_by_key(&record.number, |mine| mine.number).is_ok()
     }
 
     /// All of this WAL is the beginning of the other's.
@@ -198,7 +207,8 @@ impl Postgres {
         }
     }
 
-    /// A copy of the source's data directory: of its WAL, `pg_basebackup` brings what was written meanwhile.
+    /// A copy of the source's data directory, `postgresql.conf` included: of its WAL, `pg_basebackup` brings what was written
+    /// meanwhile.
     pub fn copy(&mut self, source: &Self) {
         *self = Self {
             present: true,
@@ -209,6 +219,7 @@ impl Postgres {
             control: Some(ControlState::InArchiveRecovery),
             standby_signal: true,
             generation: self.generation + 1,
+            synchronous: Server::of_file(&source.synchronous.file),
             removed: source.end(),
             redo: source.end(),
             ..Self::default()

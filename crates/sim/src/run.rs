@@ -55,6 +55,8 @@ pub struct Options {
     pub skip_requests: u64,
     /// So many members, instead of 3 to 7.
     pub members: Option<usize>,
+    /// Synchronous replication occurs in every run.
+    pub synchronous: bool,
     /// `ttl`, `loop_wait` and `retry_timeout` have their defaults and keep them.
     pub default_timing: bool,
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use ptarmigan_ha::observation::Settings;
 use ptarmigan_types::{MemberName, Tags};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     member::{Member, Timing},
     random::Random,
     run::Options,
     slots::Drawn,
+    synchronous,
 };
 
 /// `maximum_lag_on_failover` of every cluster at first, in bytes.
@@ -57,6 +58,8 @@ pub struct Scenario {
     pub check_timeline: bool,
     /// Slots and WAL.
     pub slots: Drawn,
+    /// Synchronous replication.
+    pub synchronous: synchronous::drawn::Drawn,
     /// Members with the contract's own timing, as in a cluster shared with Patroni.
     contract_timing: Vec<bool>,
     /// The longest time between the starts of two daemons at first, in milliseconds.
@@ -75,10 +78,16 @@ impl Scenario {
         tags[0] = Tags::default();
         let use_rewind = (0..members).map(|_| random.percent(80)).collect();
         let slots = Drawn::draw(random);
-        let dynamic = json!({
-            "ttl": ttl_s, "loop_wait": loop_wait_s, "retry_timeout": retry_timeout_s,
-            "maximum_lag_on_failover": LAG_BYTES, "member_slots_ttl": slots.member_slots_ttl_s,
-        });
+        let mut dynamic = Map::new();
+        dynamic.insert("ttl".into(), json!(ttl_s));
+        dynamic.insert("loop_wait".into(), json!(loop_wait_s));
+        dynamic.insert("retry_timeout".into(), json!(retry_timeout_s));
+        dynamic.insert("maximum_lag_on_failover".into(), json!(LAG_BYTES));
+        dynamic.insert("member_slots_ttl".into(), json!(slots.member_slots_ttl_s));
+        let synchronous = synchronous::drawn::Drawn::draw(random, &mut dynamic, options.synchronous);
+        if synchronous.used {
+            tags.iter_mut().for_each(|tags| synchronous::drawn::draw_tags(random, tags));
+        }
         Self {
             members,
             consul: random.percent(40),
@@ -93,12 +102,13 @@ impl Scenario {
             skip_requests: options.skip_requests,
             default_timing: options.default_timing,
             faults: random.between(3, 9).min(options.faults_max.unwrap_or(u64::MAX)),
-            dynamic: dynamic.to_string(),
+            dynamic: Value::Object(dynamic).to_string(),
             tags,
             use_rewind,
             remove_after_failure: random.percent(50),
             check_timeline: random.percent(20),
             slots,
+            synchronous,
             contract_timing: draw_mix(random, members),
             stagger_millis: [3000, 3000, 3, 60][random.index(4)],
         }

@@ -78,6 +78,7 @@ impl Postgres {
         self.wal.clone_from(&source.wal);
         self.timeline = source.timeline;
         self.history.clone_from(&source.history);
+        self.synchronous.file.clone_from(&source.synchronous.file);
         self.control = Some(ControlState::InArchiveRecovery);
         self.standby_signal = true;
         self.slots.clear();

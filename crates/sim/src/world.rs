@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ptarmigan_types::Monotonic;
+use ptarmigan_types::{Lsn, Monotonic};
 
 use crate::{
     bugs::Bug,
@@ -17,6 +17,7 @@ use crate::{
     run::Options,
     scenario::Scenario,
     store::Store,
+    synchronous::Reader,
     trace::Trace,
 };
 
@@ -131,6 +132,28 @@ pub enum Event {
         /// Which process.
         generation: u64,
     },
+    /// A standby's confirmation arrives.
+    Confirmed {
+        /// Where.
+        member: usize,
+        /// Which process.
+        generation: u64,
+        /// Whose it is.
+        standby: usize,
+        /// Of which process.
+        sent_by: u64,
+        /// What that one has on disk.
+        lsn: Lsn,
+    },
+    /// A process of a server reads its configuration again.
+    Reloaded {
+        /// Whose.
+        member: usize,
+        /// Which server process.
+        generation: u64,
+        /// Which of its processes.
+        reader: Reader,
+    },
     /// The checkpoint after a promotion is done.
     Checkpointed {
         /// Whose.
@@ -182,7 +205,9 @@ impl Event {
             Self::Ready { member, .. }
             | Self::Promoted { member, .. }
             | Self::Connect { member, .. }
-            | Self::Ship { member, .. } => Some(Addressee::Server(*member)),
+            | Self::Ship { member, .. }
+            | Self::Confirmed { member, .. }
+            | Self::Reloaded { member, .. } => Some(Addressee::Server(*member)),
             _ => None,
         }
     }
@@ -384,6 +409,10 @@ impl World {
             Event::Promoted { member, generation } => self.server_promoted(member, generation),
             Event::Connect { member, generation } => self.connect(member, generation),
             Event::Ship { member, generation } => self.wal_arrives(member, generation),
+            Event::Confirmed { member, generation, standby, sent_by, lsn } => {
+                self.confirmed(member, generation, standby, sent_by, lsn);
+            }
+            Event::Reloaded { member, generation, reader } => self.reloaded(member, generation, reader),
             Event::Write => self.clients_write(),
             Event::Daemon(member) => self.start_daemon(member),
             Event::Fault(fault) => self.fault(fault),

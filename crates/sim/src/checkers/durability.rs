@@ -80,7 +80,7 @@ impl Checker {
         cluster_lsn: Lsn,
         best_peer: Option<(Timeline, Lsn)>,
     ) {
-        let has = |record: &Record| has(postgres, record);
+        let has = |record: &Record| postgres.has(record);
         let before = self.acknowledged.len();
         let first = self.acknowledged.iter().find(|record| !has(record)).copied();
         self.acknowledged.retain(has);
@@ -109,14 +109,10 @@ impl Checker {
 
     /// The end: the leader has everything that was not lost with a promotion.
     pub fn finish(&mut self, now: Monotonic, leader: &Postgres) {
-        let missing = self.acknowledged.iter().filter(|record| !has(leader, record)).count();
+        let missing = self.acknowledged.iter().filter(|record| !leader.has(record)).count();
         if missing > 0 {
             let what = format!("{missing} acknowledged transactions are gone, and no promotion explains it");
             self.violation.get_or_insert_with(|| wrong("durability", now, what));
         }
     }
-}
-
-fn has(postgres: &Postgres, record: &Record) -> bool {
-    postgres.wal.binary_search_by_key(&record.number, |mine| mine.number).is_ok()
 }

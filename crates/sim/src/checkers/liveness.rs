@@ -1,6 +1,6 @@
 //! When everything is repaired the cluster comes to rest: one leader that writes, and everybody else streams from it.
 
-use super::{Kind, Violation, slots};
+use super::{Kind, Violation, slots, sync_rest};
 use crate::world::World;
 
 /// What is not as it has to be in the end.
@@ -8,8 +8,8 @@ pub fn judge(world: &World) -> Option<Violation> {
     if let Some(violation) = slots::judge(world) {
         return Some(violation);
     }
-    let objection = objection(world)?;
-    Some(Violation { kind: Kind::Liveness, checker: "liveness", at: world.now, what: objection })
+    let Some(what) = objection(world) else { return sync_rest::judge(world) };
+    Some(Violation { kind: Kind::Liveness, checker: "liveness", at: world.now, what })
 }
 
 fn objection(world: &World) -> Option<String> {

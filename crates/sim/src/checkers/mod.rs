@@ -7,6 +7,11 @@ pub mod liveness;
 pub mod lock;
 pub mod single_writable_primary;
 pub mod slots;
+pub mod strict;
+pub mod sync_durability;
+pub mod sync_key;
+pub mod sync_rest;
+pub mod synchronous;
 pub mod tags;
 pub mod timelines;
 
@@ -72,6 +77,14 @@ pub struct Checks {
     pub flapping: flapping::Checker,
     /// Replication slots.
     pub slots: slots::Checker,
+    /// What was acknowledged under synchronous replication.
+    pub sync_durability: sync_durability::Checker,
+    /// `/sync` against the primary.
+    pub sync_key: sync_key::Checker,
+    /// Strict mode.
+    pub strict: strict::Checker,
+    /// The keys that those look at, as they were looked at last.
+    pub keys_seen: synchronous::Seen,
     /// Objections that are no checker's own.
     pub others: Vec<Violation>,
     /// Faults that have not ended.
@@ -92,6 +105,9 @@ impl Checks {
             .or(self.lock.violation.as_ref())
             .or(self.flapping.violation.as_ref())
             .or(self.slots.violation.as_ref())
+            .or(self.sync_durability.violation.as_ref())
+            .or(self.strict.violation.as_ref())
+            .or(self.sync_key.violation.as_ref())
             .or_else(|| self.others.first())
     }
 
@@ -118,6 +134,7 @@ impl World {
             self.checks.timelines.taken_over(now, &name, &this.postgres, known.unwrap_or_default());
         }
         self.checks.flapping.promoted(now, self.quiet_since);
+        self.judge_synchronous_promotion(member);
         self.trouble_new_primary();
     }
 
