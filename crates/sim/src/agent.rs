@@ -13,6 +13,7 @@ use crate::{
     bugs::{Bug, decide_with},
     member::{Acting, Begun, Call, Member, Phase, Timing, Waiter},
     postgres::Process,
+    synchronous,
     world::{Event, World},
 };
 
@@ -119,6 +120,8 @@ impl World {
             }
             Err(_) => this.known = None,
         }
+        let synchronous = this.settings.synchronous;
+        self.checks.strict.adopted(self.now, member, synchronous.is_on() && synchronous.strict);
         let this = &mut self.members[member];
         let renews_first = this.timing == Timing::Own;
         let held = view.as_ref().ok().and_then(|cluster| cluster.leader.clone()).filter(|_| renews_first);
@@ -145,6 +148,7 @@ impl World {
     pub fn looked(&mut self, member: usize) {
         let wall = self.wall();
         let now = self.now;
+        self.claim_names(member);
         let postgres = self.postgres_view(member);
         let this = &mut self.members[member];
         let Phase::Looking(begun) = std::mem::take(&mut this.phase) else { return };
@@ -176,7 +180,8 @@ impl World {
         let asked =
             matches!(this.state, MemberState::Running | MemberState::Restarting | MemberState::Starting);
         let answers = postgres.process == Process::Up && !this.trouble.hung;
-        let server = (answers && asked).then(|| ServerFacts {
+        let server_answers = answers && asked;
+        let server = server_answers.then(|| ServerFacts {
             in_recovery: postgres.in_recovery,
             timeline: Some(postgres.timeline),
             lsn: postgres.end(),
@@ -200,7 +205,7 @@ impl World {
             major_version: 15,
             rewind_possible: this.use_rewind && this.job.is_none() && this.state != MemberState::Starting,
             pending_restart: false,
-            synchronous: ptarmigan_ha::sync::Facts::default(),
+            synchronous: self.sync_facts(member, server_answers),
         }
     }
 
@@ -395,6 +400,8 @@ fn adopt(this: &mut Member, cluster: &Cluster) {
     if let Some(lag) = number("maximum_lag_on_failover") {
         this.settings.maximum_lag_on_failover_bytes = lag;
     }
+    this.settings.synchronous = synchronous::daemon::settings(&config.value);
+    this.dynamic = Some(config.value.clone());
 }
 
 fn short(action: &Action) -> String {

@@ -10,7 +10,7 @@ use ptarmigan_ha::{
 use ptarmigan_types::{
     Cluster, History, Lsn, MemberData, MemberState, Role, Status, Timeline, history::HistoryEntry, lease,
 };
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     bugs::{Bug, initialize_condition},
@@ -50,10 +50,20 @@ impl World {
             }
             Action::DeleteInitialize => self.write_key(member, "initialize", None, When::Always),
             Action::WriteConfig => {
-                let text = self.scenario.dynamic.clone();
+                let known = self.members[member].dynamic.clone();
+                let text = known.map_or_else(
+                    || self.scenario.dynamic.clone(),
+                    |config| Value::Object(config).to_string(),
+                );
                 self.write_key(member, "config", Some(text), When::Always)
             }
             Action::ClearFailover(when) => self.write_key(member, "failover", Some("{}".into()), *when),
+            Action::WriteSync { state, when } => self.write_key(member, "sync", Some(state.to_json()), *when),
+            Action::DeleteSync(revision) => self.write_key(member, "sync", None, When::Revision(*revision)),
+            Action::SetStandbyNames(wanted) => Some(self.set_names(member, wanted)),
+            Action::SettleStandbyNames { names, from_nothing } => {
+                Some(self.settle_names(member, names, *from_nothing))
+            }
             Action::UpdateHistory(timeline) => self.update_history(member, *timeline),
             Action::ReloadView(_) => match self.copied_view(member) {
                 Some(view) => {

@@ -136,10 +136,12 @@ impl World {
     ) -> Step {
         let slowest = self.network.start_millis;
         let needed = self.random.millis(100, slowest.max(101));
+        let names = self.members[member].names.for_start();
         let postgres = &mut self.members[member].postgres;
         if !postgres.present {
             return failed("there is no data directory");
         }
+        postgres.synchronous.file = names;
         postgres.start(primary, upstream);
         let generation = postgres.generation;
         self.set_state(member, MemberState::Starting);

@@ -13,6 +13,8 @@ use ptarmigan_types::{
     Cluster, Leader, LeaseId, Lsn, MemberName, MemberState, Monotonic, Role, Timeline, slot::name_of_member,
 };
 
+use serde_json::{Map, Value};
+
 use crate::{
     dcs::{
         client::{Ended, Flight},
@@ -20,6 +22,7 @@ use crate::{
     },
     postgres::Postgres,
     store::Condition,
+    synchronous::daemon::Known,
 };
 
 /// Where the daemon's loop is.
@@ -256,6 +259,10 @@ pub struct Member {
     pub restart: Option<ScheduledRestart>,
     /// The checkpoint after promotion is outstanding.
     pub checkpoint: bool,
+    /// `synchronous_standby_names` as the daemon knows it.
+    pub names: Known,
+    /// The dynamic configuration, as the daemon read it last; it is kept in a file.
+    pub dynamic: Option<Map<String, Value>>,
     /// The database.
     pub postgres: Postgres,
     /// WAL that the standby has been promised: records of its upstream at the time of sending.
@@ -301,6 +308,8 @@ impl Member {
             best_peer: None,
             restart: None,
             checkpoint: false,
+            names: Known::default(),
+            dynamic: None,
             postgres: Postgres::default(),
             shipping: None,
             slot,
@@ -328,6 +337,7 @@ impl Member {
         self.timing = old.timing;
         self.copy.wakes_for_lock_alone = old.timing == Timing::Contract;
         self.machine = old.machine;
+        self.dynamic = old.dynamic;
         self.trouble = old.trouble;
         self.postgres = old.postgres;
         self.shipping = old.shipping;

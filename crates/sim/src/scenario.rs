@@ -128,6 +128,11 @@ impl Scenario {
             .collect()
     }
 
+    /// The dynamic configuration with which the cluster is bootstrapped.
+    fn config(&self) -> Map<String, Value> {
+        serde_json::from_str(&self.dynamic).unwrap_or_default()
+    }
+
     fn settings(&self, index: usize) -> Settings {
         Settings {
             ttl: Duration::from_secs(self.ttl_s),
@@ -143,7 +148,7 @@ impl Scenario {
             remove_data_directory_on_diverged_timelines: !self.use_rewind[index],
             tags: self.tags[index].clone(),
             standby_cluster: None,
-            synchronous: ptarmigan_ha::sync::Settings::default(),
+            synchronous: synchronous::daemon::settings(&self.config()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Synchronous replication as PostgreSQL 15 does it: whom commits wait for, how confirmations travel, what a reload changes
 //! and when, and what the daemon sees of all that.
 
+pub mod daemon;
 pub mod drawn;
 pub mod names;
 pub mod server;
