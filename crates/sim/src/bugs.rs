@@ -6,6 +6,8 @@ use ptarmigan_ha::{
     decide,
 };
 
+use crate::run::Options;
+
 macro_rules! bugs {
     ($($(#[doc = $doc:literal])+ $name:ident = $text:literal by $checker:literal),+ $(,)?) => {
         /// A planted bug.
@@ -64,6 +66,13 @@ bugs! {
     SlotsNotCreated = "slots-not-created" by "slots",
     /// `member_slots_ttl` is not looked at.
     SlotsDroppedAtOnce = "slots-dropped-at-once" by "slots",
+}
+
+impl Bug {
+    /// The runs that it is looked for in.
+    pub fn options(self) -> Options {
+        Options { bug: Some(self), synchronous: self.checker().starts_with("sync"), ..Options::default() }
+    }
 }
 
 /// The very decision of the daemon, or with a bug around it.

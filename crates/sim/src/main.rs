@@ -227,7 +227,7 @@ fn bugs() -> u8 {
     let mut missed = 0;
     say(&format!("{:<28} {:<26} {:>6}", "bug", "caught by", "seeds"));
     for bug in Bug::ALL {
-        let options = Options { bug: Some(*bug), ..Options::default() };
+        let options = bug.options();
         let caught = (1..=BUG_SEEDS).find_map(|seed| {
             let violation = run(seed, options).ok()?.violation?;
             (violation.checker == bug.checker()).then_some((seed, violation))

@@ -230,7 +230,7 @@ fn verdict(ended: Ended) -> Verdict {
 
 fn written(ended: Ended) -> Written {
     match ended.outcome {
-        Outcome::Done => Written::Applied(ended.revision),
+        Outcome::Done | Outcome::Written(_) => Written::Applied(ended.revision),
         Outcome::Refused(_) => Written::Conflict,
         other => panic!("a write ended with {other:?}"),
     }
