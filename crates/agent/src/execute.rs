@@ -66,14 +66,11 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
             server::tell(node, |callbacks, role| callbacks.run(*event, role));
             Outcome::Done
         }
-        Action::SyncSlots => {
-            slots::sync(node).await;
-            Outcome::Done
-        }
         Action::SetStandbyNames(wanted) => synchronous::set(node, wanted).await,
         Action::SettleStandbyNames { names, from_nothing } => {
             synchronous::settle(node, names, *from_nothing).await
         }
+        Action::SyncSlots => slots::sync(node).await,
         on_postgres => local::execute(node, on_postgres).await,
     };
     Ok(outcome)

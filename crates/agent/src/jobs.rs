@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod clone;
+mod copy_slots;
 mod demote;
 mod follow;
 mod promote;
@@ -215,6 +216,7 @@ async fn run(node: &Arc<Node>, job: Job, cancellable: &Cancellable) -> JobEnd {
             return rewind::run(node, &leader, checkpoint_first).await;
         }
         Job::CrashRecovery => rewind::crash_recovery(node).await,
+        Job::CopySlots { leader, slots } => copy_slots::run(node, &leader, &slots).await,
     };
     match end {
         Ok(()) => JobEnd::Done,

@@ -7,7 +7,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ptarmigan_dcs::{Dcs, View};
-use ptarmigan_ha::slots::Retained;
+use ptarmigan_ha::slots::{Published, Retained};
 use ptarmigan_postgres::{Postgres, pending_restart::Change, status::ServerStatus};
 use ptarmigan_rest::snapshot::{Figures, Snapshot};
 use ptarmigan_types::{Lsn, MemberName, MemberState, Monotonic, Role, Tags, Timeline};
@@ -72,6 +72,14 @@ pub struct Known {
     pub slots: Option<BTreeMap<String, Lsn>>,
     /// When each slot's member was last seen (contract B.23.4).
     pub retained: Retained,
+    /// What slots tell of their consumers.
+    pub published: Published,
+    /// Logical slots.
+    pub logical: crate::slots::Logical,
+    /// What was last said of slots that collide or are invalid.
+    pub slot_complaints: Vec<String>,
+    /// What `/optime/leader` was last written with (contract A.3.5).
+    pub optime: Option<Lsn>,
     /// The system's next due cycle.
     pub next_run: Monotonic,
     /// What REST calls the action in flight.

@@ -78,6 +78,7 @@ fn settings(node: &Node) -> Settings {
             .any(|name| postgresql.replica_methods.get(name).is_some_and(|method| method.no_leader)),
         remove_data_directory_on_rewind_failure: postgresql.remove_data_directory_on_rewind_failure,
         remove_data_directory_on_diverged_timelines: postgresql.remove_data_directory_on_diverged_timelines,
+        has_logical_slots: crate::slots::has_logical(global),
         tags: settings.tags.clone(),
         standby_cluster: global
             .standby_cluster

@@ -1,71 +1,169 @@
 //! Replication slots of this node, once a cycle (contract B.23.3, B.23.6). What to do is decided in
 //! [`ptarmigan_ha::slots`].
 
-use std::{collections::BTreeMap, time::Duration};
+mod beside;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use ptarmigan_config::DynamicSettings;
-use ptarmigan_ha::slots::{self, Actual, Kind, Settings, Situation, SlotAction, View, Wanted};
-use ptarmigan_postgres::{Purpose, slots::sql};
+use ptarmigan_ha::{
+    Outcome,
+    slots::{self, Actual, Kind, Settings, Situation, SlotAction, View, kind_of},
+};
+use ptarmigan_postgres::{Purpose, Session, slots::sql, status::ServerStatus, version::ServerVersion};
 use ptarmigan_types::{Cluster, Lsn, slot::name_of_member};
 
-use crate::node::Node;
+pub use self::beside::Logical;
+use crate::{apply::Unapplied, node::Node};
 
 /// Creates, advances and drops slots. Whatever fails is tried again in the next cycle.
-pub async fn sync(node: &Node) {
-    let (cluster, is_primary, version) = {
+pub async fn sync(node: &Arc<Node>) -> Outcome {
+    let (cluster, status) = {
         let known = node.known();
-        let (Some(view), Some(status)) = (&known.view, &known.status) else { return };
-        (view.cluster.clone(), !status.in_recovery, status.version())
+        let (Some(view), Some(status)) = (&known.view, &known.status) else { return Outcome::Done };
+        (view.cluster.clone(), status.clone())
     };
+    match sync_with(node, &cluster, &status).await {
+        Ok(to_copy) if to_copy.is_empty() => Outcome::Done,
+        Ok(to_copy) => Outcome::SlotsToCopy(to_copy),
+        Err(reason) => {
+            tracing::warn!("replication slots are not seen to: {reason}");
+            Outcome::Failed(reason)
+        }
+    }
+}
+
+/// The same with this view of the cluster; the logical slots that have to be copied from the leader.
+///
+/// # Errors
+/// The slots could not be read.
+async fn sync_with(
+    node: &Arc<Node>,
+    cluster: &Cluster,
+    status: &ServerStatus,
+) -> Result<Vec<String>, String> {
     let effective = node.configuration.current();
     let settings = &effective.settings;
     let view = View {
-        cluster: &cluster,
+        cluster,
         me: &node.name,
         role: node.postgres.role(),
         tags: &settings.tags,
         settings: settings_of(&settings.global),
     };
-    let Some(wanted) = slots::wanted(&view) else { return };
-    for complaint in &wanted.complaints {
-        tracing::error!("{complaint}");
-    }
+    let Some(wanted) = slots::wanted(&view) else { return Ok(Vec::new()) };
+    complain(node, wanted.complaints);
+    force_feedback(node, slots::needs_feedback(&view));
+    let session = node.postgres.session(Purpose::Heartbeat).await.map_err(|error| error.to_string())?;
+    let version = status.version();
+    let mut actual = read(&session, version).await?;
+    let broken = known_of(node, status, &actual);
     let situation = Situation {
         paused: settings.global.pause,
         has_leader: !cluster.is_unlocked(),
         leader_is_me: cluster.is_leader(&node.name),
-        is_primary,
+        is_primary: !status.in_recovery,
+        replay_lsn: status.replay_lsn,
+        broken: &broken,
         ignore_slots: &settings.global.ignore_slots,
     };
-    let session = match node.postgres.session(Purpose::Heartbeat).await {
-        Ok(session) => session,
-        Err(error) => return tracing::debug!("slots are not looked at: {error}"),
-    };
-    let actual = match sql::read_slots(&session, version).await {
-        Ok(actual) => actual,
-        Err(error) => return tracing::warn!("cannot read replication slots: {error}"),
-    };
-    complain_of_logical(&wanted.slots, &actual);
     let actions = slots::plan(&wanted.slots, &actual, &situation);
-    for (action, result) in sql::apply(&session, &actions).await {
+    if carry_out(node, &session, &actions).await {
+        // What is published must not tell of slots that are gone, or were made anew.
+        actual = read(&session, version).await?;
+    }
+    let to_copy = actions.iter().filter(|action| matches!(action, SlotAction::Copy { .. }));
+    let to_copy: Vec<String> = to_copy.map(|action| action.name().clone()).collect();
+    let mut work = beside::Work::of(&actions);
+    let mut known = node.known();
+    known.slots = Some(known.published.update(cluster, &wanted.slots, &actual));
+    let leader = cluster.leader_name().filter(|name| **name != node.name && status.in_recovery);
+    if let Some(leader) = leader.filter(|_| !known.logical.readiness.is_empty()) {
+        work.ask(leader.clone(), actual);
+    }
+    drop(known);
+    beside::begin(node, work);
+    Ok(to_copy)
+}
+
+async fn read(session: &Session, version: ServerVersion) -> Result<BTreeMap<String, Actual>, String> {
+    sql::read_slots(session, version).await.map_err(|error| error.to_string())
+}
+
+/// Notes a start of the server; the slots that cannot be advanced.
+fn known_of(node: &Node, status: &ServerStatus, actual: &BTreeMap<String, Actual>) -> BTreeSet<String> {
+    let logical = &mut node.known().logical;
+    logical.started(&status.postmaster_start_time, actual);
+    if !status.in_recovery {
+        logical.readiness = slots::Readiness::default();
+    }
+    logical.broken.clone()
+}
+
+/// Says what is new of it; a cycle is no reason to say it again.
+fn complain(node: &Node, complaints: Vec<String>) {
+    let mut known = node.known();
+    for complaint in complaints.iter().filter(|complaint| !known.slot_complaints.contains(complaint)) {
+        tracing::error!("{complaint}");
+    }
+    known.slot_complaints = complaints;
+}
+
+fn force_feedback(node: &Node, needed: bool) {
+    if node.postgres.force_hot_standby_feedback(needed) {
+        tracing::info!(
+            "hot_standby_feedback is {}",
+            if needed { "on, logical slots need it" } else { "as configured" }
+        );
+        let mut known = node.known();
+        known.unapplied =
+            Some(known.unapplied.map_or(Unapplied::Changed, |before| before.max(Unapplied::Changed)));
+    }
+}
+
+/// True where slots came or went.
+async fn carry_out(node: &Node, session: &Session, actions: &[SlotAction]) -> bool {
+    let mut changed = false;
+    for (action, result) in sql::apply(session, actions).await {
         match result {
             // Standbys advance their slots all the time.
             Ok(()) if matches!(action, SlotAction::Advance { .. }) => {
                 tracing::debug!("replication slot: {action:?}");
             }
-            Ok(()) => tracing::info!("replication slot: {action:?}"),
+            Ok(()) => {
+                tracing::info!("replication slot: {action:?}");
+                changed = true;
+                if matches!(action, SlotAction::Create { .. }) {
+                    node.known().published.made(action.name());
+                }
+            }
             Err(error) => tracing::warn!("replication slot: {action:?}: {error}"),
         }
     }
-    node.known().slots = Some(slots::positions(&wanted.slots, &actual));
+    changed
 }
 
-fn complain_of_logical(wanted: &BTreeMap<String, Wanted>, actual: &BTreeMap<String, Actual>) {
-    for (name, wish) in wanted {
-        if wish.kind != Kind::Physical && !actual.contains_key(name) {
-            tracing::debug!("creating logical replication slots is not supported yet: {name}");
-        }
+/// Before a promotion: what operators have to know of logical slots (contract SL-11).
+pub fn warn_of_unready(node: &Node) {
+    let known = node.known();
+    let unready: Vec<&str> = known.logical.readiness.unready().collect();
+    if !unready.is_empty() {
+        tracing::warn!(
+            "logical replication slots that might be unsafe to use after the promotion, because rows that they need may \
+             have been removed: {}",
+            unready.join(", ")
+        );
     }
+}
+
+/// Permanent logical slots are configured.
+pub fn has_logical(global: &DynamicSettings) -> bool {
+    let logical = |(name, spec): (&String, _)| matches!(kind_of(name, spec), Some(Kind::Logical { .. }));
+    global.use_slots && global.slots.iter().any(logical)
 }
 
 const fn settings_of(global: &DynamicSettings) -> Settings<'_> {

@@ -2,7 +2,7 @@
 
 use ptarmigan_dcs::Condition;
 use ptarmigan_ha::Outcome;
-use ptarmigan_types::{Key, Lsn, Status};
+use ptarmigan_types::{Cluster, Key, Lsn, Status, version};
 
 use crate::{node::Node, slots};
 
@@ -26,12 +26,37 @@ async fn write_if_changed(node: &Node, status: &Status) -> Outcome {
         return Outcome::Done;
     }
     match node.dcs.write(&Key::Status, &status.to_json(), Condition::Always).await {
-        Ok(_) => Outcome::Done,
+        Ok(_) => {
+            write_optime(node, status.last_lsn).await;
+            Outcome::Done
+        }
         Err(error) => {
             tracing::warn!("cannot write /status: {error}");
             Outcome::Failed(error.to_string())
         }
     }
+}
+
+/// Members older than 2.1.0 read the position from a key of its own (contract A.3.5).
+async fn write_optime(node: &Node, lsn: Lsn) {
+    let wanted = {
+        let known = node.known();
+        let old = known.view.as_ref().is_some_and(|view| reads_optime(&view.cluster));
+        old && known.optime != Some(lsn)
+    };
+    if !wanted {
+        return;
+    }
+    match node.dcs.write(&Key::Optime, &lsn.0.to_string(), Condition::Always).await {
+        Ok(_) => node.known().optime = Some(lsn),
+        Err(error) => tracing::warn!("cannot write /optime/leader: {error}"),
+    }
+}
+
+/// The oldest version among the members that tell one is below 2.1.0.
+fn reads_optime(cluster: &Cluster) -> bool {
+    let versions = cluster.members.iter().filter_map(|member| member.data.version());
+    versions.filter_map(version::parse).min().is_some_and(|oldest| oldest < vec![2, 1, 0])
 }
 
 fn position(node: &Node) -> Option<Lsn> {
@@ -84,5 +109,28 @@ mod tests {
         assert_eq!(write_position(node, Lsn(105)).await, Outcome::Done);
         let status = fixture.cluster().await.status;
         assert_eq!((status.last_lsn, status.slots), (Lsn(105), Some(slots)));
+    }
+
+    #[tokio::test]
+    async fn a_3_5_old_members_find_the_position_where_they_look_for_it() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        for (version, number, expected) in [
+            ("4.1.4", 100, 0),
+            ("2.1.0", 101, 0),
+            ("not one", 102, 0),
+            ("2.0.2", 103, 103),
+            ("2.0.2", 104, 104),
+            ("3.0.0", 105, 104),
+        ] {
+            let member = serde_json::json!({"version": version}).to_string();
+            fixture.other("b").put_member(&member).await.unwrap();
+            at(node, number);
+            fixture.look().await;
+            assert_eq!(write(node).await, Outcome::Done);
+            // Without `/status` a reader looks there.
+            node.dcs.delete(&Key::Status, Condition::Always).await.unwrap();
+            assert_eq!(fixture.cluster().await.status.last_lsn, Lsn(expected), "{version} {number}");
+        }
     }
 }

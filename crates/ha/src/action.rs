@@ -87,7 +87,7 @@ pub enum Action {
     ResumeReplay,
     /// See to the checkpoint after a promotion (contract RW-30).
     EnsureCheckpoint,
-    /// Create, advance and drop slots (contract B.23.3).
+    /// Create, advance and drop slots (contract B.23.3); [`Outcome::SlotsToCopy`] where some have to come from the leader.
     SyncSlots,
     /// Run a callback that no start, stop or reload brings about (contract B.25).
     RunCallback(callbacks::Event),
@@ -195,6 +195,13 @@ pub enum Job {
     },
     /// Crash recovery in single-user mode.
     CrashRecovery,
+    /// Copy logical slots from the leader: stop, write their state, start (contract B.23.5).
+    CopySlots {
+        /// From whom.
+        leader: MemberName,
+        /// Which.
+        slots: Vec<String>,
+    },
 }
 
 impl Job {
@@ -212,6 +219,7 @@ impl Job {
             Self::Restart { .. } => JobKind::Restart,
             Self::Rewind { .. } => JobKind::Rewind,
             Self::CrashRecovery => JobKind::CrashRecovery,
+            Self::CopySlots { .. } => JobKind::CopySlots,
         }
     }
 }
@@ -266,6 +274,8 @@ pub enum Outcome {
     /// The names are in force everywhere, and this is the position of the server after that (zero on a standby): every
     /// commit that was acknowledged under other names is below it. `None`: not yet.
     Settled(Option<Lsn>),
+    /// Logical slots that this standby has to copy from the leader (contract SL-10).
+    SlotsToCopy(Vec<String>),
 }
 
 /// Contract B.19.4.

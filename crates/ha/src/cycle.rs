@@ -106,8 +106,7 @@ fn cycle(r: &mut Round<'_>) -> Step<String> {
         r.fired("HA-016", "");
         locked(r, renewed)?
     };
-    r.request(Action::SyncSlots);
-    Ok(line)
+    crate::slots::in_cycle::maintain(r, line)
 }
 
 /// HA-016 and B.11, then the scheduled restart, whose message comes first.
@@ -121,7 +120,6 @@ fn locked(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
             if !busy {
                 schedule::scheduled_restart(r)?;
             }
-            r.request(Action::SyncSlots);
             Ok(line)
         }
     }
@@ -173,7 +171,7 @@ fn account_for_jobs(r: &mut Round<'_>) {
         match result.kind {
             JobKind::PostBootstrap => r.memory.post_bootstrap = Some(done),
             JobKind::Bootstrap if !done => r.memory.post_bootstrap = Some(false),
-            JobKind::Restart => r.memory.recovering = true,
+            JobKind::Restart | JobKind::CopySlots => r.memory.recovering = true,
             JobKind::Rewind if done => crate::rewind::done(r),
             JobKind::Rewind if matches!(result.end, JobEnd::RewindFailedForGood(_)) => {
                 r.memory.rewind = RewindState::Failed;

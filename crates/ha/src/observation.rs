@@ -64,6 +64,9 @@ pub struct Settings {
     pub remove_data_directory_on_rewind_failure: bool,
     /// Delete and clone again where timelines diverged and `pg_rewind` is impossible.
     pub remove_data_directory_on_diverged_timelines: bool,
+    /// Permanent logical slots are configured.
+    #[serde(default)]
+    pub has_logical_slots: bool,
     /// My tags.
     pub tags: Tags,
     /// The other end of a standby cluster (contract CF-32); `None` in a normal cluster.
@@ -218,6 +221,8 @@ pub enum JobKind {
     Rewind,
     /// Crash recovery in single-user mode.
     CrashRecovery,
+    /// Copying logical slots from the leader.
+    CopySlots,
 }
 
 impl JobKind {
@@ -235,6 +240,7 @@ impl JobKind {
             Self::Restart => "restart",
             Self::Rewind => "running pg_rewind",
             Self::CrashRecovery => "doing crash recovery in a single user mode",
+            Self::CopySlots => "copy_logical_slots",
         }
     }
 }

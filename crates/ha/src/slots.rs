@@ -1,21 +1,24 @@
 //! Replication slots: which a node should have, what is to be done about those it has, what `/status` tells of them
-//! (contract B.23). Permanent logical slots are kept where they exist; creating, advancing and copying them is not
-//! part of this module yet.
+//! (contract B.23).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use ptarmigan_types::{
     Cluster, Lsn, Member, MemberName, Role, Tags, scalar::is_truthy, slot::name_of_member,
 };
 use serde_json::{Map, Value};
 
+mod feedback;
+pub(crate) mod in_cycle;
 mod plan;
+mod publish;
+mod readiness;
 mod retain;
 
+pub use feedback::{needs_feedback, slot_on_primary};
 pub use plan::{DropReason, Situation, SlotAction, is_ignored, plan};
+pub use publish::{Published, positions, published};
+pub use readiness::{PrimaryXmins, Readiness, precedes_or_equals};
 pub use retain::Retained;
 
 /// What a slot serves.
@@ -130,24 +133,7 @@ impl View<'_> {
 
     /// The way from this node to the primary passes a member that does not stream, or never ends.
     fn chain_is_broken(&self) -> bool {
-        if self.leads() {
-            return false;
-        }
-        if self.tags.nostream() {
-            return true;
-        }
-        let mut seen = BTreeSet::from([self.me.clone()]);
-        let mut next = self.tags.replicatefrom();
-        while let Some(member) = next.as_ref().and_then(|name| self.cluster.member(name)) {
-            if self.cluster.is_leader(&member.name) {
-                return false;
-            }
-            if !seen.insert(member.name.clone()) || member.data.tags().nostream() {
-                return true;
-            }
-            next = member.data.tags().replicatefrom();
-        }
-        false
+        !self.leads() && feedback::chain(self.cluster, self.me, self.tags).is_none()
     }
 
     fn status_lsn(&self, slot: &str) -> Option<Lsn> {
@@ -297,6 +283,11 @@ pub fn kind_of(name: &str, spec: &Value) -> Option<Kind> {
 }
 
 impl Actual {
+    /// PostgreSQL itself keeps this slot in step with the primary's (contract SL-1): it is none of ours.
+    pub const fn is_synced(&self) -> bool {
+        self.failover && self.synced
+    }
+
     /// How far its consumer is, as `/status` tells it (contract A.3.4).
     pub const fn position(&self) -> Option<Lsn> {
         match self.kind {
@@ -304,28 +295,4 @@ impl Actual {
             Kind::Logical { .. } => self.confirmed_flush_lsn,
         }
     }
-}
-
-/// The positions of the slots that exist and are managed here (contract A.3.4).
-pub fn positions(
-    wanted: &BTreeMap<String, Wanted>,
-    actual: &BTreeMap<String, Actual>,
-) -> BTreeMap<String, Lsn> {
-    let managed = actual.iter().filter(|(name, _)| wanted.contains_key(*name));
-    managed.filter_map(|(name, slot)| Some((name.clone(), slot.position()?))).collect()
-}
-
-/// What `/status` shows of the slots: those that exist, and the leader's own name with its own position, so that the
-/// others keep WAL for its return (contract A.3.4). Only permanent ones where members' slots are dropped at once.
-pub fn published(
-    mut positions: BTreeMap<String, Lsn>,
-    me: &MemberName,
-    own: Lsn,
-    settings: &Settings<'_>,
-) -> Option<BTreeMap<String, Lsn>> {
-    positions.insert(name_of_member(me.as_str()), own);
-    if settings.member_slots_ttl.is_zero() {
-        positions.retain(|name, _| settings.permanent.contains_key(name));
-    }
-    Some(positions).filter(|positions| !positions.is_empty())
 }

@@ -1,10 +1,13 @@
 //! Which slots a node should have, and what is done about those it has, by rule.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ptarmigan_ha::slots::{
-    Actual, DropReason, Kind, Settings, Situation, SlotAction, View, Wanted, WantedSlots, is_ignored, plan,
-    positions, published, wanted,
+    Actual, DropReason, Kind, Published, Settings, Situation, SlotAction, View, Wanted, WantedSlots,
+    is_ignored, needs_feedback, plan, positions, published, slot_on_primary, wanted,
 };
 use ptarmigan_types::{Cluster, Lsn, MemberName, RawValue, Role, Tags};
 use serde_json::{Map, Value, json};
@@ -89,8 +92,21 @@ fn wish(lsn: Option<u64>, expected_active: Option<bool>) -> Wanted {
     Wanted { kind: Kind::Physical, lsn: lsn.map(Lsn), expected_active }
 }
 
-const SITUATION: Situation<'static> =
-    Situation { paused: false, has_leader: true, leader_is_me: false, is_primary: false, ignore_slots: &[] };
+static NONE_BROKEN: BTreeSet<String> = BTreeSet::new();
+
+const SITUATION: Situation<'static> = Situation {
+    paused: false,
+    has_leader: true,
+    leader_is_me: false,
+    is_primary: false,
+    replay_lsn: Some(Lsn(600)),
+    broken: &NONE_BROKEN,
+    ignore_slots: &[],
+};
+
+fn wish_logical(lsn: Option<u64>) -> Wanted {
+    Wanted { kind: logical().kind, lsn: lsn.map(Lsn), expected_active: None }
+}
 
 fn planned(wanted: Option<Wanted>, actual: Option<Actual>, situation: &Situation<'_>) -> Vec<SlotAction> {
     let name = "s".to_owned();
@@ -273,7 +289,13 @@ fn sl_5_another_kind_is_dropped_and_recreated_later() {
         lsn: None,
         expected_active: None,
     };
-    assert_eq!(planned(Some(other), Some(logical()), &SITUATION), [drop_of(DropReason::Different)]);
+    let planned_for = |situation: &Situation<'_>| planned(Some(other.clone()), Some(logical()), situation);
+    assert_eq!(planned_for(&SITUATION), [drop_of(DropReason::Different)]);
+    // A consumer's position is lost with its slot: maintenance mode and ignore_slots spare it here too.
+    assert_eq!(planned_for(&Situation { paused: true, ..SITUATION }), []);
+    let matcher = json!({"name": "s"}).as_object().cloned().unwrap();
+    let ignored = Situation { ignore_slots: std::slice::from_ref(&matcher), ..SITUATION };
+    assert_eq!(planned_for(&ignored), []);
 }
 
 #[test]
@@ -300,8 +322,6 @@ fn sl_6_inactive_slots_must_not_hold_back_vacuum() {
 fn sl_7_missing_slots_are_created() {
     assert_eq!(planned(Some(wish(None, Some(true))), None, &SITUATION), [create()]);
     assert_eq!(planned(Some(wish(None, None)), None, &SITUATION), [create()]);
-    let logical = Wanted { kind: logical().kind, lsn: None, expected_active: None };
-    assert_eq!(planned(Some(logical), None, &SITUATION), []);
 }
 
 #[test]
@@ -327,7 +347,9 @@ fn a_3_4_status_shows_managed_slots_and_the_leaders_own_name() {
     let empty = Actual { restart_lsn: None, ..physical() };
     let actual = [("b", physical()), ("cdc", consumed), ("empty", empty), ("foreign", physical())];
     let actual = actual.map(|(name, slot)| (name.to_owned(), slot)).into();
-    let managed = ["b", "cdc", "empty", "missing"].map(|name| (name.to_owned(), wish(None, None))).into();
+    let mut managed: BTreeMap<_, _> =
+        ["b", "empty", "missing"].map(|name| (name.to_owned(), wish(None, None))).into();
+    managed.insert("cdc".into(), wish_logical(None));
     let positions = positions(&managed, &actual);
     assert_eq!(positions, [("b".to_owned(), Lsn(100)), ("cdc".to_owned(), Lsn(70))].into());
 
@@ -350,4 +372,172 @@ fn a_3_4_status_shows_managed_slots_and_the_leaders_own_name() {
     let none = Map::new();
     settings.permanent = &none;
     assert_eq!(names(&settings), None);
+}
+
+#[test]
+fn a_3_4_a_slot_of_another_kind_says_nothing_of_the_consumer() {
+    let confirmed = Actual { confirmed_flush_lsn: Some(Lsn(70)), ..logical() };
+    for (wanted, actual, told) in [
+        (wish_logical(None), confirmed.clone(), true),
+        (wish(None, None), confirmed.clone(), false),
+        (wish_logical(None), physical(), false),
+        (wish(None, None), Actual { lost: true, ..physical() }, false),
+        (wish_logical(None), Actual { failover: true, synced: true, ..confirmed.clone() }, false),
+        (wish_logical(None), Actual { failover: true, ..confirmed }, true),
+    ] {
+        let told_of = positions(&[("s".into(), wanted)].into(), &[("s".into(), actual.clone())].into());
+        assert_eq!(!told_of.is_empty(), told, "{actual:?}");
+    }
+}
+
+#[test]
+fn sl_9_primary_creates_logical_slots_in_their_database() {
+    let primary = Situation { leader_is_me: true, is_primary: true, ..SITUATION };
+    let create = SlotAction::CreateLogical { name: "s".into(), database: "d".into(), plugin: "p".into() };
+    assert_eq!(planned(Some(wish_logical(None)), None, &primary), std::slice::from_ref(&create));
+    assert_eq!(planned(Some(wish_logical(Some(70))), None, &primary), [create]);
+    assert_eq!(
+        planned(Some(wish_logical(Some(700))), Some(logical()), &primary),
+        [],
+        "its consumer moves it"
+    );
+    // PostgreSQL 17: what was a synchronised copy is the slot of that name after a promotion.
+    let synced = Actual { failover: true, synced: true, ..logical() };
+    assert_eq!(planned(Some(wish_logical(None)), Some(synced), &primary), []);
+}
+
+#[test]
+fn sl_10_standby_advances_to_feedback_or_replay_and_copies_what_is_missing() {
+    let advance =
+        |to| vec![SlotAction::AdvanceLogical { name: "s".into(), database: "d".into(), to: Lsn(to) }];
+    let copy = vec![SlotAction::Copy { name: "s".into() }];
+    let at = |confirmed| Some(Actual { confirmed_flush_lsn: Some(Lsn(confirmed)), ..logical() });
+    let broken = BTreeSet::from(["s".to_owned()]);
+    let broke = Situation { broken: &broken, ..SITUATION };
+    let unknown = Situation { replay_lsn: None, ..SITUATION };
+    for (case, wanted, actual, situation, expected) in [
+        ("feedback", Some(500), at(400), SITUATION, advance(500)),
+        ("no further than replayed", Some(900), at(400), SITUATION, advance(600)),
+        ("replayed is unknown", Some(900), at(400), unknown, vec![]),
+        ("there already", Some(500), at(500), SITUATION, vec![]),
+        ("ahead: a former primary", Some(500), at(550), SITUATION, vec![]),
+        ("no feedback", None, at(400), SITUATION, vec![]),
+        ("missing", Some(500), None, SITUATION, copy.clone()),
+        ("missing, no feedback: the primary has none", None, None, SITUATION, vec![]),
+        ("cannot be advanced", Some(500), at(400), broke, copy),
+        ("cannot be advanced, no feedback", None, at(400), broke, vec![]),
+        (
+            "in use on the standby",
+            Some(500),
+            at(400).map(|slot| Actual { active: true, ..slot }),
+            SITUATION,
+            vec![],
+        ),
+        (
+            "synchronised by PostgreSQL",
+            Some(500),
+            at(400).map(|slot| Actual { failover: true, synced: true, ..slot }),
+            SITUATION,
+            vec![],
+        ),
+        (
+            "lost",
+            Some(500),
+            at(400).map(|slot| Actual { lost: true, ..slot }),
+            SITUATION,
+            vec![drop_of(DropReason::Lost)],
+        ),
+        (
+            "another plugin",
+            Some(500),
+            at(400).map(|slot| Actual {
+                kind: Kind::Logical { database: "d".into(), plugin: "x".into() },
+                ..slot
+            }),
+            SITUATION,
+            vec![drop_of(DropReason::Different)],
+        ),
+    ] {
+        assert_eq!(planned(Some(wish_logical(wanted)), actual, &situation), expected, "{case}");
+    }
+}
+
+#[test]
+fn b_23_6_hot_standby_feedback_where_logical_slots_depend_on_it() {
+    let logical = json!({"slots": {"cdc": {"database": "d", "plugin": "p"}, "archive": null}});
+    let needs = |me: &str, members: &[(&str, Value)], config: &Value| {
+        let role = if me == "a" { Role::Primary } else { Role::Replica };
+        needs_feedback(&node(me, role, members, &json!({}), config).view())
+    };
+    for me in ["a", "b", "c", "d"] {
+        assert!(needs(me, &members(), &logical), "{me}");
+        assert!(!needs(me, &members(), &json!({"slots": {"archive": null}})), "{me}: only a physical slot");
+    }
+    assert!(!needs("e", &members(), &logical), "it does not stream");
+    let off = json!({"slots": logical["slots"], "postgresql": {"use_slots": false}});
+    assert!(!needs("b", &members(), &off));
+    let standby_cluster = json!({"slots": logical["slots"], "standby_cluster": {"host": "h"}});
+    assert!(!needs("b", &members(), &standby_cluster));
+    // b itself will never lead, but c replicates through it.
+    let mut through = members();
+    through[1].1 = json!({"tags": {"nofailover": true}});
+    assert!(needs("b", &through, &logical));
+    through[2].1 = json!({"tags": {"nofailover": true, "replicatefrom": "b"}});
+    assert!(!needs("b", &through, &logical), "nor will c");
+    assert!(!needs("c", &through, &logical));
+}
+
+#[test]
+fn sl_11_feedback_arrives_by_the_slot_of_the_head_of_the_cascade() {
+    let of = |me: &str, members: &[(&str, Value)]| {
+        let node = node(me, Role::Replica, members, &json!({}), &json!({}));
+        slot_on_primary(&node.cluster, &node.me, &node.tags)
+    };
+    assert_eq!(of("b", &members()), Some("b".into()));
+    assert_eq!(of("c", &members()), Some("b".into()));
+    assert_eq!(of("d", &members()), Some("d".into()), "its upstream does not exist");
+    assert_eq!(of("e", &members()), None, "it does not stream");
+    let mut looped = members();
+    looped[1].1 = json!({"tags": {"replicatefrom": "c"}});
+    assert_eq!(of("c", &looped), None);
+}
+
+/// What a leader publishes of slots `b` (streams from it) and `archive`.
+fn told(published: &mut Published, status: &Value, slots: &[(&str, u64, bool)]) -> Vec<(String, u64)> {
+    let config = json!({"slots": {"archive": null}});
+    let mut all = members();
+    all[1].1 = json!({"xlog_location": 80});
+    let node = node("a", Role::Primary, &all, status, &config);
+    let actual = slots.iter().map(|(name, lsn, active)| {
+        ((*name).to_owned(), Actual { restart_lsn: Some(Lsn(*lsn)), active: *active, ..physical() })
+    });
+    let positions = published.update(&node.cluster, &node.wanted().slots, &actual.collect());
+    positions.into_iter().map(|(name, lsn)| (name, lsn.0)).collect()
+}
+
+#[test]
+fn b_23_3_a_slot_that_begins_beyond_its_consumer_does_not_speak_for_it() {
+    let owned =
+        |all: &[(&str, u64)]| all.iter().map(|(name, lsn)| ((*name).to_owned(), *lsn)).collect::<Vec<_>>();
+    let status = json!({"slots": {"archive": 50, "b": 60}});
+    let mut published = Published::default();
+    // The former leader knew better than the slots that this one has.
+    let first = told(&mut published, &status, &[("archive", 100, false), ("b", 100, false)]);
+    assert_eq!(first, owned(&[("archive", 50), ("b", 60)]));
+    let again = told(&mut published, &status, &[("archive", 100, false), ("b", 100, true)]);
+    assert_eq!(again, owned(&[("archive", 50), ("b", 100)]), "b streams");
+    // Somebody moved it by hand, and b went away.
+    let moved = told(&mut published, &status, &[("archive", 120, false), ("b", 110, false)]);
+    assert_eq!(moved, owned(&[("archive", 120), ("b", 110)]));
+    // Nothing was published: the member itself says where it is.
+    let alone = told(&mut Published::default(), &json!({}), &[("archive", 100, false), ("b", 100, false)]);
+    assert_eq!(alone, owned(&[("archive", 100), ("b", 80)]));
+    // A slot that lies behind speaks for itself.
+    let behind = told(&mut Published::default(), &status, &[("archive", 40, false), ("b", 60, false)]);
+    assert_eq!(behind, owned(&[("archive", 40), ("b", 60)]));
+    // Made anew under the same lock: it begins wherever this node's WAL does.
+    let mut published = Published::default();
+    told(&mut published, &status, &[("archive", 50, false)]);
+    published.made("archive");
+    assert_eq!(told(&mut published, &status, &[("archive", 100, false)]), owned(&[("archive", 50)]));
 }

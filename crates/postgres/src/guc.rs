@@ -205,6 +205,10 @@ impl Postgres {
             output.extend(owned.map(|names| (STANDBY_NAMES.to_owned(), names)));
             output
         };
+        if self.forces_hot_standby_feedback() {
+            all.retain(|name, _| !name.eq_ignore_ascii_case("hot_standby_feedback"));
+            all.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+        }
         let mut checked = self.0.checked_parameters.lock().await;
         if let Some((input, output)) = checked.as_ref().filter(|(input, _)| *input == all) {
             let _ = input;

@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) checked_parameters: Mutex<Option<(Parameters, Parameters)>>,
     /// What the HA loop wants in place of the configured value.
     pub(crate) synchronous_standby_names: watch::Sender<Option<String>>,
+    /// Logical slots need `hot_standby_feedback`, whatever is configured.
+    pub(crate) hot_standby_feedback: watch::Sender<bool>,
     /// The recovery that was written last.
     recovery: watch::Sender<Option<Recovery>>,
     /// The recovery settings that the server had last.
@@ -108,6 +110,7 @@ impl Postgres {
             postmaster: watch::Sender::new(None),
             checked_parameters: Mutex::new(None),
             synchronous_standby_names: watch::Sender::new(None),
+            hot_standby_feedback: watch::Sender::new(false),
             recovery: watch::Sender::new(None),
             recovery_settings: watch::Sender::new(None),
             pending_restart: watch::Sender::new(PendingRestart::new()),

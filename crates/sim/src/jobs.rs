@@ -124,6 +124,7 @@ impl World {
             Job::Restart { timeout } => self.restart(member, *timeout, stage, primary),
             Job::Rewind { leader, .. } => self.rewind(member, leader, stage),
             Job::CrashRecovery => self.crash_recovery(member, stage),
+            Job::CopySlots { .. } => failed("there are no logical slots"),
         }
     }
 

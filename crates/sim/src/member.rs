@@ -7,7 +7,7 @@ use ptarmigan_ha::{
     action::{Job, PeerAddress},
     facts::PeerAnswer,
     observation::{JobKind, JobResult, ScheduledRestart, Settings},
-    slots::Retained,
+    slots::{Published, Retained},
 };
 use ptarmigan_types::{
     Cluster, Leader, LeaseId, Lsn, MemberName, MemberState, Monotonic, Role, Timeline, slot::name_of_member,
@@ -273,6 +273,8 @@ pub struct Member {
     pub slots: Option<BTreeMap<String, Lsn>>,
     /// When each slot's member was last seen (contract B.23.4).
     pub retained: Retained,
+    /// What slots tell of their consumers.
+    pub published: Published,
 }
 
 impl Member {
@@ -315,6 +317,7 @@ impl Member {
             slot,
             slots: None,
             retained: Retained::default(),
+            published: Published::default(),
         }
     }
 

@@ -146,6 +146,7 @@ impl Scenario {
             can_clone_without_leader: false,
             remove_data_directory_on_rewind_failure: self.remove_after_failure,
             remove_data_directory_on_diverged_timelines: !self.use_rewind[index],
+            has_logical_slots: false,
             tags: self.tags[index].clone(),
             standby_cluster: None,
             synchronous: synchronous::daemon::settings(&self.config()),

@@ -1,10 +1,13 @@
 //! Replication slots and the WAL that they keep: what the servers do with them, and what the daemon does about them once a
 //! cycle. What it decides is decided by the core.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ptarmigan_ha::slots::{
-    self, Actual, DropReason, Kind, Settings, Situation, SlotAction, View, plan, positions, wanted,
+    self, Actual, DropReason, Kind, Settings, Situation, SlotAction, View, plan, wanted,
 };
 use ptarmigan_types::{Cluster, Lsn, Monotonic, slot::name_of_member};
 use serde_json::{Map, Value};
@@ -261,6 +264,8 @@ impl World {
             has_leader: !cluster.is_unlocked(),
             leader_is_me: cluster.is_leader(&this.name),
             is_primary: !this.postgres.in_recovery,
+            replay_lsn: Some(this.postgres.end()),
+            broken: &BTreeSet::new(),
             ignore_slots: &[],
         };
         let actual = self.take_slots(member);
@@ -268,12 +273,14 @@ impl World {
         if self.bug == Some(Bug::SlotsNotCreated) {
             actions.retain(|action| !matches!(action, SlotAction::Create { .. }));
         }
-        let this = &mut self.members[member];
-        this.slots = Some(positions(&wanted.slots, &actual));
-        this.postgres.slots.actual = actual;
+        self.members[member].postgres.slots.actual = actual;
         for action in &actions {
             self.carry_out(member, action);
         }
+        let actual = self.take_slots(member);
+        let this = &mut self.members[member];
+        this.slots = Some(this.published.update(&cluster, &wanted.slots, &actual));
+        this.postgres.slots.actual = actual;
         self.judge_slots(member, &cluster);
     }
 
@@ -295,8 +302,9 @@ impl World {
                 let postgres = &self.members[member].postgres;
                 let Some(owner) = owner.filter(|_| !postgres.slots.actual.contains_key(name)) else { return };
                 self.note(member, &format!("creates slot {name}"));
-                let postgres = &mut self.members[member].postgres;
-                postgres.slots.create(name, owner, postgres.redo, self.now);
+                let this = &mut self.members[member];
+                this.postgres.slots.create(name, owner, this.postgres.redo, self.now);
+                this.published.made(name);
             }
             SlotAction::Advance { name, to } => {
                 // PostgreSQL goes no further than what it has itself.
@@ -306,31 +314,14 @@ impl World {
                     slot.restart_lsn = slot.restart_lsn.map(|lsn| lsn.max(to));
                 }
             }
-        }
-    }
-
-    /// Nobody keeps WAL for this member's data any more.
-    fn promise_ends(&mut self, member: usize) {
-        for other in &mut self.members {
-            other.postgres.slots.promise(member, Lsn(u64::MAX));
-        }
-    }
-
-    /// A leader's slot may begin behind its member, where the leader never had the WAL in between. `/status` shows that
-    /// position as the member's, and everybody else lets go of what the member would have needed.
-    fn end_promises(&mut self, leader: usize) {
-        for member in 0..self.members.len() {
-            let end = self.members[member].postgres.end();
-            let slot = self.slot(leader, member);
-            if slot.is_some_and(|slot| slot.restart_lsn > Some(end) && slot.since > end) {
-                self.promise_ends(member);
-            }
+            SlotAction::CreateLogical { .. }
+            | SlotAction::AdvanceLogical { .. }
+            | SlotAction::Copy { .. } => {}
         }
     }
 
     /// What `/status` shows of the slots (contract A.3.4).
-    pub fn published_slots(&mut self, member: usize) -> Option<BTreeMap<String, Lsn>> {
-        self.end_promises(member);
+    pub fn published_slots(&self, member: usize) -> Option<BTreeMap<String, Lsn>> {
         let this = &self.members[member];
         let cluster = this.known.as_ref()?;
         let none = Map::new();

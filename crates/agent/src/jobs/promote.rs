@@ -30,6 +30,7 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
         return JobEnd::Failed(format!("the timeline changed from {timeline:?} to {seen:?}"));
     }
     skip_timelines(node, timeline.or(seen));
+    crate::slots::warn_of_unready(node);
     cancellable.end();
     // From here on the server counts as one that may write, also where this action is cancelled half-way: whoever finds
     // the lock lost must stop it (HA-033, HA-172, HA-402).

@@ -1,6 +1,6 @@
-//! What is to be done about the slots that a node has (contract B.23.3, SL-2 to SL-8).
+//! What is to be done about the slots that a node has (contract B.23.3, SL-2 to SL-10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ptarmigan_types::{Lsn, scalar::is_truthy};
 use serde_json::{Map, Value};
@@ -29,6 +29,43 @@ pub enum SlotAction {
         /// To here.
         to: Lsn,
     },
+    /// Create a logical slot, in its database. It waits for transactions that run, so nothing may wait for it.
+    CreateLogical {
+        /// The slot.
+        name: String,
+        /// Its database.
+        database: String,
+        /// Its output plugin.
+        plugin: String,
+    },
+    /// Move a logical slot's `confirmed_flush_lsn` forward, in its database. It reads WAL, so nothing may wait for it.
+    AdvanceLogical {
+        /// The slot.
+        name: String,
+        /// Its database.
+        database: String,
+        /// To here.
+        to: Lsn,
+    },
+    /// Copy a logical slot from the leader, which takes a restart: for the core to begin (contract B.23.5).
+    Copy {
+        /// The slot.
+        name: String,
+    },
+}
+
+impl SlotAction {
+    /// The slot.
+    pub const fn name(&self) -> &String {
+        match self {
+            Self::Drop { name, .. }
+            | Self::Create { name }
+            | Self::Advance { name, .. }
+            | Self::CreateLogical { name, .. }
+            | Self::AdvanceLogical { name, .. }
+            | Self::Copy { name } => name,
+        }
+    }
 }
 
 /// Why a slot is dropped.
@@ -59,6 +96,10 @@ pub struct Situation<'a> {
     pub leader_is_me: bool,
     /// PostgreSQL is running as a primary.
     pub is_primary: bool,
+    /// How far a standby has replayed; nothing on it is advanced beyond.
+    pub replay_lsn: Option<Lsn>,
+    /// Logical slots that could not be advanced, and never will be: what they need is gone (SQLSTATE 58P01, 55000).
+    pub broken: &'a BTreeSet<String>,
     /// Matchers of slots to leave alone.
     pub ignore_slots: &'a [Map<String, Value>],
 }
@@ -88,15 +129,14 @@ pub fn is_ignored(matcher: &Map<String, Value>, name: &str, actual: &Actual) -> 
     name_fits && fits("type", Some(kind)) && fits("database", database) && fits("plugin", plugin)
 }
 
-/// The actions that bring the existing slots to the wanted ones (contract B.23.3, SL-2 to SL-8), in order. Logical
-/// slots are only ever dropped.
+/// The actions that bring the existing slots to the wanted ones (contract B.23.3, SL-2 to SL-10), in order.
 pub fn plan(
     wanted: &BTreeMap<String, Wanted>,
     actual: &BTreeMap<String, Actual>,
     situation: &Situation<'_>,
 ) -> Vec<SlotAction> {
     let mut actions = Vec::new();
-    for (name, slot) in actual.iter().filter(|(_, slot)| !(slot.failover && slot.synced)) {
+    for (name, slot) in actual.iter().filter(|(_, slot)| !slot.is_synced()) {
         if let Some(reason) = reason_to_drop(wanted.get(name), name, slot, situation) {
             actions.push(SlotAction::Drop { name: name.clone(), reason });
             if reason == DropReason::Lost && slot.kind == Kind::Physical {
@@ -105,13 +145,15 @@ pub fn plan(
         }
     }
     for (name, wish) in wanted {
-        match actual.get(name) {
-            None if wish.kind != Kind::Physical => {}
-            None => actions.push(SlotAction::Create { name: name.clone() }),
-            Some(slot) if slot.kind == Kind::Physical && wish.kind == Kind::Physical && !slot.lost => {
+        match (actual.get(name), &wish.kind) {
+            (slot, Kind::Logical { database, plugin }) => {
+                actions.extend(logical(name, (database, plugin), wish, slot, situation));
+            }
+            (None, Kind::Physical) => actions.push(SlotAction::Create { name: name.clone() }),
+            (Some(slot), Kind::Physical) if slot.kind == Kind::Physical && !slot.lost => {
                 actions.extend(maintain(name, wish, slot, situation));
             }
-            Some(_) => {}
+            (Some(_), Kind::Physical) => {}
         }
     }
     actions
@@ -126,12 +168,38 @@ fn reason_to_drop(
     if slot.failover && !situation.is_primary && situation.has_leader && !situation.leader_is_me {
         return (!situation.paused).then_some(DropReason::FailoverNotSynced);
     }
-    match wish {
-        None if slot.failover => None,
-        None => (!situation.spares(name, slot)).then_some(DropReason::NotWanted),
-        Some(wish) if wish.kind != slot.kind => Some(DropReason::Different),
-        Some(_) if slot.lost && !slot.failover => (!situation.spares(name, slot)).then_some(DropReason::Lost),
-        Some(_) => None,
+    let reason = match wish {
+        None => DropReason::NotWanted,
+        Some(wish) if wish.kind != slot.kind => DropReason::Different,
+        Some(_) if slot.lost => DropReason::Lost,
+        Some(_) => return None,
+    };
+    (!slot.failover && !situation.spares(name, slot)).then_some(reason)
+}
+
+/// SL-9, SL-10. A slot that PostgreSQL itself keeps in step with the primary's is left to it.
+fn logical(
+    name: &str,
+    (database, plugin): (&str, &str),
+    wish: &Wanted,
+    slot: Option<&Actual>,
+    situation: &Situation<'_>,
+) -> Option<SlotAction> {
+    let name = name.to_owned();
+    let copy = |name| wish.lsn.map(|_| SlotAction::Copy { name });
+    match slot {
+        None if situation.is_primary => {
+            Some(SlotAction::CreateLogical { name, database: database.to_owned(), plugin: plugin.to_owned() })
+        }
+        None => copy(name),
+        Some(slot) if situation.is_primary || slot.kind != wish.kind || slot.lost || slot.failover => None,
+        Some(_) if situation.broken.contains(&name) => copy(name),
+        Some(slot) if slot.active => None,
+        Some(slot) => {
+            let to = wish.lsn?.min(situation.replay_lsn?);
+            let behind = slot.confirmed_flush_lsn.is_none_or(|confirmed| confirmed < to);
+            behind.then(|| SlotAction::AdvanceLogical { name, database: database.to_owned(), to })
+        }
     }
 }
 

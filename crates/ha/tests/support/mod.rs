@@ -128,6 +128,7 @@ pub fn settings() -> Settings {
         can_clone_without_leader: false,
         remove_data_directory_on_rewind_failure: false,
         remove_data_directory_on_diverged_timelines: false,
+        has_logical_slots: false,
         tags: Tags::default(),
         standby_cluster: None,
         synchronous: ptarmigan_ha::sync::Settings::default(),
@@ -197,6 +198,8 @@ pub struct Scene {
     pub write: Outcome,
     /// Outcome of `StopImmediate`.
     pub stop: Outcome,
+    /// Outcome of `SyncSlots`.
+    pub slots: Outcome,
 }
 
 impl Scene {
@@ -226,6 +229,7 @@ impl Scene {
             difference: RecoveryDifference::None,
             write: Outcome::Done,
             stop: Outcome::Done,
+            slots: Outcome::Done,
         }
     }
 
@@ -339,6 +343,7 @@ impl Scene {
             Action::CheckDivergence { .. } => Outcome::Divergence(self.divergence),
             Action::WriteInitialize { .. } | Action::WriteConfig => self.write.clone(),
             Action::StopImmediate => self.stop.clone(),
+            Action::SyncSlots => self.slots.clone(),
             _ => Outcome::Done,
         }
     }

@@ -189,6 +189,16 @@ impl Postgres {
             .send_if_modified(|old| std::mem::replace(old, names.clone()) != names)
     }
 
+    /// Puts `hot_standby_feedback` on, whatever is configured, or gives it back (contract B.23.6); true where that
+    /// changes something, which the next write of the files brings to the server.
+    pub fn force_hot_standby_feedback(&self, forced: bool) -> bool {
+        self.0.hot_standby_feedback.send_if_modified(|old| std::mem::replace(old, forced) != forced)
+    }
+
+    pub(crate) fn forces_hot_standby_feedback(&self) -> bool {
+        *self.0.hot_standby_feedback.borrow()
+    }
+
     /// The names that were taken over, where they were.
     pub fn owned_synchronous_standby_names(&self) -> Option<String> {
         self.0.synchronous_standby_names.borrow().clone()

@@ -64,10 +64,7 @@ impl World {
     pub fn judge_lack(&mut self, upstream: usize, member: usize) {
         let Some(slot) = self.slot(upstream, member) else { return };
         let (mine, theirs) = (&self.members[member].postgres, &self.members[upstream].postgres);
-        // A leader that creates a slot beyond its member's position publishes that as the member's, and the others advance
-        // theirs to it: so the contract has it (B.23.3).
-        let was_advanced = slot.restart_lsn > Some(mine.end());
-        if slot.is_lost() || slot.since > mine.end() || was_advanced {
+        if slot.is_lost() || slot.since > mine.end() {
             return;
         }
         let what = format!(
@@ -83,12 +80,6 @@ impl World {
     /// A standby told its upstream that it is at a position before that of its slot.
     pub fn judge_step_back(&mut self, upstream: usize, member: usize, since: Lsn, reserved: Lsn) {
         let end = self.members[member].postgres.end();
-        let name = &*self.members[member].slot;
-        let status = self.members[upstream].known.as_ref().and_then(|view| view.status.slots.as_ref());
-        if status.and_then(|slots| slots.get(name)).is_some_and(|published| *published >= reserved) {
-            // It had been advanced to what a leader published that had created its own slot too late (B.23.3).
-            return;
-        }
         self.checks.slots.object(self.now, || {
             format!(
                 "m{member}'s slot on m{upstream}, there since {since}, goes back from {reserved} to {end}"
