@@ -5,9 +5,11 @@ use std::{sync::Arc, time::Duration};
 use ptarmigan_dcs::{Condition, Error as DcsError, Verdict, Written};
 use ptarmigan_ha::{Action, Outcome, action::When};
 use ptarmigan_types::{Key, Leader, MemberData, Monotonic, pyjson};
+use serde_json::json;
 
 use crate::{
-    history, jobs, lease::Asked, local, node::Node, peers, publish, server, slots, status, synchronous,
+    failsafe, history, jobs, lease::Asked, local, node::Node, peers, publish, server, slots, status,
+    synchronous,
 };
 
 /// What an unusual action asks of the loop.
@@ -25,6 +27,11 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
         Action::Exit { stop_postgres, reason } => {
             return Err(Exit { stop_postgres: *stop_postgres, reason: reason.clone() });
         }
+        Action::AskFailsafe(members) => failsafe::ask(node, members).await,
+        Action::ForgetFailsafe => {
+            node.failsafe.forget().await;
+            Outcome::Done
+        }
         Action::RenewLock(_)
         | Action::AcquireLock
         | Action::ReleaseLock(_)
@@ -34,6 +41,7 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
         | Action::WriteInitialize { .. }
         | Action::DeleteInitialize
         | Action::WriteConfig
+        | Action::WriteFailsafe { .. }
         | Action::ClearFailover(_)
         | Action::WriteSync { .. }
         | Action::DeleteSync(_)
@@ -104,11 +112,7 @@ fn spare_time(left: Duration, ttl: Duration) -> Duration {
 async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
     match action {
         Action::RenewLock(held) => renew(node, held).await,
-        Action::AcquireLock => {
-            let asked = node.lease.ask();
-            let begin = ptarmigan_clock::now();
-            verdict(node, asked, begin, node.dcs.acquire().await)
-        }
+        Action::AcquireLock => acquire(node).await,
         Action::ReleaseLock(held) => {
             node.lease.give_up(held.create_revision);
             publish::publish(node);
@@ -135,6 +139,10 @@ async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
             let text = pyjson::compact_map(&node.configuration.dynamic());
             written(node.dcs.write(&Key::Config, &text, Condition::Always).await)
         }
+        Action::WriteFailsafe { members, when } => {
+            let text = pyjson::compact(&json!(members));
+            written(node.dcs.write(&Key::Failsafe, &text, condition(*when)).await)
+        }
         Action::ClearFailover(when) => written(node.dcs.write(&Key::Failover, "{}", condition(*when)).await),
         Action::WriteSync { state, when } => {
             with_revision(node.dcs.write(&Key::Sync, &state.to_json(), condition(*when)).await)
@@ -150,14 +158,32 @@ async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
     }
 }
 
-/// How long an offline demotion may need before the lease runs out.
-const STOP_RESERVE: Duration = Duration::from_secs(2);
+/// A race: not while another leader has this node's promise, and no promise is given before it is over. A primary that
+/// goes on without a lock, because everybody promised that, waits for the store only as long as it does for a renewal.
+async fn acquire(node: &Node) -> Outcome {
+    let _race = match node.failsafe.begin() {
+        Ok(race) => race,
+        Err(promise) => return Outcome::Refused(format!("promised {} not to lead", promise.to)),
+    };
+    let (asked, begin) = (node.lease.ask(), ptarmigan_clock::now());
+    if !node.leads() {
+        return verdict(node, asked, begin, node.dcs.acquire().await);
+    }
+    match tokio::time::timeout(patience(node), node.dcs.acquire()).await {
+        Ok(answer) => verdict(node, asked, begin, answer),
+        Err(_) => Outcome::NoAnswer { maybe: true, reason: "the race was not answered in time".into() },
+    }
+}
 
-/// A leader waits for the store only as long as there is time left to stop before somebody else may lead.
+/// How long an offline demotion may need before the lease runs out.
+pub(crate) const STOP_RESERVE: Duration = Duration::from_secs(2);
+
+/// A leader waits for the store only as long as there is time left to ask the others for their promise (failsafe mode), and
+/// to stop, before somebody else may lead.
 pub(crate) fn patience(node: &Node) -> Duration {
     let retry_timeout = node.configuration.timing().retry_timeout;
     node.lease.until().map_or(retry_timeout, |until| {
-        let left = until.since(ptarmigan_clock::now() + STOP_RESERVE);
+        let left = until.since(ptarmigan_clock::now() + STOP_RESERVE + failsafe::reserve(node));
         left.max(Duration::from_secs(1)).min(retry_timeout)
     })
 }

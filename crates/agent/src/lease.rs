@@ -27,6 +27,11 @@ impl Lease {
         self.state().hold(asked, until);
     }
 
+    /// Everybody promised not to lead before that moment.
+    pub fn prolong(&self, asked: Asked, until: Monotonic) {
+        self.state().prolong(asked, until);
+    }
+
     /// Leadership ended.
     pub fn forget(&self) {
         self.state().forget();

@@ -10,6 +10,7 @@ pub mod agent;
 pub mod apply;
 pub mod configuration;
 pub mod execute;
+pub mod failsafe;
 pub mod figures;
 pub mod history;
 pub mod jobs;

@@ -10,11 +10,18 @@ use ptarmigan_dcs::{Dcs, View};
 use ptarmigan_ha::slots::{Published, Retained};
 use ptarmigan_postgres::{Postgres, pending_restart::Change, status::ServerStatus};
 use ptarmigan_rest::snapshot::{Figures, Snapshot};
-use ptarmigan_types::{Lsn, MemberName, MemberState, Monotonic, Role, Tags, Timeline};
+use ptarmigan_types::{Cluster, Lsn, MemberName, MemberState, Monotonic, Revision, Role, Tags, Timeline};
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
-use crate::{configuration::Configuration, jobs::Jobs, journal::Journal, lease::Lease, server::Told};
+use crate::{
+    configuration::Configuration,
+    failsafe::{Failsafe, PromiseFile},
+    jobs::Jobs,
+    journal::Journal,
+    lease::Lease,
+    server::Told,
+};
 
 /// One node of one cluster.
 pub struct Node {
@@ -28,6 +35,8 @@ pub struct Node {
     pub postgres: Postgres,
     /// How long I may call myself leader.
     pub lease: Lease,
+    /// Failsafe mode: what this node promised, and what it was promised.
+    pub failsafe: Failsafe,
     /// The one long action.
     pub jobs: Arc<Jobs>,
     /// Which callbacks were run, and which are due.
@@ -54,6 +63,13 @@ pub struct Node {
 pub struct Known {
     /// The last view of the DCS; gone where a read failed.
     pub view: Option<View>,
+    /// The last view as it was read, where [`Self::view`] shows a leader that has this node's promise instead (contract
+    /// LV-2).
+    pub unlocked_view: Option<View>,
+    /// The cluster as it was read last; stays where a read failed.
+    pub last_cluster: Option<Cluster>,
+    /// The last holder of the lock that was seen, and the create revision of its lock.
+    pub last_leader: Option<(MemberName, Revision)>,
     /// Epoch seconds of the last read that succeeded.
     pub dcs_last_seen: i64,
     /// PostgreSQL's last answer; gone where the last query failed.
@@ -150,8 +166,9 @@ impl Node {
         Self {
             name: parts.configuration.with(|settings| settings.name.clone()),
             dcs: parts.dcs,
-            postgres: parts.postgres,
             lease: Lease::default(),
+            failsafe: Failsafe::new(PromiseFile::beside(&parts.postgres.data_dir())),
+            postgres: parts.postgres,
             jobs: Arc::new(Jobs::new(Arc::clone(&wake))),
             told: Told::default(),
             peers: parts.peers,

@@ -10,7 +10,11 @@ use ptarmigan_ha::{
 use ptarmigan_postgres::{data_directory::Content, rewind};
 use ptarmigan_types::{Cluster, MemberState, Monotonic};
 
-use crate::{figures, node::Node, synchronous};
+use crate::{
+    figures,
+    node::{Known, Node},
+    synchronous,
+};
 
 /// Reads the view; where that fails, health checks must not go on believing the old one (contract surface A.2).
 pub async fn view(node: &Node) -> Result<Arc<Cluster>, String> {
@@ -20,7 +24,14 @@ pub async fn view(node: &Node) -> Result<Arc<Cluster>, String> {
     });
     let mut known = node.known();
     match read {
-        Ok(view) => {
+        Ok(mut view) => {
+            note(&mut known, &view.cluster);
+            let seen = crate::failsafe::seen(node, &view.cluster);
+            known.unlocked_view = seen.map(|seen| {
+                let unlocked = view.clone();
+                view.cluster = seen;
+                unlocked
+            });
             known.dcs_last_seen = jiff::Timestamp::now().as_second();
             known.pause = false;
             let cluster = Arc::new(view.cluster.clone());
@@ -29,9 +40,18 @@ pub async fn view(node: &Node) -> Result<Arc<Cluster>, String> {
         }
         Err(error) => {
             known.view = None;
+            known.unlocked_view = None;
             Err(error.to_string())
         }
     }
+}
+
+/// What stays known where the next read fails.
+fn note(known: &mut Known, cluster: &Cluster) {
+    if let Some(leader) = &cluster.leader {
+        known.last_leader = Some((leader.name.clone(), leader.create_revision));
+    }
+    known.last_cluster = Some(cluster.clone());
 }
 
 /// One observation, with no outcomes yet.
@@ -54,6 +74,7 @@ pub async fn observation(node: &Node, view: Result<Arc<Cluster>, String>) -> Obs
         finished,
         scheduled_restart: known.scheduled_restart.as_ref().map(|restart| restart.request.clone()),
         start_timeout: known.start_timeout,
+        promise: node.failsafe.promise(now),
         outcomes: Vec::<(Action, Outcome)>::new(),
     }
 }
@@ -71,6 +92,8 @@ fn settings(node: &Node) -> Settings {
         maximum_lag_on_failover_bytes: u64::try_from(global.maximum_lag_on_failover_bytes).unwrap_or(0),
         check_timeline: global.check_timeline,
         primary_race_backoff: Duration::from_secs(global.primary_race_backoff_s),
+        failsafe_mode: global.failsafe_mode,
+        api_url: settings.restapi.api_url(),
         can_bootstrap: settings.bootstrap.is_some(),
         can_clone_without_leader: postgresql
             .create_replica_methods

@@ -23,7 +23,12 @@ pub fn snapshot(node: &Node) -> Snapshot {
         scope: settings.scope.clone(),
         version: version::EMULATED.to_owned(),
         leader_until: node.lease.until(),
-        view: known.view.as_ref().map(|view| CachedView { cluster: view.cluster.clone(), at: view.at }),
+        view: known
+            .unlocked_view
+            .as_ref()
+            .or(known.view.as_ref())
+            .map(|view| CachedView { cluster: view.cluster.clone(), at: view.at }),
+        failsafe: known.last_cluster.as_ref().and_then(|cluster| cluster.failsafe.clone()),
         dcs_last_seen: known.dcs_last_seen,
         global: global(settings),
         state: node.postgres.state(),
@@ -39,7 +44,7 @@ pub fn snapshot(node: &Node) -> Snapshot {
             published
         }),
         watchdog_failed: false,
-        failsafe_active: false,
+        failsafe_until: node.failsafe.active_until(),
         next_run: known.next_run,
         postmaster_alive: node.postgres.is_alive(),
         job: known.job.clone(),

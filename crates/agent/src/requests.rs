@@ -3,6 +3,7 @@
 mod cluster;
 mod config;
 mod failover;
+mod failsafe;
 mod reinitialize;
 mod restart;
 
@@ -23,7 +24,7 @@ pub async fn serve(node: Arc<Node>, mut requests: mpsc::Receiver<Envelope>) {
     let mut working = tokio::task::JoinSet::new();
     while let Some((request, answer)) = requests.recv().await {
         while working.try_join_next().is_some() {}
-        if working.len() >= AT_ONCE_MAX && request != Request::RefreshFigures {
+        if working.len() >= AT_ONCE_MAX && !is_urgent(&request) {
             drop(answer.send(Reply::text(503, "too many requests are worked on")));
             continue;
         }
@@ -36,7 +37,12 @@ pub async fn serve(node: Arc<Node>, mut requests: mpsc::Receiver<Envelope>) {
     }
 }
 
-async fn handle(node: &Arc<Node>, request: Request) -> Reply {
+/// A leader that lost the DCS waits for this node's promise no longer than moments.
+const fn is_urgent(request: &Request) -> bool {
+    matches!(request, Request::RefreshFigures | Request::Failsafe(_))
+}
+
+pub(crate) async fn handle(node: &Arc<Node>, request: Request) -> Reply {
     match request {
         Request::RefreshFigures => {
             figures::refresh_shared(node).await;
@@ -48,6 +54,7 @@ async fn handle(node: &Arc<Node>, request: Request) -> Reply {
         Request::PutConfig(config) => config::put(node, config).await,
         Request::Failover(request) => failover::post(node, &request).await,
         Request::CancelSwitchover => failover::delete(node).await,
+        Request::Failsafe(request) => failsafe::post(node, &request).await,
         Request::Restart(request) => restart::post(node, &request).await,
         Request::CancelRestart => restart::delete(node).await,
         Request::Reload => reload(node),

@@ -24,9 +24,11 @@ use crate::{apply::Unapplied, node::Node};
 pub async fn sync(node: &Arc<Node>) -> Outcome {
     let (cluster, status) = {
         let known = node.known();
-        let (Some(view), Some(status)) = (&known.view, &known.status) else { return Outcome::Done };
-        (view.cluster.clone(), status.clone())
+        let Some(status) = known.status.clone() else { return Outcome::Done };
+        (known.view.as_ref().map(|view| view.cluster.clone()), status)
     };
+    // While the DCS is away, slots follow what was seen last and what others tell (contract HA-401, HA-403).
+    let Some(cluster) = cluster.or_else(|| crate::failsafe::last_seen(node)) else { return Outcome::Done };
     match sync_with(node, &cluster, &status).await {
         Ok(to_copy) if to_copy.is_empty() => Outcome::Done,
         Ok(to_copy) => Outcome::SlotsToCopy(to_copy),
@@ -180,6 +182,16 @@ pub fn published(node: &Node, own: Lsn) -> Option<BTreeMap<String, Lsn>> {
     let positions = node.known().slots.clone()?;
     node.configuration
         .with(|settings| slots::published(positions, &node.name, own, &settings_of(&settings.global)))
+}
+
+/// What a leader in failsafe mode tells of its slots: all that it manages, and its own name with its own position
+/// (contract FS-3).
+pub fn known(node: &Node) -> Option<BTreeMap<String, Lsn>> {
+    let known = node.known();
+    let mut positions = known.slots.clone()?;
+    let own = crate::figures::facts(known.figures.as_ref()?).lsn;
+    positions.insert(name_of_member(node.name.as_str()), own);
+    Some(positions)
 }
 
 /// The names whose slots are kept although their members may be gone (contract B.23.4).

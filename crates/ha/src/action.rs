@@ -1,6 +1,6 @@
 //! What a decision asks for, and what came of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ptarmigan_types::{
     Cluster, Leader, Lsn, MemberName, MemberState, Monotonic, Revision, Role, SyncState, Timeline,
@@ -35,6 +35,18 @@ pub enum Action {
     DeleteInitialize,
     /// Write this node's dynamic configuration to `/config` (contract HA-008, HA-064).
     WriteConfig,
+    /// Write `/failsafe` (contract UL-3, UL-4).
+    WriteFailsafe {
+        /// Member name to REST address.
+        members: BTreeMap<String, String>,
+        /// On what it depends.
+        when: When,
+    },
+    /// Ask these members, all in parallel, to promise that they do not lead while the DCS is away (contract FS-3). The
+    /// lease goes on only where every one of them does; asking nobody is a promise that everybody gave.
+    AskFailsafe(Vec<PeerAddress>),
+    /// Drop the promise that this node gave to another leader, and what it knows of a round of its own.
+    ForgetFailsafe,
     /// Clear `/failover`.
     ClearFailover(When),
     /// Write `/sync` (contract B.21, B.22); its own revision does not count. Answered by [`Outcome::Written`].
@@ -263,6 +275,13 @@ pub enum Outcome {
     Failed(String),
     /// The cluster, read again.
     View(Arc<Cluster>),
+    /// Everybody who was asked promised not to lead (contract FS-5).
+    Promised {
+        /// The lease goes on until then: the TTL, counted from the moment at which the first question was sent.
+        until: Monotonic,
+        /// Positions of those who told one.
+        positions: BTreeMap<MemberName, Lsn>,
+    },
     /// What the peers said; a member that is missing here was not reachable.
     Peers(Vec<PeerAnswer>),
     /// How the recovery configuration differs.

@@ -8,7 +8,7 @@ use crate::{
     action::{Action, DemoteMode, ReloadAfter},
     bootstrap,
     decision::Decision,
-    identity, job, leader,
+    failsafe, identity, job, leader,
     memory::{FailedJob, Memory, RewindState},
     observation::{JobEnd, JobKind, JobResult, Observation},
     recover,
@@ -36,11 +36,22 @@ pub fn decide(memory: &Memory, obs: &Observation) -> Decision {
             let mut round = Round { report, ..Round::new(memory, obs, view) };
             account_for_jobs(&mut round);
             note_position(&mut round);
-            let line = unreachable::dcs_not_accessible(&mut round, &reason);
-            into_decision(round, line, false)
+            if let Ok(view) = &obs.view {
+                failsafe::note_view(&mut round, view);
+                failsafe::note_writes(&mut round);
+            }
+            match unreachable::dcs_not_accessible(&mut round, &reason) {
+                Err(Stop::Pause) => unanswered(memory, round),
+                Ok(line) | Err(Stop::Finish(line) | Stop::NoDcs(line)) => into_decision(round, line, false),
+            }
         }
-        Err(Stop::Pause) => Decision { memory: memory.clone(), ..into_decision(round, String::new(), true) },
+        Err(Stop::Pause) => unanswered(memory, round),
     }
+}
+
+/// A round that ends early: memory stays as it was.
+fn unanswered(memory: &Memory, round: Round<'_>) -> Decision {
+    Decision { memory: memory.clone(), ..into_decision(round, String::new(), true) }
 }
 
 /// HA-022: every complete cycle ends by telling the others about this node.
@@ -71,6 +82,11 @@ fn cycle(r: &mut Round<'_>) -> Step<String> {
     // Renewal comes before everything else that a leader does, whatever the rules below make of it: it waits for no
     // query, peer or job (DESIGN, "The lease").
     let renewed = renew(r)?;
+
+    if renewed == Some(true) {
+        failsafe::write_key(r);
+    }
+    failsafe::clear(r, renewed == Some(true));
 
     // Pause and maintenance mode (HA-004, HA-005) have their place here.
     keep_keys(r, renewed)?;
@@ -130,7 +146,7 @@ fn renew(r: &mut Round<'_>) -> Step<Option<bool>> {
     let Some(held) = r.held() else {
         r.fired("LV-4", "");
         // Once, at the beginning: a later round may run on a lock that this very cycle has acquired.
-        if r.outcome(&Action::ForgetLease).is_none() {
+        if !failsafe::keeps_lease(r) && r.outcome(&Action::ForgetLease).is_none() {
             r.request(Action::ForgetLease);
         }
         return Ok(None);
@@ -153,6 +169,7 @@ fn note_view(r: &mut Round<'_>) {
         r.memory.yielding = None;
     }
     r.memory.leader_timeline = view.leader_member().and_then(|member| member.data.timeline());
+    failsafe::note_view(r, view);
 }
 
 /// HA-001.

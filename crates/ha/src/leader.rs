@@ -4,7 +4,7 @@ use ptarmigan_types::Role;
 
 use crate::{
     action::{Action, DemoteMode, Job},
-    follow, manual,
+    failsafe, follow, manual,
     observation::JobKind,
     race,
     round::{Round, Step, finish},
@@ -15,6 +15,9 @@ pub(crate) fn process(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
     let Some(renewed) = renewed else { return without_lock(r) };
     if !renewed {
         return renewal_refused(r);
+    }
+    if let Some(line) = failsafe::keeps_promise(r) {
+        return Ok(line);
     }
     r.fired("HA-163", "");
     r.request(Action::WriteStatus);

@@ -32,6 +32,11 @@ impl Lease {
         }
     }
 
+    /// Everybody promised not to lead before `until` (contract FS-5): the lease goes on, without the store.
+    pub fn prolong(&mut self, asked: Asked, until: Monotonic) {
+        self.hold(asked, until.max(self.granted_until));
+    }
+
     /// Leadership ended.
     pub const fn forget(&mut self) {
         self.ends += 1;
@@ -95,6 +100,23 @@ mod tests {
         assert_eq!(lease.left_at(Monotonic(5)), Duration::from_micros(15), "nobody else leads before that");
         lease.hold(lease.ask(), Monotonic(30));
         assert!(lease.is_held_at(Monotonic(29)));
+    }
+
+    #[test]
+    fn promises_of_all_make_a_lease_longer_and_never_shorter() {
+        let mut lease = Lease::default();
+        lease.hold(lease.ask(), Monotonic(10));
+        lease.prolong(lease.ask(), Monotonic(20));
+        assert_eq!(
+            (lease.until(), lease.left_at(Monotonic(5))),
+            (Some(Monotonic(20)), Duration::from_micros(15))
+        );
+        lease.prolong(lease.ask(), Monotonic(15));
+        assert_eq!(lease.until(), Some(Monotonic(20)));
+        let asked = lease.ask();
+        lease.forget();
+        lease.prolong(asked, Monotonic(30));
+        assert_eq!(lease.until(), None);
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod bootstrap;
 pub mod callbacks;
 pub mod candidates;
 mod cycle;
+pub mod failsafe;
 mod follow;
 mod identity;
 mod job;

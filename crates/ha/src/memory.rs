@@ -92,6 +92,9 @@ pub struct Memory {
     /// The create revision of the lock that this node won in a race, or under which its server was a primary.
     #[serde(default)]
     pub won: Option<Revision>,
+    /// What failsafe mode needs to know (contract B.15).
+    #[serde(default)]
+    pub failsafe: crate::failsafe::Seen,
     /// The long action that failed last, so that it is not begun again at once, over and over.
     pub failed: Option<FailedJob>,
 }

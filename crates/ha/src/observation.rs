@@ -35,6 +35,9 @@ pub struct Observation {
     pub scheduled_restart: Option<ScheduledRestart>,
     /// The timeout of the restart request under way (contract RS-4).
     pub start_timeout: Option<Duration>,
+    /// The promise that this node gave to a leader without the DCS, as long as it holds (contract FS-8).
+    #[serde(default)]
+    pub promise: Option<crate::failsafe::Promise>,
     /// What this cycle's actions brought so far, in order.
     pub outcomes: Vec<(Action, Outcome)>,
 }
@@ -56,6 +59,12 @@ pub struct Settings {
     pub check_timeline: bool,
     /// How long a standby whose WAL still moves waits before it races; zero is off.
     pub primary_race_backoff: Duration,
+    /// `failsafe_mode` of the last valid `/config`.
+    #[serde(default)]
+    pub failsafe_mode: bool,
+    /// Where my REST API answers, as my member key says.
+    #[serde(default)]
+    pub api_url: String,
     /// Whether this node has a `bootstrap` section.
     pub can_bootstrap: bool,
     /// Whether a replica method that needs no leader is configured.

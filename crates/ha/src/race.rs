@@ -4,6 +4,7 @@ use ptarmigan_types::{Failover, Member};
 
 use crate::{
     candidates::{self, Race},
+    failsafe,
     round::{Round, Step},
 };
 
@@ -13,6 +14,9 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         && r.obs.now.since(released) < r.obs.settings.ttl
     {
         r.fired("HA-200", "pre_promote failed a short while ago");
+        return Ok(false);
+    }
+    if failsafe::has_promised(r) {
         return Ok(false);
     }
     if r.obs.postgres.is_starting() {
@@ -30,7 +34,10 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         r.fired("HA-210", describe(&failover));
         return manual_failover(r, &failover);
     }
-    // HA-211 (watchdog), HA-212 (failsafe) and HA-214, HA-215 (synchronous replication) have their places here.
+    if failsafe::keeps_from_racing(r) {
+        return Ok(false);
+    }
+    // HA-211 (watchdog) and HA-214, HA-215 (synchronous replication) have their places here.
     let members = peers(r);
     let former_leader = r.memory.old_leader.clone();
     let race = Race { check_lag: true, former_leader: former_leader.as_ref(), out_of_race: None };
@@ -55,10 +62,11 @@ fn primary_may_take_lock(r: &mut Round<'_>) -> bool {
     may
 }
 
-/// HA-213: members of the last view with a leader, then of this one; later entries with the same name win.
+/// HA-213: members of the last view with a leader, then those of `/failsafe`, then of this view; later entries with the same
+/// name win.
 fn peers(r: &Round<'_>) -> Vec<Member> {
     let mut members = r.memory.old_members.to_vec();
-    for member in r.view.members.iter() {
+    for member in failsafe::members(r).iter().chain(r.view.members.iter()) {
         members.retain(|old| old.name != member.name);
         members.push(member.clone());
     }

@@ -86,7 +86,8 @@ impl<'a> Round<'a> {
     /// Forgets the lease, also where an answer of this very cycle gave one after it was forgotten before.
     pub(crate) fn forget_lease(&mut self) {
         let last = self.obs.outcomes.iter().rev().find(|(action, outcome)| {
-            *action == Action::ForgetLease || matches!(outcome, Outcome::Held { .. })
+            *action == Action::ForgetLease
+                || matches!(outcome, Outcome::Held { .. } | Outcome::Promised { .. })
         });
         let forgotten = last.is_some_and(|(action, _)| *action == Action::ForgetLease);
         if !forgotten && !self.actions.contains(&Action::ForgetLease) {

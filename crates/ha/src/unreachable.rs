@@ -4,20 +4,25 @@ use std::time::Duration;
 
 use crate::{
     action::{Action, DemoteMode, Job},
+    failsafe,
     observation::{JobKind, JobView, Observation},
-    round::Round,
+    round::{Round, Step},
 };
 
 const LINE: &str = "DCS is not accessible";
 
-/// Contract HA-400 to HA-404. Failsafe mode (HA-401) and maintenance mode (HA-404) have their places here.
-pub(crate) fn dcs_not_accessible(r: &mut Round<'_>, reason: &str) -> String {
+/// HA-401.
+const GOES_ON: &str =
+    "continue to run as a leader because failsafe mode is enabled and all members are accessible";
+
+/// Contract HA-400 to HA-404. Maintenance mode (HA-404) has its place here.
+pub(crate) fn dcs_not_accessible(r: &mut Round<'_>, reason: &str) -> Step<String> {
     r.fired("HA-400", reason);
     let job = r.obs.job.as_ref();
     let kind = job.map(|job| job.kind);
     if !r.obs.postgres.running && !starts_a_primary(r.obs) {
         r.fired("HA-404", "");
-        return LINE.into();
+        return Ok(LINE.into());
     }
     if !r.obs.postgres.may_write() && !job.is_some_and(JobView::is_promoting) {
         r.fired("HA-403", "");
@@ -26,31 +31,49 @@ pub(crate) fn dcs_not_accessible(r: &mut Round<'_>, reason: &str) -> String {
             r.request(Action::CancelJob);
             r.wake_within(Duration::from_secs(1));
         }
-        return LINE.into();
+        if r.obs.settings.failsafe_mode && job.is_none() {
+            r.request(Action::SyncSlots);
+        }
+        return Ok(LINE.into());
     }
     if r.memory.bootstraps_without_lock() {
         r.fired("HA-403", "bootstrapping, the lock was not tried for yet");
-        return LINE.into();
+        return Ok(LINE.into());
     }
-    match kind {
-        // The server is being stopped already, or its data directory replaced. A graceful demotion is not of these: its
-        // checkpoint may take longer than the lease lasts, and clients go on writing until it is done.
-        Some(
-            JobKind::Demote(DemoteMode::Offline | DemoteMode::Immediate | DemoteMode::ImmediateNoLock)
-            | JobKind::Reinitialize
-            | JobKind::Clone
-            | JobKind::Rewind,
-        ) => {
-            r.fired("HA-402", "already stopping");
-            return LINE.into();
+    if is_stopping(kind) {
+        r.fired("HA-402", "already stopping");
+        return Ok(LINE.into());
+    }
+    if failsafe::everybody_promises(r)? {
+        r.fired("HA-401", "");
+        r.wake_within(r.obs.settings.ttl / 3);
+        if job.is_none() {
+            r.request(Action::SyncSlots);
         }
-        Some(_) => r.request(Action::CancelJob),
-        None => {}
+        return Ok(GOES_ON.into());
+    }
+    if job.is_some() {
+        r.request(Action::CancelJob);
     }
     r.fired("HA-402", "");
+    r.memory.failsafe.until = None;
     r.forget_lease();
     r.request(Action::StartJob(Job::Demote(DemoteMode::Offline)));
-    "demoting self because DCS is not accessible and I was a leader".into()
+    Ok("demoting self because DCS is not accessible and I was a leader".into())
+}
+
+/// The server is being stopped already, or its data directory replaced. A graceful demotion is not of these: its checkpoint
+/// may take longer than the lease lasts, and clients go on writing until it is done.
+const fn is_stopping(kind: Option<JobKind>) -> bool {
+    matches!(
+        kind,
+        Some(
+            JobKind::Demote(DemoteMode::Offline | DemoteMode::Immediate | DemoteMode::ImmediateNoLock)
+                | JobKind::Reinitialize
+                | JobKind::Clone
+                | JobKind::Rewind
+        )
+    )
 }
 
 /// The long action in flight is about to start a writable server.

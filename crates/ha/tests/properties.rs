@@ -4,13 +4,14 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use proptest::{collection::vec, prelude::*};
 use ptarmigan_ha::{
     Action, Decision, DemoteMode, Job, Memory, Observation, Outcome, RewindState,
     action::{Divergence, RecoveryDifference},
     decide,
+    failsafe::Seen,
     memory::{FailedJob, Yield},
     observation::{
         ControlState, DataDirectory, JobEnd, JobKind, JobResult, JobView, RestartFilter, ScheduledRestart,
@@ -95,6 +96,13 @@ fn memory(draw: &mut Draw<'_>) -> Memory {
         yielding: draw.moment().map(|until| Yield { wish: 0, until }),
         history_done: draw.pick(&TIMELINES),
         won: draw.pick(&[None, Some(1), Some(5)]),
+        failsafe: Seen {
+            members: draw.pick(&[None, Some(failsafe_of(&["a", "b"])), Some(failsafe_of(&["b"]))]),
+            revision: draw.pick(&[None, Some(5)]),
+            written: draw.pick(&[None, Some(failsafe_of(&["c"]))]),
+            until: draw.moment(),
+            off_since: draw.moment(),
+        },
         failed: draw.moment().map(|at| FailedJob { kind: draw.pick(&KINDS), at }),
     }
 }
@@ -125,6 +133,8 @@ fn draw_view(draw: &mut Draw<'_>) -> Cluster {
     }
     view.history = draw.pick(&[None, Some(history(&[])), Some(history(&[1])), Some(history(&[u32::MAX]))]);
     view.status.last_lsn = draw.pick(&LSNS);
+    view.failsafe = draw.pick(&[None, Some(failsafe_of(&["a", "b", "c"])), Some(failsafe_of(&["b"]))]);
+    view.failsafe_revision = view.failsafe.as_ref().map(|_| 5);
     for member in ["a", "b", "c"] {
         let data = scene.member(member);
         if draw.seldom() {
@@ -154,6 +164,7 @@ fn observation(draw: &mut Draw<'_>) -> Observation {
     settings.primary_start_timeout = draw.pick(&[secs(300), Duration::ZERO]);
     settings.primary_race_backoff = draw.pick(&[Duration::ZERO, secs(5), secs(30)]);
     settings.check_timeline = draw.maybe();
+    settings.failsafe_mode = draw.maybe();
     settings.can_bootstrap = draw.maybe();
     settings.can_clone_without_leader = draw.maybe();
     settings.remove_data_directory_on_rewind_failure = draw.maybe();
@@ -182,6 +193,7 @@ fn observation(draw: &mut Draw<'_>) -> Observation {
         filter: RestartFilter::default(),
         timeout: None,
     });
+    obs.promise = draw.seldom().then(|| promise("b", draw.pick(&[at(999), at(1005)])));
     scene.obs
 }
 
@@ -254,6 +266,9 @@ fn answer(draw: &mut Draw<'_>, action: &Action) -> Outcome {
                 }
             }
             Outcome::Peers(answers)
+        }
+        Action::AskFailsafe(_) => {
+            draw.pick(&[refused(), Outcome::Promised { until: NOW + secs(30), positions: BTreeMap::new() }])
         }
         Action::ReloadView(_) => Outcome::View(Arc::new(draw_view(draw))),
         Action::CompareRecovery { .. } => Outcome::Recovery(draw.pick(&[
@@ -364,7 +379,15 @@ fn check_safety(observation: &Observation, last: &Decision) {
         "a server that may write gives its lock away: {last:#?}"
     );
     let rules = last.rules();
-    let lost = holds(observation) == Some(false) || rules.contains(&"HA-400");
+    let promised =
+        observation.outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Promised { .. }));
+    let bound = observation.promise.as_ref().is_some_and(|promise| promise.holds_at(NOW));
+    assert!(
+        !bound || postgres.may_write() || !jobs(last).iter().any(|job| matches!(job, Job::Promote { .. })),
+        "promotes in spite of a promise: {last:#?}"
+    );
+    let lost = holds(observation) == Some(false) && !rules.contains(&"HA-400")
+        || rules.contains(&"HA-400") && !promised;
     if lost && postgres.running && postgres.may_write() && !rules.contains(&"HA-011") {
         let exempt = last.memory.bootstrapping && last.memory.post_bootstrap != Some(true);
         assert!(exempt || stops_the_server(observation, last), "stays writable without the lock: {last:#?}");

@@ -7,13 +7,16 @@ use http::{
 };
 use http_body_util::Full;
 use ptarmigan_config::RestSettings;
-use ptarmigan_types::{pyjson, version};
+use ptarmigan_types::{Lsn, pyjson, version};
 use serde_json::Value;
 
 use crate::request::{Body, DCS_HEADER, Reply};
 
 /// The phrase that the command line looks for after a 501 (contract surface A.10).
 const UNSUPPORTED: &str = "Server does not support this operation";
+
+/// The position of whoever promises not to lead (contract FS-4).
+pub(crate) const LSN_HEADER: &str = "lsn";
 
 /// One answer, before it becomes HTTP.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +25,8 @@ pub(crate) struct Answer {
     pub(crate) content: Content,
     /// Part of the request was left unread: the connection cannot go on.
     pub(crate) closes: bool,
+    /// The header `lsn`.
+    pub(crate) lsn: Option<Lsn>,
 }
 
 /// What stands below the status line.
@@ -39,19 +44,19 @@ pub(crate) enum Content {
 
 impl Answer {
     pub(crate) const fn bare(status: u16) -> Self {
-        Self { status, content: Content::Bare, closes: false }
+        Self { status, content: Content::Bare, closes: false, lsn: None }
     }
 
     pub(crate) fn text(status: u16, text: impl Into<String>) -> Self {
-        Self { status, content: Content::Text(text.into()), closes: false }
+        Self { status, content: Content::Text(text.into()), closes: false, lsn: None }
     }
 
     pub(crate) const fn json(status: u16, value: Value) -> Self {
-        Self { status, content: Content::Json(value), closes: false }
+        Self { status, content: Content::Json(value), closes: false, lsn: None }
     }
 
     pub(crate) fn page(status: u16, message: impl Into<String>) -> Self {
-        Self { status, content: Content::Page(message.into()), closes: true }
+        Self { status, content: Content::Page(message.into()), closes: true, lsn: None }
     }
 
     pub(crate) fn unsupported() -> Self {
@@ -81,6 +86,9 @@ impl Answer {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Patroni\""));
         }
+        if let Some(lsn) = self.lsn {
+            headers.insert(HeaderName::from_static(LSN_HEADER), HeaderValue::from(lsn.0));
+        }
         if is_unreachable {
             headers.insert(HeaderName::from_static(DCS_HEADER), HeaderValue::from_static("unreachable"));
         }
@@ -98,10 +106,11 @@ impl Answer {
 
 impl From<Reply> for Answer {
     fn from(reply: Reply) -> Self {
-        match reply.body {
+        let answer = match reply.body {
             Body::Text(text) => Self::text(reply.status, text),
             Body::Json(value) => Self::json(reply.status, value),
-        }
+        };
+        Self { lsn: reply.lsn, ..answer }
     }
 }
 

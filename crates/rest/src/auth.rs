@@ -11,7 +11,15 @@ use crate::answer::Answer;
 
 /// Lets a request through, or says why not.
 pub(crate) fn check(settings: &RestSettings, headers: &HeaderMap) -> Result<(), Answer> {
-    if !settings.allowlist.is_empty() || settings.allowlist_include_members {
+    if settings.allowlist_include_members {
+        return Err(Answer::text(403, "Access is denied"));
+    }
+    check_members(settings, headers)
+}
+
+/// The same for what members ask of each other while the DCS is away: who is a member does not matter (contract FS-9).
+pub(crate) fn check_members(settings: &RestSettings, headers: &HeaderMap) -> Result<(), Answer> {
+    if !settings.allowlist.is_empty() {
         return Err(Answer::text(403, "Access is denied"));
     }
     let Some(credentials) = &settings.authentication else { return Ok(()) };

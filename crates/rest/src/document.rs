@@ -64,7 +64,7 @@ fn cluster_fields(reported: &Reported<'_>, put: &mut impl FnMut(&str, Value) -> 
     if reported.view.is_none_or(Cluster::is_unlocked) {
         put("cluster_unlocked", true.into());
     }
-    if reported.snapshot.failsafe_active {
+    if reported.is_failsafe_active() {
         put("failsafe_mode_is_active", true.into());
     }
     put("dcs_last_seen", reported.snapshot.dcs_last_seen.into());

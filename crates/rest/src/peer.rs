@@ -7,13 +7,13 @@ use futures_util::future::join_all;
 use ptarmigan_config::Secret;
 use ptarmigan_types::{Lsn, MemberName, Role, Tags, Timeline};
 use reqwest::{
-    Url,
-    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+    RequestBuilder, Url,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
     redirect::Policy,
 };
 use serde_json::{Map, Value};
 
-use crate::auth;
+use crate::{answer::LSN_HEADER, auth};
 
 /// One attempt, no retries (contract HN-3).
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,6 +23,12 @@ const LIVENESS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A longer answer is not a status document.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// The whole answer of who promises.
+const ACCEPTED: &[u8] = b"Accepted";
+
+/// So much of a refusal is told on.
+const REFUSAL_BYTES_MAX: usize = 300;
 
 /// Why a peer counts as unreachable, or no client could be built.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +45,9 @@ pub enum Error {
     /// The answer is not the document of a member whose PostgreSQL answers.
     #[error("{0}")]
     Answer(&'static str),
+    /// It answers, and does not promise.
+    #[error("{0}")]
+    Refused(String),
     /// The HTTP client cannot be built.
     #[error("cannot build the client for peers: {0}")]
     Client(String),
@@ -147,6 +156,23 @@ impl Client {
         join_all(peers.into_iter().map(async |(name, url)| (name, self.ask(&url).await))).await
     }
 
+    /// `POST /failsafe` at the host of `api_url` (contract FS-3): its position, where it promises not to lead and tells one.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where it answers anything but `Accepted` (contract FS-4); it was not reached else.
+    pub async fn ask_promise(
+        &self,
+        api_url: &str,
+        body: &Value,
+        limit: Duration,
+    ) -> Result<Option<Lsn>, Error> {
+        let mut url = address(api_url)?;
+        url.set_path("/failsafe");
+        url.set_query(None);
+        let request = self.http.post(url).header(CONTENT_TYPE, "application/json").body(body.to_string());
+        tokio::time::timeout(limit, promise(request)).await.map_err(|_| Error::Timeout(limit))?
+    }
+
     /// True where anything answers HTTP at the host of `api_url` within 3 s (contract D.3, step 6).
     pub async fn is_somebody_there(&self, api_url: &str) -> bool {
         let Ok(mut url) = address(api_url) else { return false };
@@ -175,6 +201,27 @@ impl Client {
         }
         Ok(body)
     }
+}
+
+async fn promise(request: RequestBuilder) -> Result<Option<Lsn>, Error> {
+    let failed = |error: reqwest::Error| Error::Connection(chain(&error.without_url()));
+    let mut response = request.send().await.map_err(failed)?;
+    let status = response.status().as_u16();
+    let lsn = response.headers().get(LSN_HEADER).and_then(|lsn| lsn.to_str().ok()?.parse().ok()).map(Lsn);
+    let mut body = Vec::new();
+    while body.len() <= REFUSAL_BYTES_MAX {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break,
+            Err(_) if !body.is_empty() => break,
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    if status == 200 && body == ACCEPTED {
+        return Ok(lsn);
+    }
+    body.truncate(REFUSAL_BYTES_MAX);
+    Err(Error::Refused(format!("{status} {}", String::from_utf8_lossy(&body).trim())))
 }
 
 /// Member keys are written by others: anything may stand there.

@@ -77,6 +77,11 @@ impl<'a> Reported<'a> {
         Some(stored.max(heard)).filter(|position| !position.is_zero())
     }
 
+    /// Failsafe mode is active at this moment.
+    pub fn is_failsafe_active(&self) -> bool {
+        self.snapshot.failsafe_until.is_some_and(|until| self.now < until)
+    }
+
     /// A replica that `/sync` names, in a cluster whose synchronous mode is on.
     fn is_listed(&self) -> bool {
         self.role == Role::Replica

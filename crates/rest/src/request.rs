@@ -1,5 +1,8 @@
 //! What REST asks of the agent, and how it answers.
 
+use std::{collections::BTreeMap, time::Duration};
+
+use ptarmigan_types::{Lsn, MemberName, Revision};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,6 +27,8 @@ pub enum Request {
     Failover(FailoverRequest),
     /// `DELETE /switchover`.
     CancelSwitchover,
+    /// `POST /failsafe`: a leader that lost the DCS asks for this node's promise not to lead.
+    Failsafe(FailsafeRequest),
     /// `POST /restart`, immediate or scheduled; answered when done.
     Restart(RestartRequest),
     /// `DELETE /restart`.
@@ -54,6 +59,23 @@ pub struct FailoverRequest {
     pub scheduled_at_text: Option<String>,
 }
 
+/// The body of `POST /failsafe`, checked for form (contract FS-3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailsafeRequest {
+    /// The leader.
+    pub name: MemberName,
+    /// How to connect to its PostgreSQL.
+    pub conn_url: String,
+    /// Its REST API.
+    pub api_url: String,
+    /// Its slots and their positions.
+    pub slots: Option<BTreeMap<String, Lsn>>,
+    /// Its `ttl`; a Patroni tells none.
+    pub ttl: Option<Duration>,
+    /// The create revision of its lock; a Patroni tells none.
+    pub lock: Option<Revision>,
+}
+
 /// The body of `POST /restart`, checked for form.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RestartRequest {
@@ -78,6 +100,8 @@ pub struct Reply {
     pub status: u16,
     /// Text or JSON.
     pub body: Body,
+    /// The header `lsn`: the position of whoever promised not to lead (contract FS-4).
+    pub lsn: Option<Lsn>,
 }
 
 /// The body of an answer.
@@ -92,7 +116,7 @@ pub enum Body {
 impl Reply {
     /// A plain message.
     pub fn text(status: u16, text: impl Into<String>) -> Self {
-        Self { status, body: Body::Text(text.into()) }
+        Self { status, body: Body::Text(text.into()), lsn: None }
     }
 
     /// The DCS failed while the request was carried out (contract surface A.1, H.4): the server adds
@@ -103,7 +127,7 @@ impl Reply {
 
     /// A JSON document.
     pub const fn json(status: u16, value: Value) -> Self {
-        Self { status, body: Body::Json(value) }
+        Self { status, body: Body::Json(value), lsn: None }
     }
 }
 

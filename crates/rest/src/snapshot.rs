@@ -1,6 +1,6 @@
 //! What the agent publishes for REST: plain data, replaced as a whole, read without waiting for anything.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use ptarmigan_types::{Cluster, Lsn, MemberName, MemberState, Monotonic, Role, Tags, Timeline};
 use serde_json::{Map, Value};
@@ -41,8 +41,10 @@ pub struct Snapshot {
     pub scheduled_restart: Option<Map<String, Value>>,
     /// True where the kernel watchdog is required and unusable.
     pub watchdog_failed: bool,
-    /// True while a failsafe round of the last `ttl` seconds holds.
-    pub failsafe_active: bool,
+    /// `/failsafe` as it was read last, by name and address: stays where the DCS does not answer.
+    pub failsafe: Option<BTreeMap<String, String>>,
+    /// Until when failsafe mode is active here: this node promised another one not to lead, or everybody promised it.
+    pub failsafe_until: Option<Monotonic>,
     /// When the next HA cycle is due.
     pub next_run: Monotonic,
     /// The postmaster is alive.

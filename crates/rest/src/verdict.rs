@@ -173,7 +173,7 @@ pub fn readiness(reported: &Reported<'_>, query: &Query) -> u16 {
     if !reported.is_running() || replication_state(reported) != Some("streaming") {
         return 503;
     }
-    let Some(leader) = reported.leader_position() else { return status(reported.snapshot.failsafe_active) };
+    let Some(leader) = reported.leader_position() else { return status(reported.is_failsafe_active()) };
     let position = match query.get("mode") {
         Some("write") => figures.received_location,
         _ => figures.replayed_location,

@@ -63,6 +63,44 @@ fn hn_3_a_peer_whose_postgresql_is_down_is_unreachable() {
 }
 
 #[test]
+fn fs_4_accepted_and_nothing_else_is_a_promise() {
+    let client = Client::new(None).unwrap();
+    let ask = |answer: &str| {
+        let (url, server) = answering(answer);
+        let body = serde_json::json!({"name": "a"});
+        let answer = block_on(client.ask_promise(&url, &body, Duration::from_secs(5)));
+        (answer, server.join().unwrap())
+    };
+    let (promised, request) = ask("HTTP/1.0 200 OK\r\nlsn: 4711\r\n\r\nAccepted");
+    assert_eq!(promised.unwrap(), Some(Lsn(4711)));
+    assert!(request.starts_with("POST /failsafe HTTP/1.1\r\n"), "{request}");
+    assert_eq!(ask("HTTP/1.0 200 OK\r\n\r\nAccepted").0.unwrap(), None);
+    assert_eq!(ask("HTTP/1.0 200 OK\r\nlsn: x\r\n\r\nAccepted").0.unwrap(), None);
+    for (answer, reason) in [
+        ("HTTP/1.0 200 OK\r\n\r\nAccepted.", "200 Accepted."),
+        ("HTTP/1.0 200 OK\r\n\r\naccepted", "200 accepted"),
+        ("HTTP/1.0 201 Created\r\n\r\nAccepted", "201 Accepted"),
+        ("HTTP/1.0 500 Error\r\n\r\nRunning as a leader", "500 Running as a leader"),
+        ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", "200 "),
+    ] {
+        let (answer, _) = ask(answer);
+        assert!(matches!(&answer, Err(Error::Refused(text)) if text.trim() == reason.trim()), "{answer:?}");
+    }
+    assert!(matches!(ask("").0, Err(Error::Connection(_))));
+    let address = block_on(client.ask_promise("garbage", &serde_json::json!({}), Duration::from_secs(5)));
+    assert!(matches!(address, Err(Error::Address(_))), "{address:?}");
+}
+
+#[test]
+fn fs_3_a_member_that_is_silent_is_not_waited_for_longer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/patroni", listener.local_addr().unwrap());
+    let limit = Duration::from_millis(100);
+    let asked = block_on(Client::new(None).unwrap().ask_promise(&url, &serde_json::json!({}), limit));
+    assert!(matches!(asked, Err(Error::Timeout(_))), "{asked:?}");
+}
+
+#[test]
 fn hn_3_the_status_does_not_matter_and_credentials_are_sent() {
     let (url, server) =
         answering("HTTP/1.0 503 Service Unavailable\r\n\r\n{\"role\": \"replica\", \"wal\": {}}");

@@ -581,3 +581,61 @@ fn a_9_banner_and_extra_headers() {
         assert!(!bare.head.contains("x-frame"), "{}", bare.head);
     }
 }
+
+/// The agent of a member that promises.
+fn promising(request: &Request, _: &arc_swap::ArcSwap<ptarmigan_rest::Snapshot>) -> Option<Reply> {
+    let Request::Failsafe(asked) = request else { return Some(Reply::text(500, "something else")) };
+    let lsn = asked.slots.as_ref().and_then(|slots| slots.get("b")).copied();
+    Some(Reply { lsn, ..Reply::text(200, "Accepted") })
+}
+
+const ASKS: &str = r#"{"name": "a", "conn_url": "postgres://a/", "api_url": "http://a/", "slots": {"b": 7}}"#;
+
+fn with_failsafe() -> ptarmigan_rest::Snapshot {
+    let mut snapshot = replica(now());
+    snapshot.global.failsafe_mode = true;
+    snapshot
+}
+
+#[test]
+fn fs_9_who_is_a_member_does_not_matter_for_failsafe() {
+    let mut members_only = with_password(settings());
+    members_only.allowlist_include_members = true;
+    let node = start(members_only, with_failsafe(), promising);
+    let refused = node.send("POST", "/failsafe", "", ASKS);
+    assert_eq!((refused.status, refused.body.as_str()), (401, "no auth header received"));
+    let answer = node.send("POST", "/failsafe", PASSWORD, ASKS);
+    assert_eq!((answer.status, answer.body.as_str()), (200, "Accepted"));
+    assert_eq!(node.send("POST", "/reload", PASSWORD, "").status, 403, "it does for everything else");
+    let mut listed = settings();
+    listed.allowlist = vec!["192.0.2.1".into()];
+    let node = start(listed, with_failsafe(), promising);
+    assert_eq!(node.send("POST", "/failsafe", "", ASKS).status, 403, "the list itself counts");
+}
+
+#[test]
+fn fs_6_fs_8_post_failsafe() {
+    let node = start(settings(), with_failsafe(), promising);
+    let answer = node.send("POST", "/failsafe", "", ASKS);
+    assert_eq!((answer.status, answer.body.as_str()), (200, "Accepted"));
+    assert!(answer.head.to_lowercase().contains("\r\nlsn: 7\r\n"), "{}", answer.head);
+    // What is not understood never reaches the agent, so that it marks nothing.
+    for body in ["{", "{}", "[]", r#"{"conn_url": "c", "api_url": "u"}"#, r#"{"name": 5}"#] {
+        let answer = node.send("POST", "/failsafe", "", body);
+        assert_eq!(answer.status, 400, "{body}: {}", answer.body);
+    }
+    let node = start(settings(), replica(now()), promising);
+    assert_eq!(node.send("POST", "/failsafe", "", ASKS).status, 502, "the mode is off");
+}
+
+#[test]
+fn a_6_get_failsafe_shows_the_key_as_it_was_read_last() {
+    let mut snapshot = replica(now());
+    snapshot.view = None;
+    let members = [("b", "http://b/"), ("a", "http://a/")];
+    snapshot.failsafe = Some(members.map(|(name, url)| (name.to_owned(), url.to_owned())).into());
+    let node = start(settings(), snapshot, willing);
+    let answer = node.get("/failsafe");
+    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"a": "http://a/", "b": "http://b/"}"#));
+    assert_eq!(start(settings(), replica(now()), willing).get("/failsafe").status, 502);
+}

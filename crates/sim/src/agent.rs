@@ -11,6 +11,7 @@ use ptarmigan_types::{Cluster, Leader, MemberState, Monotonic, Role};
 
 use crate::{
     bugs::{Bug, decide_with},
+    failsafe::reserve,
     member::{Acting, Begun, Call, Member, Phase, Timing, Waiter},
     postgres::Process,
     synchronous,
@@ -34,7 +35,7 @@ impl World {
         }
         let now = self.now;
         let this = &mut self.members[member];
-        this.forget();
+        this.forget(now);
         this.phase = Phase::FirstLook;
         this.state_since = now;
         let postgres = &this.postgres;
@@ -62,7 +63,8 @@ impl World {
             // The postmaster goes on with what it was told.
             postgres.gone(true);
         }
-        self.members[member].forget();
+        let now = self.now;
+        self.members[member].forget(now);
     }
 
     /// Wakes the loop, now or as soon as its cycle is done.
@@ -107,11 +109,12 @@ impl World {
         let Some(until) = this.lease.until().filter(|_| this.timing == Timing::Own) else {
             return retry_timeout;
         };
-        let left = until.since(self.now + STOP_RESERVE);
+        let left = until.since(self.now + STOP_RESERVE + reserve(this));
         left.max(Duration::from_secs(1)).min(retry_timeout)
     }
 
     fn viewed(&mut self, member: usize, view: Result<Arc<Cluster>, String>) {
+        let view = view.map(|view| self.see(member, view));
         let this = &mut self.members[member];
         match &view {
             Ok(cluster) => {
@@ -167,8 +170,10 @@ impl World {
             finished: begun.finished,
             scheduled_restart: this.restart.clone(),
             start_timeout: None,
+            promise: None,
             outcomes: begun.outcomes,
         };
+        let observation = Observation { promise: self.promise(member), ..observation };
         self.round(member, observation, 0);
     }
 
@@ -282,6 +287,13 @@ impl World {
             Phase::Acting(acting) => acting.decision.actions[acting.next].clone(),
             _ => return,
         };
+        let outcome = match outcome {
+            Outcome::View(view) => Outcome::View(self.see(member, view)),
+            other => other,
+        };
+        if action == Action::AcquireLock {
+            self.end_race(member);
+        }
         let outcome = if self.bug.is_some() { self.misjudge(member, &action, outcome) } else { outcome };
         if let Phase::Acting(acting) = &mut self.members[member].phase {
             acting.observation.outcomes.push((action, outcome));
@@ -397,6 +409,8 @@ fn adopt(this: &mut Member, cluster: &Cluster) {
     }
     this.settings.loop_wait = seconds("loop_wait", this.settings.loop_wait);
     this.settings.retry_timeout = seconds("retry_timeout", this.settings.retry_timeout);
+    let failsafe_mode = config.value.get("failsafe_mode").and_then(serde_json::Value::as_bool);
+    this.settings.failsafe_mode = failsafe_mode.unwrap_or(false);
     if let Some(lag) = number("maximum_lag_on_failover") {
         this.settings.maximum_lag_on_failover_bytes = lag;
     }

@@ -62,6 +62,12 @@ bugs! {
     InitializeUnconditional = "initialize-unconditional" by "initialize_once",
     /// A leader gives the lock up in every tenth cycle.
     Restless = "restless" by "flapping",
+    /// A leader in failsafe mode goes on although one member does not answer.
+    FailsafeMemberMissing = "failsafe-member-missing" by "failsafe",
+    /// Who has promised a leader in failsafe mode not to lead races all the same.
+    PromiseForgotten = "promise-forgotten" by "failsafe",
+    /// The lease of a leader in failsafe mode is counted from the answers.
+    FailsafeFromAnswer = "failsafe-from-answer" by "failsafe",
     /// Slots are not created.
     SlotsNotCreated = "slots-not-created" by "slots",
     /// `member_slots_ttl` is not looked at.

@@ -27,6 +27,10 @@ pub struct Counts {
     pub overruns: u64,
     /// Cycles that took more rounds than there may be.
     pub rounds_exceeded: u64,
+    /// Rounds in failsafe mode.
+    pub failsafe_rounds: u64,
+    /// Those in which everybody promised.
+    pub failsafe_passed: u64,
     /// Late writes of members with the contract's timing.
     pub contract_overlaps: u64,
 }
@@ -46,6 +50,8 @@ impl Counts {
             diverged_streams,
             overruns,
             rounds_exceeded,
+            failsafe_rounds,
+            failsafe_passed,
             contract_overlaps,
         } = other;
         self.faults += faults;
@@ -59,6 +65,8 @@ impl Counts {
         self.diverged_streams += diverged_streams;
         self.overruns += overruns;
         self.rounds_exceeded += rounds_exceeded;
+        self.failsafe_rounds += failsafe_rounds;
+        self.failsafe_passed += failsafe_passed;
         self.contract_overlaps += contract_overlaps;
     }
 }
@@ -69,7 +77,7 @@ impl fmt::Display for Counts {
             formatter,
             "{} faults, {} requests of operators, {} decisions, {} promotions, {} transactions acknowledged, \
              {} of them lost with an asynchronous promotion, {} timelines begun twice, {} attempts to stream diverged WAL, \
-             {} members left behind, {} overruns, {} cut cycles, {} late writes of members with the contract's timing",
+             {} members left behind, {} overruns, {} cut cycles, {} rounds in failsafe mode of which {} passed, {} late writes of members with the contract's timing",
             self.faults,
             self.requests,
             self.rounds,
@@ -81,6 +89,8 @@ impl fmt::Display for Counts {
             self.left_behind,
             self.overruns,
             self.rounds_exceeded,
+            self.failsafe_rounds,
+            self.failsafe_passed,
             self.contract_overlaps
         )
     }

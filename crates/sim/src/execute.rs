@@ -32,6 +32,10 @@ impl World {
                 self.ask_store(member, Call::Renew(held.clone()), limit)
             }
             Action::AcquireLock => {
+                if let Err(reason) = self.begin_race(member) {
+                    return Some(Outcome::Refused(reason));
+                }
+                self.checks.failsafe.leads(self.now, member, "races");
                 let limit = self.members[member].settings.retry_timeout;
                 self.ask_store(member, Call::Acquire, limit)
             }
@@ -57,6 +61,15 @@ impl World {
                 );
                 self.write_key(member, "config", Some(text), When::Always)
             }
+            Action::WriteFailsafe { members, when } => {
+                self.write_key(member, "failsafe", Some(json!(members).to_string()), *when)
+            }
+            Action::AskFailsafe(members) => self.ask_failsafe(member, members),
+            Action::ForgetFailsafe => {
+                self.members[member].failsafe.forget();
+                self.checks.failsafe.forgotten(member);
+                Some(Outcome::Done)
+            }
             Action::ClearFailover(when) => self.write_key(member, "failover", Some("{}".into()), *when),
             Action::WriteSync { state, when } => self.write_key(member, "sync", Some(state.to_json()), *when),
             Action::DeleteSync(revision) => self.write_key(member, "sync", None, When::Revision(*revision)),
@@ -67,6 +80,7 @@ impl World {
             Action::UpdateHistory(timeline) => self.update_history(member, *timeline),
             Action::ReloadView(_) => match self.copied_view(member) {
                 Some(view) => {
+                    let view = self.see(member, view);
                     self.members[member].known = Some(view.clone());
                     Some(Outcome::View(view))
                 }

@@ -284,6 +284,10 @@ impl World {
                 if !self.may_lead(member, LEASE_LEFT_MIN) {
                     return failed("the leader lease is about to end");
                 }
+                // From here on its role tells that it may write, and keeps it from promising anything.
+                if let Some(promise) = self.promise(member) {
+                    return failed(&format!("promised {} not to lead", promise.to));
+                }
                 let this = &mut self.members[member];
                 if timeline.is_some_and(|timeline| timeline != this.postgres.timeline) {
                     return failed("the timeline changed");

@@ -9,6 +9,7 @@ pub mod counts;
 pub mod database;
 pub mod dcs;
 pub mod execute;
+pub mod failsafe;
 pub mod faults;
 pub mod jobs;
 pub mod member;

@@ -20,6 +20,7 @@ use crate::{
         client::{Ended, Flight},
         copy::WatchedCopy,
     },
+    failsafe::Failsafe,
     postgres::Postgres,
     store::Condition,
     synchronous::daemon::Known,
@@ -275,6 +276,8 @@ pub struct Member {
     pub retained: Retained,
     /// What slots tell of their consumers.
     pub published: Published,
+    /// Failsafe mode.
+    pub failsafe: Failsafe,
 }
 
 impl Member {
@@ -318,6 +321,7 @@ impl Member {
             slots: None,
             retained: Retained::default(),
             published: Published::default(),
+            failsafe: Failsafe::default(),
         }
     }
 
@@ -332,9 +336,10 @@ impl Member {
     }
 
     /// Forgets everything that a process forgets when it ends.
-    pub fn forget(&mut self) {
+    pub fn forget(&mut self, now: Monotonic) {
         let old =
             std::mem::replace(self, Self::new(self.name.clone(), self.settings.clone(), self.use_rewind));
+        self.failsafe = old.failsafe.stored(now);
         self.epoch = old.epoch + 1;
         self.sleep = old.sleep;
         self.timing = old.timing;

@@ -181,6 +181,9 @@ impl World {
         config.insert("loop_wait".into(), json!(loop_wait));
         config.insert("retry_timeout".into(), json!(retry_timeout));
         config.insert("maximum_lag_on_failover".into(), json!(lag));
+        if self.scenario.failsafe {
+            config.insert("failsafe_mode".into(), json!(self.random.percent(70)));
+        }
         self.write("config", Some(&Value::Object(config).to_string()), Condition::Always);
         self.tell();
     }

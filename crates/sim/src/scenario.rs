@@ -62,6 +62,8 @@ pub struct Scenario {
     pub synchronous: synchronous::drawn::Drawn,
     /// Members with the contract's own timing, as in a cluster shared with Patroni.
     contract_timing: Vec<bool>,
+    /// Operators know failsafe mode.
+    pub failsafe: bool,
     /// The longest time between the starts of two daemons at first, in milliseconds.
     pub stagger_millis: u64,
 }
@@ -88,6 +90,12 @@ impl Scenario {
         if synchronous.used {
             tags.iter_mut().for_each(|tags| synchronous::drawn::draw_tags(random, tags));
         }
+        let contract_timing = draw_mix(random, members);
+        // A Patroni's acceptance is no promise.
+        let failsafe = random.percent(25) && !contract_timing.contains(&true);
+        if failsafe {
+            dynamic.insert("failsafe_mode".into(), json!(random.percent(80)));
+        }
         Self {
             members,
             consul: random.percent(40),
@@ -109,7 +117,8 @@ impl Scenario {
             check_timeline: random.percent(20),
             slots,
             synchronous,
-            contract_timing: draw_mix(random, members),
+            contract_timing,
+            failsafe,
             stagger_millis: [3000, 3000, 3, 60][random.index(4)],
         }
     }
@@ -142,6 +151,8 @@ impl Scenario {
             maximum_lag_on_failover_bytes: LAG_BYTES,
             check_timeline: self.check_timeline,
             primary_race_backoff: Duration::ZERO,
+            failsafe_mode: false,
+            api_url: format!("http://m{index}:8008/patroni"),
             can_bootstrap: true,
             can_clone_without_leader: false,
             remove_data_directory_on_rewind_failure: self.remove_after_failure,

@@ -95,6 +95,43 @@ pub enum Event {
         /// Number of the operation.
         operation: u64,
     },
+    /// A round in failsafe mode asks those who are silent, or ends.
+    FailsafeTry {
+        /// Who asks.
+        member: usize,
+        /// Of which daemon.
+        epoch: u64,
+        /// Number of the operation.
+        operation: u64,
+    },
+    /// A leader asks for a promise.
+    FailsafeAsked {
+        /// Who asks.
+        member: usize,
+        /// Of which daemon.
+        epoch: u64,
+        /// Number of the operation.
+        operation: u64,
+        /// Who is asked.
+        peer: usize,
+        /// What.
+        request: Box<ptarmigan_ha::failsafe::Request>,
+    },
+    /// A member answers that.
+    FailsafeAnswered {
+        /// Who asked.
+        member: usize,
+        /// Of which daemon.
+        epoch: u64,
+        /// Number of the operation.
+        operation: u64,
+        /// Who was asked.
+        peer: usize,
+        /// It promises.
+        promises: bool,
+        /// Its position.
+        position: Option<Lsn>,
+    },
     /// The long action goes on.
     Job {
         /// Whose.
@@ -199,6 +236,9 @@ impl Event {
             | Self::GiveUp { member, .. }
             | Self::Watch(member)
             | Self::PeersDone { member, .. }
+            | Self::FailsafeTry { member, .. }
+            | Self::FailsafeAnswered { member, .. }
+            | Self::FailsafeAsked { peer: member, .. }
             | Self::Job { member, .. }
             | Self::Checkpointed { member, .. }
             | Self::Overrun { member, .. } => Some(Addressee::Daemon(*member)),
@@ -419,6 +459,9 @@ impl World {
             Event::Operator => self.operate(),
             Event::Check => self.check_all(),
             Event::Recycle => self.recycle(),
+            Event::FailsafeAsked { member, epoch, operation, peer, request } => {
+                self.failsafe_asked(member, epoch, operation, peer, &request);
+            }
             of_a_daemon => self.happen_to_daemon(of_a_daemon),
         }
     }
@@ -444,6 +487,14 @@ impl World {
             }
             Event::PeersDone { member, epoch, operation } if self.is_current(member, epoch) => {
                 self.peers_done(member, operation);
+            }
+            Event::FailsafeTry { member, epoch, operation } if self.is_current(member, epoch) => {
+                self.failsafe_try(member, operation);
+            }
+            Event::FailsafeAnswered { member, epoch, operation, peer, promises, position }
+                if self.is_current(member, epoch) =>
+            {
+                self.failsafe_answered(member, operation, peer, promises, position);
             }
             Event::Job { member, epoch, number } if self.is_current(member, epoch) => {
                 self.job_goes_on(member, number);

@@ -114,6 +114,9 @@ pub struct Cluster {
     pub history: Option<History>,
     /// `/failsafe`: member name to REST address.
     pub failsafe: Option<BTreeMap<String, String>>,
+    /// The revision of `/failsafe`, also where it holds no object.
+    #[serde(default)]
+    pub failsafe_revision: Option<Revision>,
 }
 
 impl Cluster {
@@ -146,7 +149,10 @@ impl Cluster {
                     cluster.failover = Failover::read(&raw.value, raw.revision);
                 }
                 Some(Key::History) => cluster.history = Some(History::read(&raw.value, raw.revision)),
-                Some(Key::Failsafe) => cluster.failsafe = read_failsafe(&raw.value),
+                Some(Key::Failsafe) => {
+                    cluster.failsafe_revision = Some(raw.revision);
+                    cluster.failsafe = read_failsafe(&raw.value);
+                }
                 None => {}
             }
         }

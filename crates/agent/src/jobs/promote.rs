@@ -20,6 +20,11 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
         tracing::error!("pre_promote: {reason}");
         return JobEnd::PrePromoteFailed;
     }
+    // Nor is a promise given from here on that another one leads.
+    let _promotion = match node.failsafe.begin() {
+        Ok(promotion) => promotion,
+        Err(promise) => return JobEnd::Failed(format!("promised {} not to lead", promise.to)),
+    };
     // The lease may have run out while the script ran, and the server may have moved to another timeline.
     let now = ptarmigan_clock::now();
     if !node.lease.is_held_at(now + LEASE_LEFT_MIN) {

@@ -2,13 +2,14 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "what fails in a helper is to fail the test")]
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
     Action, Decision, Job, Memory, Observation, Outcome, Upstream,
     action::{Divergence, RecoveryDifference, ReloadAfter},
     decide,
     facts::PeerAnswer,
+    failsafe::Promise,
     observation::{
         ControlState, DataDirectory, JobEnd, JobKind, JobResult, JobView, PostgresView, ServerFacts, Settings,
     },
@@ -103,6 +104,22 @@ pub fn failover(leader: Option<&str>, candidate: Option<&str>) -> Failover {
     }
 }
 
+/// `/failsafe` with these members.
+pub fn failsafe_of(members: &[&str]) -> BTreeMap<String, String> {
+    members.iter().map(|member| ((*member).to_owned(), format!("http://{member}:8008/patroni"))).collect()
+}
+
+/// What this node promised that member.
+pub fn promise(to: &str, until: Monotonic) -> Promise {
+    Promise {
+        to: name(to),
+        conn_url: format!("postgres://{to}:5432/postgres"),
+        api_url: format!("http://{to}:8008/patroni"),
+        slots: None,
+        until,
+    }
+}
+
 /// A reachable standby as far as everybody else.
 pub fn peer(member: &str) -> PeerAnswer {
     PeerAnswer {
@@ -124,6 +141,8 @@ pub fn settings() -> Settings {
         maximum_lag_on_failover_bytes: 0x10_0000,
         check_timeline: false,
         primary_race_backoff: Duration::ZERO,
+        failsafe_mode: false,
+        api_url: "http://a:8008/patroni".into(),
         can_bootstrap: true,
         can_clone_without_leader: false,
         remove_data_directory_on_rewind_failure: false,
@@ -200,6 +219,8 @@ pub struct Scene {
     pub stop: Outcome,
     /// Outcome of `SyncSlots`.
     pub slots: Outcome,
+    /// Outcome of `AskFailsafe`.
+    pub failsafe: Outcome,
 }
 
 impl Scene {
@@ -218,6 +239,7 @@ impl Scene {
                 finished: Vec::new(),
                 scheduled_restart: None,
                 start_timeout: None,
+                promise: None,
                 outcomes: Vec::new(),
             },
             renew: held(),
@@ -230,6 +252,7 @@ impl Scene {
             write: Outcome::Done,
             stop: Outcome::Done,
             slots: Outcome::Done,
+            failsafe: refused(),
         }
     }
 
@@ -344,6 +367,7 @@ impl Scene {
             Action::WriteInitialize { .. } | Action::WriteConfig => self.write.clone(),
             Action::StopImmediate => self.stop.clone(),
             Action::SyncSlots => self.slots.clone(),
+            Action::AskFailsafe(_) => self.failsafe.clone(),
             _ => Outcome::Done,
         }
     }

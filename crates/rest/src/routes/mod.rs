@@ -1,10 +1,11 @@
 //! Which endpoint answers (contract surface A.1): by method and first path segment.
 //!
-//! `GET /metrics`, `/failsafe` and the web page, `POST /failsafe`, `/mpp` and `/citus` have no handler of their own:
+//! `GET /metrics` and the web page, `POST /mpp` and `/citus` have no handler of their own:
 //! the former are health paths without a verdict (503), the latter unsupported operations (501).
 
 mod cluster;
 mod config;
+mod failsafe;
 mod health;
 mod history;
 mod liveness;
@@ -117,6 +118,7 @@ pub(crate) async fn dispatch(context: &Context, request: Request<Incoming>) -> A
         (&Method::GET, "cluster") => cluster::get(context).await,
         (&Method::GET, "history") => history::get(context),
         (&Method::GET, "config") => config::get(context),
+        (&Method::GET, "failsafe") => failsafe::get(context),
         (&Method::GET, _) => health::get(context, path, &query),
         (&Method::HEAD | &Method::OPTIONS, _) => health::head(context, path, &query),
         _ => match Unsafe::find(request.method(), segment) {
@@ -138,6 +140,7 @@ enum Unsafe {
     CancelRestart,
     Reload,
     Reinitialize,
+    Failsafe,
     Sigterm,
 }
 
@@ -153,6 +156,7 @@ impl Unsafe {
             ("DELETE", "restart") => Self::CancelRestart,
             ("POST", "reload") => Self::Reload,
             ("POST", "reinitialize") => Self::Reinitialize,
+            ("POST", "failsafe") => Self::Failsafe,
             ("POST", "sigterm") => Self::Sigterm,
             _ => return None,
         })
@@ -161,7 +165,12 @@ impl Unsafe {
 
 /// The access check comes before the body is looked at.
 async fn change(context: &Context, endpoint: Unsafe, request: Request<Incoming>) -> Answer {
-    if let Err(refusal) = auth::check(&context.settings.load(), request.headers()) {
+    let settings = context.settings.load();
+    let access = match endpoint {
+        Unsafe::Failsafe => auth::check_members(&settings, request.headers()),
+        _ => auth::check(&settings, request.headers()),
+    };
+    if let Err(refusal) = access {
         return refusal;
     }
     if context.is_stopping() {
@@ -177,6 +186,7 @@ async fn change(context: &Context, endpoint: Unsafe, request: Request<Incoming>)
         Unsafe::CancelRestart => restart::delete(context).await,
         Unsafe::Reload => reload::post(context).await,
         Unsafe::Reinitialize => reinitialize::post(context, request).await,
+        Unsafe::Failsafe => failsafe::post(context, request).await,
         Unsafe::Sigterm => Ok(sigterm::post()),
     };
     answer.unwrap_or_else(|refusal| refusal)

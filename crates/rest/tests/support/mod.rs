@@ -114,7 +114,8 @@ pub fn replica(now: Monotonic) -> Snapshot {
         pending_restart_reason: serde_json::Map::new(),
         scheduled_restart: None,
         watchdog_failed: false,
-        failsafe_active: false,
+        failsafe: None,
+        failsafe_until: None,
         next_run: now + Duration::from_secs(5),
         postmaster_alive: true,
         job: None,
@@ -177,7 +178,7 @@ fn primary_situation(name: &str, now: Monotonic) -> Snapshot {
         "primary_locked_sqlfail" => without_sql(node, MemberState::Running),
         "primary_failsafe" => {
             node.view = None;
-            node.failsafe_active = true;
+            node.failsafe_until = Some(Monotonic(u64::MAX));
         }
         "primary_dcsdown_lease_ok" => node.view = None,
         "primary_dcsdown_lease_expired" => {
@@ -302,7 +303,7 @@ impl QueryRow {
             }
             "DCS down; no latest_end_lsn; failsafe active" => {
                 figures.unwrap().latest_end_lsn = Lsn::ZERO;
-                snapshot.failsafe_active = true;
+                snapshot.failsafe_until = Some(Monotonic(u64::MAX));
             }
             "tags={dc:'a',b:true,n:1,f:1.4,s:'True',nofailover:false}" => set_tags(
                 &mut snapshot,

@@ -1,6 +1,7 @@
 //! What must never happen, one file each, and what has to happen in the end.
 
 pub mod durability;
+pub mod failsafe;
 pub mod flapping;
 pub mod initialize_once;
 pub mod liveness;
@@ -85,6 +86,8 @@ pub struct Checks {
     pub strict: strict::Checker,
     /// The keys that those look at, as they were looked at last.
     pub keys_seen: synchronous::Seen,
+    /// Failsafe mode.
+    pub failsafe: failsafe::Checker,
     /// Objections that are no checker's own.
     pub others: Vec<Violation>,
     /// Faults that have not ended.
@@ -108,6 +111,7 @@ impl Checks {
             .or(self.sync_durability.violation.as_ref())
             .or(self.strict.violation.as_ref())
             .or(self.sync_key.violation.as_ref())
+            .or(self.failsafe.violation.as_ref())
             .or_else(|| self.others.first())
     }
 
@@ -133,6 +137,7 @@ impl World {
         if self.scenario.check_timeline && !self.checks.durability.is_manual(now) {
             self.checks.timelines.taken_over(now, &name, &this.postgres, known.unwrap_or_default());
         }
+        self.checks.failsafe.leads(now, member, "was promoted");
         self.checks.flapping.promoted(now, self.quiet_since);
         self.judge_synchronous_promotion(member);
         self.trouble_new_primary();
