@@ -10,7 +10,6 @@ pub fn warn_of_unsupported(settings: &Settings) {
     let global = &settings.global;
     let switches = [
         ("pause", global.pause, "the cluster goes on being managed"),
-        ("standby_cluster", global.standby_cluster.is_some(), "the cluster stays an independent one"),
     ];
     for (name, _, consequence) in switches.iter().filter(|(_, on, _)| *on) {
         tracing::error!("{name} is not supported yet and has no effect: {consequence}");

@@ -204,6 +204,7 @@ fn log_end(kind: JobKind, end: &JobEnd) {
 async fn run(node: &Arc<Node>, job: Job, cancellable: &Cancellable) -> JobEnd {
     let end = match job {
         Job::Bootstrap => bootstrap::run(node).await,
+        Job::BootstrapStandbyLeader => bootstrap::standby_leader(node).await,
         Job::PostBootstrap => bootstrap::post_bootstrap(node).await,
         Job::Clone { source } => clone::run(node, source.as_ref(), false).await,
         Job::Reinitialize { source } => clone::reinitialize(node, source.as_ref(), false).await,

@@ -4,6 +4,7 @@
 //! - [`agent`] is the loop; [`observe`] gathers, [`execute`] carries out, [`publish`] tells REST and the others;
 //! - [`jobs`] are the long actions, at most one at a time; [`requests`] is what operators ask for over REST;
 //! - [`server`] starts and stops PostgreSQL, and runs the operator's callbacks as it goes;
+//! - [`remote`] is the other end of a standby cluster;
 //! - [`start`] and [`shutdown`] are the two ends, [`run`] ties them together with signals and systemd.
 
 pub mod agent;
@@ -26,6 +27,7 @@ pub mod peers;
 pub mod postmaster;
 pub mod publish;
 pub mod release;
+pub mod remote;
 pub mod requests;
 pub mod run;
 pub mod server;

@@ -13,9 +13,9 @@ use ptarmigan_postgres::{
     stop::{StopMode, StopRequest},
     upstream::Upstream as Server,
 };
-use ptarmigan_types::{Cluster, Member, MemberName, Role};
+use ptarmigan_types::{Cluster, Member, MemberName};
 
-use crate::{jobs, node::Node, server};
+use crate::{jobs, node::Node, observe, remote, server};
 
 /// How long the comparison with the leader's history may hold up a standby's cycle.
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ async fn compare(node: &Node, upstream: Option<&Upstream>) -> Outcome {
 async fn reload(node: &Node, upstream: Option<&Upstream>) -> Result<(), String> {
     let wanted = jobs::recovery(node, upstream)?;
     node.postgres
-        .write_recovery(Role::Replica, Recovery::Standby(wanted.parameters), &wanted.passfile_lines)
+        .write_recovery(node.postgres.role(), Recovery::Standby(wanted.parameters), &wanted.passfile_lines)
         .await
         .map_err(|error| error.to_string())?;
     node.postgres.reload().await.map_err(|error| error.to_string())?;
@@ -131,8 +131,7 @@ async fn abandon_bootstrap(node: &Node) -> Result<(), String> {
 
 /// Another server as PostgreSQL's programs need it.
 pub fn upstream(node: &Node, upstream: &Upstream) -> Result<Server, String> {
-    // The remote member of a standby cluster has its place here.
-    let name = upstream.member().ok_or("this is no standby cluster")?;
+    let Some(name) = upstream.member() else { return remote::server(node) };
     let known = node.known();
     let member = known.view.as_ref().and_then(|view| view.cluster.member(name));
     let url =
@@ -142,10 +141,10 @@ pub fn upstream(node: &Node, upstream: &Upstream) -> Result<Server, String> {
 
 /// Whom to follow in the view as it is now (contract NF-1 to NF-5).
 pub fn node_to_follow(node: &Node) -> Option<Upstream> {
-    let tags = node.configuration.with(|settings| settings.tags.clone());
+    let settings = observe::settings(node);
     let known = node.known();
     let cluster = &known.view.as_ref()?.cluster;
-    ptarmigan_ha::node_to_follow(&node.name, &tags, cluster)
+    ptarmigan_ha::node_to_follow(&node.name, &settings, cluster)
 }
 
 /// Whom to copy from: a running member that offers itself, else the leader.

@@ -8,12 +8,12 @@ use ptarmigan_ha::{
     observation::{ControlState, DataDirectory, JobView, Observation, PostgresView, Settings},
 };
 use ptarmigan_postgres::{data_directory::Content, rewind};
-use ptarmigan_types::{Cluster, MemberState, Monotonic};
+use ptarmigan_types::{Cluster, MemberState, Monotonic, Timeline};
 
 use crate::{
     figures,
     node::{Known, Node},
-    synchronous,
+    remote, synchronous,
 };
 
 /// Reads the view; where that fails, health checks must not go on believing the old one (contract surface A.2).
@@ -79,7 +79,8 @@ pub async fn observation(node: &Node, view: Result<Arc<Cluster>, String>) -> Obs
     }
 }
 
-fn settings(node: &Node) -> Settings {
+/// The settings that decisions depend on.
+pub(crate) fn settings(node: &Node) -> Settings {
     let effective = node.configuration.current();
     let settings = &effective.settings;
     let global = &settings.global;
@@ -95,8 +96,7 @@ fn settings(node: &Node) -> Settings {
         failsafe_mode: global.failsafe_mode,
         api_url: settings.restapi.api_url(),
         can_bootstrap: settings.bootstrap.is_some(),
-        can_clone_without_leader: postgresql
-            .create_replica_methods
+        can_clone_without_leader: remote::replica_methods(node)
             .iter()
             .any(|name| postgresql.replica_methods.get(name).is_some_and(|method| method.no_leader)),
         remove_data_directory_on_rewind_failure: postgresql.remove_data_directory_on_rewind_failure,
@@ -155,11 +155,18 @@ async fn postgres(node: &Node, job: Option<&JobView>, now: Monotonic) -> Postgre
             .any(|signal| data_dir.join(signal).exists()),
         major_version: handle.version().map_or(0, |version| version.major()),
         rewind_possible,
+        newest_history: newest_history(node, &data_dir),
         postmaster_start_time: figures.map(|figures| figures.postmaster_start_time.clone()),
         pending_restart: !handle.pending_restart().is_empty(),
         server_version: figures.map_or(0, |figures| figures.server_version),
         synchronous: synchronous::facts(node, known.status.as_ref()),
     }
+}
+
+/// Contract HA-284, asked only where the answer can matter.
+fn newest_history(node: &Node, data_dir: &std::path::Path) -> Timeline {
+    let of_standby_cluster = node.configuration.with(|settings| settings.global.standby_cluster.is_some());
+    if of_standby_cluster { ptarmigan_postgres::history::newest_local(data_dir) } else { 0 }
 }
 
 /// Contract RW-1, asked only where the answer can matter: of a standby or a stopped server.

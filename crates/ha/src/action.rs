@@ -160,6 +160,8 @@ pub struct PeerAddress {
 pub enum Job {
     /// `initdb` and start.
     Bootstrap,
+    /// The first member of a standby cluster: a copy of the remote member (contract B.17.5).
+    BootstrapStandbyLeader,
     /// Roles and script.
     PostBootstrap,
     /// Copy a data directory and start as a standby.
@@ -221,6 +223,7 @@ impl Job {
     pub const fn kind(&self) -> JobKind {
         match self {
             Self::Bootstrap => JobKind::Bootstrap,
+            Self::BootstrapStandbyLeader => JobKind::BootstrapStandbyLeader,
             Self::PostBootstrap => JobKind::PostBootstrap,
             Self::Clone { .. } => JobKind::Clone,
             Self::Reinitialize { .. } => JobKind::Reinitialize,
@@ -247,6 +250,8 @@ pub enum DemoteMode {
     Immediate,
     /// The lock is lost: immediate stop, nothing to release.
     ImmediateNoLock,
+    /// This became a standby cluster: fast stop; the lock is kept, unless somebody else may go on with it sooner.
+    DemoteCluster,
 }
 
 /// What came of an action.

@@ -10,6 +10,7 @@ use crate::{
     memory::RewindState,
     observation::JobKind,
     round::{Round, Step, finish},
+    upstream::Upstream,
 };
 
 /// Contract BS-1 to BS-4.
@@ -34,10 +35,31 @@ pub(crate) fn empty_data_directory(r: &mut Round<'_>) -> Step<()> {
     if r.view.is_unlocked() && r.obs.settings.can_clone_without_leader && !initializing {
         r.fired("BS-3", "");
         r.hold_back(JobKind::Clone)?;
-        return r.start(Job::Clone { source: None }, "trying to bootstrap (without leader)");
+        let source = r.in_standby_cluster().then_some(Upstream::Remote);
+        return r.start(Job::Clone { source }, "trying to bootstrap (without leader)");
+    }
+    if last_data_is_gone(r) && !initializing {
+        r.fired("BS-3", "no member has data, and the remote member has");
+        r.hold_back(JobKind::Clone)?;
+        return r
+            .start(Job::Clone { source: Some(Upstream::Remote) }, "trying to bootstrap (without leader)");
     }
     r.fired("BS-4", format!("{me} waits"));
-    finish("waiting for leader to bootstrap")
+    let leader = if r.in_standby_cluster() { "standby_leader" } else { "leader" };
+    finish(format!("waiting for {leader} to bootstrap"))
+}
+
+/// Better than the contract (docs/compatibility.md): a standby cluster whose last data directory is gone would wait for ever
+/// for one of its members, although what it had is there for the asking.
+fn last_data_is_gone(r: &Round<'_>) -> bool {
+    let has_data = |member: &Member| {
+        member.data.timeline().is_some() || member.data.xlog_location().is_some() || member.data.is_running()
+    };
+    r.view.is_unlocked()
+        && r.view.system_identifier().is_some()
+        && !r.obs.settings.tags.nofailover()
+        && r.obs.settings.standby_cluster.is_some_and(|remote| remote.has_address)
+        && !r.view.members.iter().any(|member| member.name != r.obs.me && has_data(member))
 }
 
 /// Safer than the contract (docs/compatibility.md): somebody deleted `/initialize`, but there is a cluster. Another one in its
@@ -61,6 +83,9 @@ fn race_to_initialize(r: &mut Round<'_>) -> Step<()> {
     r.fired("BS-1", "won");
     r.memory.bootstrapping = true;
     r.memory.post_bootstrap = None;
+    if r.in_standby_cluster() {
+        return r.start(Job::BootstrapStandbyLeader, "trying to bootstrap a new standby leader");
+    }
     r.start(Job::Bootstrap, "trying to bootstrap a new cluster")
 }
 
@@ -162,9 +187,7 @@ fn initialized(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
         return Ok("lost the leader lock after bootstrap".into());
     }
     r.fired("HA-064", "");
-    if primary {
-        r.request(Action::SetRole(Role::Primary));
-    }
+    r.request(Action::SetRole(if primary { Role::Primary } else { Role::StandbyLeader }));
     r.request(Action::RunCallback(callbacks::Event::Start));
     Ok("initialized a new cluster".into())
 }

@@ -112,7 +112,7 @@ pub(crate) fn am_healthiest_of(r: &mut Round<'_>, members: &[&Member], race: Rac
         r.fired("HN-1", format!("{behind} bytes behind, limit {limit}"));
         return Ok(false);
     }
-    if r.obs.settings.check_timeline {
+    if r.obs.settings.check_timeline && !r.in_standby_cluster() {
         let (mine, needed) = (r.obs.postgres.timeline(), r.view.timeline());
         if mine.is_none_or(|tli| tli < needed) {
             r.fired("HN-2", format!("my timeline {mine:?}, cluster's {needed}"));
@@ -146,7 +146,8 @@ fn no_veto(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, race: Race<'_>) ->
     }
     // Whoever HN-2 keeps from taking over would keep everybody else from it too, for ever, where its WAL is longer.
     let needed = r.view.timeline();
-    if r.obs.settings.check_timeline && peer.timeline.is_some_and(|timeline| timeline < needed) {
+    let counts = r.obs.settings.check_timeline && !r.in_standby_cluster();
+    if counts && peer.timeline.is_some_and(|timeline| timeline < needed) {
         r.fired(
             "HN-2",
             format!("{} does not count: timeline {:?}, cluster's {needed}", peer.name, peer.timeline),

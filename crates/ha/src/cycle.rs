@@ -189,6 +189,8 @@ fn account_for_jobs(r: &mut Round<'_>) {
             JobKind::PostBootstrap => r.memory.post_bootstrap = Some(done),
             JobKind::Bootstrap if !done => r.memory.post_bootstrap = Some(false),
             JobKind::Restart | JobKind::CopySlots => r.memory.recovering = true,
+            // B.17.5: as if `post_bootstrap` had run.
+            JobKind::BootstrapStandbyLeader => r.memory.post_bootstrap = Some(done),
             JobKind::Rewind if done => crate::rewind::done(r),
             JobKind::Rewind if matches!(result.end, JobEnd::RewindFailedForGood(_)) => {
                 r.memory.rewind = RewindState::Failed;

@@ -9,6 +9,7 @@ use crate::{
     candidates,
     observation::{JobKind, JobView},
     round::{Round, Step},
+    standby,
 };
 
 /// Contract HA-030 to HA-034.
@@ -22,6 +23,9 @@ pub(crate) fn in_flight(r: &mut Round<'_>, job: &JobView, renewed: Option<bool>)
                 Job::Demote(DemoteMode::Immediate),
                 "terminated crash recovery because of startup timeout",
             );
+        }
+        if standby::takes_back_promotion(r, job.kind, job.cancellable) {
+            return Ok(standby::NO_PRIMARY.into());
         }
         r.fired("HA-031", words);
         return Ok(format!("updated leader lock during {words}"));

@@ -8,6 +8,7 @@ use crate::{
     observation::JobKind,
     race,
     round::{Round, Step, finish},
+    standby,
 };
 
 /// Contract B.11.
@@ -23,6 +24,9 @@ pub(crate) fn process(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
     r.request(Action::WriteStatus);
     if let Some(line) = manual::seen_by_leader(r)? {
         return Ok(line);
+    }
+    if r.in_standby_cluster() {
+        return standby::lead(r);
     }
     r.fired("HA-164", "");
     r.request(Action::EnsureCheckpoint);
@@ -67,6 +71,9 @@ fn renewal_refused(r: &mut Round<'_>) -> Step<String> {
 
 /// HA-176.
 fn without_lock(r: &mut Round<'_>) -> Step<String> {
+    if r.in_standby_cluster() {
+        return standby::follow_leader(r);
+    }
     r.fired("HA-176", "");
     let leader = r.view.leader_name().map_or_else(String::new, ToString::to_string);
     let line = format!("no action. I am ({}), a secondary, and following a leader ({leader})", r.obs.me);

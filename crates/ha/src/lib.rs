@@ -34,6 +34,7 @@ mod rewind;
 mod round;
 pub mod schedule;
 pub mod slots;
+mod standby;
 mod startup;
 pub mod sync;
 mod unlocked;

@@ -51,6 +51,11 @@ impl Source {
     pub fn of(leader: &Member) -> Self {
         Self { leader: (&leader.name).into(), timeline: leader.data.timeline() }
     }
+
+    /// The remote end of a standby cluster, which publishes nothing here.
+    pub const fn remote() -> Self {
+        Self { leader: Upstream::Remote, timeline: None }
+    }
 }
 
 /// Everything that outlives a cycle. A fresh daemon starts with [`Memory::default`].

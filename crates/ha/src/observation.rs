@@ -124,6 +124,9 @@ pub struct PostgresView {
     pub major_version: u32,
     /// Contract RW-1.
     pub rewind_possible: bool,
+    /// The newest timeline that a `.history` file in `pg_wal` tells of; 0 where there is none (contract HA-284).
+    #[serde(default)]
+    pub newest_history: Timeline,
     /// When the postmaster started, as text that changes with every start.
     pub postmaster_start_time: Option<String>,
     /// A restart is outstanding.
@@ -210,6 +213,8 @@ pub struct JobView {
 pub enum JobKind {
     /// `initdb` and the first start.
     Bootstrap,
+    /// A copy of the remote member, for the first member of a standby cluster.
+    BootstrapStandbyLeader,
     /// Roles and the operator's script after the first start.
     PostBootstrap,
     /// Copying a data directory.
@@ -239,6 +244,7 @@ impl JobKind {
     pub const fn words(self) -> &'static str {
         match self {
             Self::Bootstrap => "bootstrap",
+            Self::BootstrapStandbyLeader => "bootstrap_standby_leader",
             Self::PostBootstrap => "post_bootstrap",
             Self::Clone => "bootstrap from leader",
             Self::Reinitialize => "reinitialize",

@@ -11,6 +11,7 @@ use crate::{
     observation::{ControlState, JobKind},
     rewind,
     round::{Round, Step, finish},
+    standby,
 };
 
 /// Contract HA-070 to HA-072: did the start that the loop began succeed?
@@ -57,7 +58,7 @@ pub(crate) fn recover(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
         crash_recovery(r)?;
     }
     r.reload_view(ReloadAfter::Crash)?;
-    if r.has_lock() {
+    if r.has_lock() && !r.in_standby_cluster() {
         r.fired("HA-108", "");
         r.memory.rewind = RewindState::Initial;
         r.memory.recovering = true;
@@ -75,10 +76,16 @@ pub(crate) fn recover(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
         rewind::trigger(r, "PostgreSQL is not running");
     }
     rewind::act(r)?;
-    r.fired("HA-112", "");
+    let (upstream, role, line) = standby::recover(r).unwrap_or_else(|| {
+        r.fired("HA-112", "");
+        let upstream = follow::node_to_follow(&r.obs.me, &r.obs.settings, r.view);
+        (upstream, Role::Replica, "starting as a secondary")
+    });
+    r.fired("HA-114", "");
     r.memory.recovering = true;
-    let upstream = follow::node_to_follow(&r.obs.me, &r.obs.settings.tags, r.view);
-    r.start(Job::Follow { upstream, role: Role::Replica, timeout }, "starting as a secondary")
+    // Zero asks for a failover where one is possible; where this node starts all the same, it is no limit.
+    let timeout = timeout.filter(|limit| !limit.is_zero());
+    r.start(Job::Follow { upstream, role, timeout }, line)
 }
 
 /// HA-100 to HA-102: how long the start of a leader may take; zero prefers a failover.
@@ -99,6 +106,10 @@ fn start_timeout(r: &mut Round<'_>, renewed: Option<bool>) -> Step<Option<Durati
 /// HA-103: the holder's own postmaster died: start it in place, on the same timeline.
 fn start_crashed_primary(r: &mut Round<'_>, timeout: Option<Duration>, crashed: bool) -> Step<()> {
     let Some(timeout) = timeout.filter(|timeout| !timeout.is_zero()) else { return Ok(()) };
+    // Safer than the contract (docs/compatibility.md): it would write until it is stopped again, and nobody wants that.
+    if r.in_standby_cluster() {
+        return Ok(());
+    }
     let postgres = &r.obs.postgres;
     let was_primary = postgres.control_state.is_of_primary();
     if crashed && was_primary && postgres.role == Role::Primary && !postgres.has_recovery_signal {

@@ -8,6 +8,7 @@ use crate::{
     observation::{ControlState, JobKind},
     recover,
     round::{Round, Step, finish},
+    standby,
     upstream::Upstream,
 };
 
@@ -22,68 +23,88 @@ pub(crate) fn trigger(r: &mut Round<'_>, why: &str) {
 }
 
 /// `pg_rewind` came to its end. Where the source went on to another timeline meanwhile, that one may be ours by number, and
-/// `pg_rewind` had nothing to do.
+/// `pg_rewind` had nothing to do. Of the remote end of a standby cluster nobody tells us that, so it is asked again.
 pub(crate) fn done(r: &mut Round<'_>) {
-    let source = usable_leader(r).map(Source::of);
-    let same = source.is_some() && source == r.memory.rewind_against;
+    let source = usable_source(r).map(|source| source.known);
+    let same = source.is_some() && source == r.memory.rewind_against && source != Some(Source::remote());
     r.memory.rewind = if same { RewindState::Success } else { RewindState::Check };
 }
 
 /// RW-10: answers the question if it is open, and acts where the answer is yes.
 pub(crate) fn act(r: &mut Round<'_>) -> Step<()> {
     remove_after_failure(r)?;
-    let Some(leader) = usable_leader(r) else { return Ok(()) };
+    let Some(source) = usable_source(r) else { return Ok(()) };
     // Safer than the contract (docs/compatibility.md): somebody else may have begun this very timeline too, and pg_rewind
     // would find nothing to do.
-    if r.memory.rewind == RewindState::Need && r.memory.rewind_against != Some(Source::of(leader)) {
-        r.fired("RW-4", format!("{} leads on another timeline by now: asking again", leader.name));
+    if r.memory.rewind == RewindState::Need && r.memory.rewind_against.as_ref() != Some(&source.known) {
+        r.fired("RW-4", format!("{} leads on another timeline by now: asking again", source.upstream()));
         r.memory.rewind = RewindState::Check;
     }
     if r.memory.rewind == RewindState::Check {
-        check(r, leader)?;
+        check(r, &source)?;
     }
     if r.memory.rewind != RewindState::Need {
         return Ok(());
     }
-    let name = Upstream::from(&leader.name);
     if r.obs.postgres.rewind_possible {
         if !r.obs.postgres.running && r.obs.postgres.control_state == ControlState::InArchiveRecovery {
             recover::crash_recovery(r)?;
         }
-        return rewind(r, leader);
+        return rewind(r, &source);
     }
-    if r.obs.settings.remove_data_directory_on_diverged_timelines {
+    if r.obs.settings.remove_data_directory_on_diverged_timelines && !r.in_standby_cluster() {
         r.fired("RW-10", "reinitialize");
         r.hold_back(JobKind::Reinitialize)?;
         r.memory.rewind = RewindState::Initial;
-        return r.start(Job::Reinitialize { source: Some(name) }, "reinitializing due to diverged timelines");
+        let source = Some(source.known.leader);
+        return r.start(Job::Reinitialize { source }, "reinitializing due to diverged timelines");
     }
     r.fired("RW-10", "diverged, and neither pg_rewind nor removing the data directory is possible");
     Ok(())
 }
 
-/// RW-4: a leader that is not me, with an address.
-fn usable_leader<'a>(r: &Round<'a>) -> Option<&'a Member> {
-    r.view.leader_member().filter(|leader| leader.name != r.obs.me && leader.data.conn_url().is_some())
+/// Whom the local WAL is compared with: in a standby cluster the remote member, else the leader.
+struct Compared<'a> {
+    known: Source,
+    /// Its key; `None` for the remote member.
+    member: Option<&'a Member>,
 }
 
-fn check(r: &mut Round<'_>, leader: &Member) -> Step<()> {
-    if leader.data.role() != Some(Role::Primary) {
-        r.fired("RW-6", format!("{} does not publish the role of a primary", leader.name));
+impl Compared<'_> {
+    const fn upstream(&self) -> &Upstream {
+        &self.known.leader
+    }
+}
+
+/// RW-4: one that is not me, with an address.
+fn usable_source<'a>(r: &Round<'a>) -> Option<Compared<'a>> {
+    if r.in_standby_cluster() {
+        let remote = Compared { known: Source::remote(), member: None };
+        return standby::has_address(r, remote.upstream()).then_some(remote);
+    }
+    let leader = r.view.leader_member();
+    let leader = leader.filter(|leader| leader.name != r.obs.me && leader.data.conn_url().is_some())?;
+    Some(Compared { known: Source::of(leader), member: Some(leader) })
+}
+
+fn check(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {
+    // The remote member publishes nothing here; by SQL both are asked whether they are in recovery.
+    if source.member.is_some_and(|leader| leader.data.role() != Some(Role::Primary)) {
+        r.fired("RW-6", format!("{} does not publish the role of a primary", source.upstream()));
         return Ok(());
     }
-    let outcome = r.need(Action::CheckDivergence { upstream: (&leader.name).into() })?;
+    let outcome = r.need(Action::CheckDivergence { upstream: source.upstream().clone() })?;
     match outcome {
         Outcome::Divergence(Divergence::Diverged) => {
             r.fired("RW-8", "diverged");
             r.memory.rewind = RewindState::Need;
-            r.memory.rewind_against = Some(Source::of(leader));
+            r.memory.rewind_against = Some(source.known.clone());
         }
         Outcome::Divergence(Divergence::SameHistory) => {
             r.fired("RW-8", "same history");
             r.memory.rewind = RewindState::NotNeed;
         }
-        Outcome::Divergence(Divergence::SameTimelineTwice) => return begun_twice(r, leader),
+        Outcome::Divergence(Divergence::SameTimelineTwice) => return begun_twice(r, source),
         _ => r.fired("RW-5", "not to be told now"),
     }
     Ok(())
@@ -92,40 +113,42 @@ fn check(r: &mut Round<'_>, leader: &Member) -> Step<()> {
 /// The same number, another timeline: `pg_rewind` would find nothing to do, and a server started like this could take
 /// the leader's WAL for the continuation of its own. The question stays open: it is asked again where a copy fails, or
 /// somebody else leads.
-fn begun_twice(r: &mut Round<'_>, leader: &Member) -> Step<()> {
+fn begun_twice(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {
     r.fired(
         "RW-7",
         format!(
             "{} and this node began the same timeline independently: pg_rewind cannot repair this, `ptctl reinit` does",
-            leader.name
+            source.upstream()
         ),
     );
-    if removes_data_directory(r) {
+    if removes_data_directory(r) && !r.in_standby_cluster() {
         r.hold_back(JobKind::Reinitialize)?;
-        let source = Some((&leader.name).into());
+        let source = Some(source.upstream().clone());
         return r.start(Job::Reinitialize { source }, "reinitializing due to diverged timelines");
     }
     if r.obs.postgres.running {
         return Ok(());
     }
-    finish(format!("not starting: began the timeline of {} independently, needs `ptctl reinit`", leader.name))
+    finish(format!(
+        "not starting: began the timeline of {} independently, needs `ptctl reinit`",
+        source.upstream()
+    ))
 }
 
-/// RW-12: the leader must have made its checkpoint after promotion, or pg_rewind reads the old timeline.
-fn rewind(r: &mut Round<'_>, leader: &Member) -> Step<()> {
-    let data = &leader.data;
-    let speaks = data.version().and_then(version::parse).is_some_and(|version| version > vec![1, 5, 6]);
-    if speaks && data.checkpoint_after_promote().is_some() {
-        r.fired("RW-12", format!("{} has not made its checkpoint yet", leader.name));
+/// RW-12: the source must have made its checkpoint after promotion, or pg_rewind reads the old timeline.
+fn rewind(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {
+    let data = source.member.map(|leader| &leader.data);
+    let version = data.and_then(|data| data.version()).and_then(version::parse);
+    let speaks = version.is_some_and(|version| version > vec![1, 5, 6]);
+    if speaks && data.is_some_and(|data| data.checkpoint_after_promote().is_some()) {
+        r.fired("RW-12", format!("{} has not made its checkpoint yet", source.upstream()));
         r.wake_within(std::time::Duration::from_millis(500));
-        return finish(format!("waiting for checkpoint on {} before rewind", leader.name));
+        return finish(format!("waiting for checkpoint on {} before rewind", source.upstream()));
     }
     r.hold_back(JobKind::Rewind)?;
-    r.fired("RW-10", format!("rewind from {}", leader.name));
-    r.start(
-        Job::Rewind { leader: (&leader.name).into(), checkpoint_first: !speaks },
-        format!("running pg_rewind from {}", leader.name),
-    )
+    r.fired("RW-10", format!("rewind from {}", source.upstream()));
+    let line = format!("running pg_rewind from {}", source.upstream());
+    r.start(Job::Rewind { leader: source.upstream().clone(), checkpoint_first: !speaks }, line)
 }
 
 const fn removes_data_directory(r: &Round<'_>) -> bool {

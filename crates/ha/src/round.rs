@@ -154,6 +154,11 @@ impl<'a> Round<'a> {
         self.view.is_leader(&self.obs.me)
     }
 
+    /// This is a standby cluster: nobody in it may be a primary (contract CF-32).
+    pub(crate) const fn in_standby_cluster(&self) -> bool {
+        self.obs.settings.standby_cluster.is_some()
+    }
+
     /// My leader key in the view.
     pub(crate) fn held(&self) -> Option<&'a Leader> {
         self.view.leader.as_ref().filter(|leader| leader.name == self.obs.me)

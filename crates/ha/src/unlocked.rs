@@ -9,6 +9,7 @@ use crate::{
     memory::Yield,
     race, rewind,
     round::{Round, Step, finish},
+    standby,
 };
 
 /// For how long the answers of peers are good enough to take the lock on.
@@ -47,7 +48,7 @@ fn back_off(r: &mut Round<'_>) -> Step<()> {
     let backoff = r.obs.settings.primary_race_backoff;
     let named = r.view.failover.as_ref().is_some_and(|failover| failover.candidate.is_some());
     let Some(previous) = r.memory.previous_lsn else { return Ok(()) };
-    if backoff.is_zero() || named || r.obs.postgres.is_primary() {
+    if backoff.is_zero() || named || r.obs.postgres.is_primary() || r.in_standby_cluster() {
         return Ok(());
     }
     let since = *r.memory.race_backoff_since.get_or_insert(r.obs.now);
@@ -91,6 +92,11 @@ fn take_lock(r: &mut Round<'_>) -> Step<String> {
     r.fired("HA-131", "");
     r.memory.won = r.held().map(|held| held.create_revision);
     r.wake_within(Duration::ZERO);
+    if r.in_standby_cluster() {
+        // The standby leader is gone, and this is the healthiest standby: the remote member is its to follow now.
+        let line = "promoted self to a standby leader by acquiring session lock";
+        return follow::follow(r, line, standby::NO_PRIMARY);
+    }
     leader::enforce_primary_role(
         r,
         "acquired session lock as a leader",

@@ -3,33 +3,85 @@
 mod support;
 
 use ptarmigan_ha::{
-    Action, DemoteMode, Job, Outcome, RewindState,
+    Action, DemoteMode, Job, Outcome, RewindState, Upstream,
     action::{Divergence, RecoveryDifference},
     node_to_follow,
+    observation::Settings,
 };
-use ptarmigan_types::{Role, Tags};
+use ptarmigan_types::Role;
 use serde_json::json;
 use support::*;
 
+fn with_tags(own: &serde_json::Value) -> Settings {
+    Settings { tags: tags(own), ..settings() }
+}
+
+fn followed(holder: Option<&str>, own: &serde_json::Value) -> Option<Upstream> {
+    let mut scene = Scene::standby();
+    scene.view().leader = holder.map(leader);
+    node_to_follow(&name("a"), &with_tags(own), scene.view())
+}
+
 #[test]
-fn nf_1_to_nf_5_whom_to_follow() {
-    for (holder, own, expected) in [
-        (Some("b"), json!({}), Some("b")),
-        (Some("b"), json!({"nostream": true}), None),
-        (Some("b"), json!({"replicatefrom": "c"}), Some("c")),
-        (Some("b"), json!({"replicatefrom": "z"}), Some("b")),
-        (Some("b"), json!({"replicatefrom": "a"}), Some("b")),
-        (Some("a"), json!({}), None),
-        (Some("a"), json!({"replicatefrom": "c"}), Some("c")),
-        (None, json!({}), None),
-        (None, json!({"replicatefrom": "c"}), Some("c")),
-    ] {
-        let mut scene = Scene::standby();
-        scene.view().leader = holder.map(leader);
-        let found = node_to_follow(&name("a"), &tags(&own), scene.view());
-        assert_eq!(found, expected.map(member), "{holder:?} {own}");
+fn nf_1_nostream_follows_nobody() {
+    for holder in [Some("a"), Some("b"), None] {
+        for own in [json!({"nostream": true}), json!({"nostream": "on", "replicatefrom": "c"})] {
+            assert_eq!(followed(holder, &own), None, "{holder:?} {own}");
+        }
     }
-    assert_eq!(node_to_follow(&name("b"), &Tags::default(), Scene::standby().view()), None);
+    assert_eq!(followed(Some("b"), &json!({"nostream": "no"})), Some(member("b")));
+}
+
+#[test]
+fn nf_3_replicatefrom_names_a_member_else_the_leader() {
+    for (holder, wanted, expected) in [
+        (Some("b"), "c", Some("c")),
+        (Some("b"), "z", Some("b")),
+        (Some("b"), "a", Some("b")),
+        (Some("a"), "c", Some("c")),
+        (None, "c", Some("c")),
+        (None, "z", None),
+    ] {
+        let found = followed(holder, &json!({"replicatefrom": wanted}));
+        assert_eq!(found, expected.map(member), "{holder:?} {wanted}");
+    }
+}
+
+#[test]
+fn nf_3_a_circle_takes_the_leader() {
+    let circle = |tags_of_c: serde_json::Value, tags_of_b: serde_json::Value, holder: Option<&str>| {
+        let mut scene = Scene::standby();
+        scene.member("c").0.insert("tags".into(), tags_of_c);
+        scene.member("b").0.insert("tags".into(), tags_of_b);
+        scene.members().push(member_of("d", &json!({})));
+        scene.view().leader = holder.map(leader);
+        node_to_follow(&name("a"), &with_tags(&json!({"replicatefrom": "c"})), scene.view())
+    };
+    let from = |member: &str| json!({"replicatefrom": member});
+    // c replicates from me: neither of us would ever get anything.
+    assert_eq!(circle(from("a"), json!({}), Some("d")), Some(member("d")));
+    assert_eq!(circle(from("b"), from("a"), Some("d")), Some(member("d")));
+    assert_eq!(circle(from("a"), json!({}), None), None);
+    // A chain that ends somewhere is one, and the leader's own tag does not count: it follows nobody.
+    assert_eq!(circle(from("b"), json!({}), Some("d")), Some(member("c")));
+    assert_eq!(circle(from("b"), from("a"), Some("b")), Some(member("c")));
+    // A circle that I am not in is for others to break.
+    assert_eq!(circle(from("b"), from("c"), Some("d")), Some(member("c")));
+    assert_eq!(circle(from("c"), json!({}), Some("d")), Some(member("c")));
+}
+
+#[test]
+fn nf_4_else_the_leader() {
+    assert_eq!(followed(Some("b"), &json!({})), Some(member("b")));
+    assert_eq!(followed(None, &json!({})), None);
+}
+
+#[test]
+fn nf_5_nobody_follows_itself() {
+    assert_eq!(followed(Some("a"), &json!({})), None);
+    assert_eq!(followed(Some("a"), &json!({"replicatefrom": "z"})), None);
+    let alone = node_to_follow(&name("b"), &with_tags(&json!({})), Scene::standby().view());
+    assert_eq!(alone, None);
 }
 
 #[test]

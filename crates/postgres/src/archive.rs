@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use ptarmigan_types::{Lsn, Timeline};
+
 use crate::{
     binaries::{self, Tool},
     command::{self, Command},
@@ -15,6 +17,9 @@ use crate::{
 
 /// `postgres -C` only reads files.
 const SETTING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// One segment, over whichever network.
+const ARCHIVE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Why archiving or a setting failed.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +81,38 @@ pub async fn archive_ready(pg: &Postgres) -> Result<usize, Error> {
             .map_err(|source| Error::Io { path: mark("ready"), source })?;
     }
     Ok(ready.len())
+}
+
+/// What archives a server that is about to be stopped, by `postgres -C`; `None` where it archives nothing, or by a library
+/// that only the server can call (contract DM-2).
+///
+/// # Errors
+/// The settings are unreadable.
+pub async fn command_in_force(pg: &Postgres) -> Result<Option<String>, Error> {
+    if !matches!(setting_of_stopped_server(pg, "archive_mode").await?.as_str(), "on" | "always") {
+        return Ok(None);
+    }
+    let command = setting_of_stopped_server(pg, "archive_command").await?;
+    Ok(Some(command).filter(|command| !command.is_empty()))
+}
+
+/// Archives the segment that holds `lsn`: what a stopped server leaves unarchived is its shutdown checkpoint, which whoever
+/// lives from the archive needs to have all of its WAL (contract DM-7).
+///
+/// # Errors
+/// The command failed, or took too long.
+pub async fn archive_segment_of(
+    data_dir: &Path,
+    archive_command: &str,
+    timeline: Timeline,
+    lsn: Lsn,
+    segment_bytes: u64,
+) -> Result<String, Error> {
+    let number = lsn.0 / segment_bytes;
+    let per_id = (1_u64 << 32) / segment_bytes;
+    let segment = format!("{timeline:08X}{:08X}{:08X}", number / per_id, number % per_id);
+    shell(data_dir, archive_command, &segment).deadline(ARCHIVE_DEADLINE).succeed().await?;
+    Ok(segment)
 }
 
 /// Fetches one segment into `pg_wal` with a `restore_command`.
@@ -149,6 +186,25 @@ mod tests {
     #[test]
     fn placeholders_are_replaced_as_the_server_does() {
         assert_eq!(expand("cp %p /a/%f 100%% %x %", "0001"), "cp pg_wal/0001 /a/0001 100% %x %");
+    }
+
+    #[tokio::test]
+    async fn dm_7_the_segment_of_the_shutdown_checkpoint() {
+        let data = tempfile::tempdir().unwrap();
+        fs::create_dir(data.path().join("pg_wal")).unwrap();
+        let mebibyte = 1 << 20;
+        for (lsn, segment_bytes, segment) in [
+            (0x0300_0028, 16 * mebibyte, "000000070000000000000003"),
+            (0x1_0300_0028, 16 * mebibyte, "000000070000000100000003"),
+            (0x1_0300_0028, 64 * mebibyte, "000000070000000100000000"),
+        ] {
+            fs::write(data.path().join("pg_wal").join(segment), "x").unwrap();
+            let archived =
+                archive_segment_of(data.path(), "cp %p archived-%f", 7, Lsn(lsn), segment_bytes).await;
+            assert_eq!(archived.unwrap(), segment);
+            assert!(data.path().join(format!("archived-{segment}")).exists());
+        }
+        assert!(archive_segment_of(data.path(), "false", 7, Lsn(1), mebibyte).await.is_err());
     }
 
     #[tokio::test]

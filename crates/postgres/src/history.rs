@@ -49,6 +49,16 @@ pub struct LocalHistory {
     pub written_at: SystemTime,
 }
 
+/// The newest timeline that a `.history` file in `pg_wal` tells of; 0 where there is none, or nothing can be read.
+pub fn newest_local(data_dir: &Path) -> Timeline {
+    let Ok(entries) = fs::read_dir(data_dir.join("pg_wal")) else { return 0 };
+    let timeline = |name: &str| {
+        let digits = name.strip_suffix(".history").filter(|digits| digits.len() == 8)?;
+        Timeline::from_str_radix(digits, 16).ok()
+    };
+    entries.flatten().filter_map(|entry| timeline(entry.file_name().to_str()?)).max().unwrap_or(0)
+}
+
 /// Reads `pg_wal/<timeline>.history`; `None` where there is none.
 ///
 /// # Errors

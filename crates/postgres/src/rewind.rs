@@ -161,6 +161,7 @@ async fn compare(pg: &Postgres, upstream: &Upstream) -> Result<Verdict, Error> {
         return Ok(Verdict::Unknown(format!("local server is {:?}", control.state)));
     };
     tracing::info!("Local timeline={} lsn={}", local.timeline, local.lsn);
+    let upstream = &upstream.writable_host(pg).await;
     let session = Session::connect(&upstream.conninfo(pg, Login::Rewind), Purpose::Heartbeat).await?;
     if !is_writable(&session).await? {
         return Ok(Verdict::Unknown(format!("{} is in recovery", upstream.name)));
@@ -262,6 +263,7 @@ async fn current_position(pg: &Postgres, control: &ControlData) -> Result<Option
 
 /// RW-6.
 async fn is_primary(pg: &Postgres, upstream: &Upstream) -> Result<bool, Error> {
+    let upstream = upstream.writable_host(pg).await;
     is_writable(&Session::connect(&upstream.conninfo(pg, Login::Rewind), Purpose::Heartbeat).await?).await
 }
 
@@ -276,6 +278,7 @@ async fn is_writable(session: &Session) -> Result<bool, Error> {
 /// # Errors
 /// The upstream gave no answer.
 pub async fn ensure_upstream_checkpoint(pg: &Postgres, upstream: &Upstream) -> Result<bool, Error> {
+    let upstream = upstream.writable_host(pg).await;
     let session = Session::connect(&upstream.conninfo(pg, Login::Rewind), Purpose::Unlimited).await?;
     let settings = pg.settings();
     if !settings.rewind_configured || settings.rewind.username == settings.superuser.username {

@@ -12,6 +12,7 @@ use ptarmigan_types::MemberName;
 
 use crate::{
     command::Command,
+    connection::{Purpose, Session},
     dsn::{self, ConnInfo},
     handle::{Login, Postgres},
     pgpass,
@@ -39,6 +40,26 @@ impl Upstream {
         }
         address.set_default("port", "5432");
         Ok(Self { name, address })
+    }
+
+    /// The one of several hosts that is a primary, as an upstream of its own; this one itself where it has one host, or none
+    /// of them can be asked.
+    pub async fn writable_host(&self, pg: &Postgres) -> Self {
+        let hosts: Vec<&str> = self.address.get("host").unwrap_or_default().split(',').collect();
+        let ports: Vec<&str> = self.address.get("port").unwrap_or("5432").split(',').collect();
+        if hosts.len() < 2 {
+            return self.clone();
+        }
+        for (index, host) in hosts.iter().enumerate() {
+            let port = ports.get(index).or_else(|| ports.last()).copied().unwrap_or("5432");
+            let address = self.address.clone().with("host", *host).with("port", port);
+            let one = Self { name: self.name.clone(), address };
+            let info = one.conninfo(pg, Login::Rewind).with("target_session_attrs", "read-write");
+            if Session::connect(&info, Purpose::Heartbeat).await.is_ok() {
+                return one;
+            }
+        }
+        self.clone()
     }
 
     /// How to connect to it; the database is the local maintenance database where the address names none.

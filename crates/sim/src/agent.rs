@@ -208,6 +208,7 @@ impl World {
             has_backup_label: false,
             has_recovery_signal: postgres.standby_signal,
             major_version: 15,
+            newest_history: 0,
             rewind_possible: this.use_rewind && this.job.is_none() && this.state != MemberState::Starting,
             pending_restart: false,
             synchronous: self.sync_facts(member, server_answers),

@@ -367,7 +367,7 @@ impl World {
     pub fn node_to_follow(&self, member: usize) -> Option<usize> {
         let this = &self.members[member];
         let cluster: &Cluster = this.known.as_ref()?;
-        let upstream = ptarmigan_ha::node_to_follow(&this.name, &this.settings.tags, cluster)?;
+        let upstream = ptarmigan_ha::node_to_follow(&this.name, &this.settings, cluster)?;
         self.server_of(&upstream)
     }
 

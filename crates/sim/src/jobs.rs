@@ -99,6 +99,7 @@ impl World {
     fn step(&mut self, member: usize, job: &Job, stage: u32, primary: bool) -> Step {
         match job {
             Job::Bootstrap => self.bootstrap(member, stage),
+            Job::BootstrapStandbyLeader => self.clone_data(member, Some(&Upstream::Remote), stage),
             Job::PostBootstrap if stage == 0 => Step::Wait(self.random.millis(100, 800)),
             Job::PostBootstrap => Step::End(JobEnd::Done),
             Job::Clone { source } => self.clone_data(member, source.as_ref(), stage),
@@ -256,7 +257,8 @@ impl World {
         let left = self.members[member].lease.left_at(self.now);
         let gentle = left.saturating_sub(ENFORCED_STOP);
         let fast = match (mode, self.members[member].timing) {
-            (DemoteMode::Graceful, _) | (DemoteMode::Offline, Timing::Contract) => Some(needed),
+            (DemoteMode::Graceful | DemoteMode::DemoteCluster, _)
+            | (DemoteMode::Offline, Timing::Contract) => Some(needed),
             (DemoteMode::Offline, Timing::Own) if gentle >= Duration::from_secs(1) => {
                 Some(needed.min(gentle))
             }

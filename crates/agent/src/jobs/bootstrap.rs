@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use ptarmigan_ha::callbacks::How;
+use ptarmigan_ha::{Upstream, callbacks::How};
 use ptarmigan_postgres::{bootstrap, postmaster::start::StartRequest, recovery::Recovery};
 use ptarmigan_types::{MemberState, Role};
 
-use super::start::await_start;
+use super::{clone, follow, start::await_start};
 use crate::{node::Node, server};
 
 const NO_SECTION: &str = "there is no bootstrap section in the configuration";
@@ -25,6 +25,13 @@ pub(super) async fn run(node: &Arc<Node>) -> Result<(), String> {
         timeout: None,
     };
     await_start(node, request, How::Start).await.map(drop)
+}
+
+/// The first member of a standby cluster: a copy of the remote member, which it follows (contract B.17.5).
+pub(super) async fn standby_leader(node: &Arc<Node>) -> Result<(), String> {
+    server::bootstraps(node);
+    clone::copy(node, Some(&Upstream::Remote), false).await?;
+    follow::run(node, Some(&Upstream::Remote), Role::StandbyLeader, None).await
 }
 
 /// Users, and the operator's script.

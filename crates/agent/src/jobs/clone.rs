@@ -10,7 +10,7 @@ use ptarmigan_postgres::{
 use ptarmigan_types::Role;
 
 use super::follow;
-use crate::{local, node::Node, server};
+use crate::{local, node::Node, remote, server};
 
 /// Copies a data directory and starts it as a standby of whoever is to be followed by then.
 pub(super) async fn run(
@@ -18,13 +18,24 @@ pub(super) async fn run(
     source: Option<&Upstream>,
     only_basebackup: bool,
 ) -> Result<(), String> {
-    let settings = node.postgres.settings();
-    let methods =
-        if only_basebackup { vec!["basebackup".to_owned()] } else { settings.create_replica_methods.clone() };
-    let upstream = source.map(|name| local::upstream(node, name)).transpose()?;
-    clone::clone(&node.postgres, upstream.as_ref(), &methods).await.map_err(|error| error.to_string())?;
+    copy(node, source, only_basebackup).await?;
     let follow_now = local::node_to_follow(node);
     follow::run(node, follow_now.as_ref(), Role::Replica, None).await
+}
+
+/// Copies a data directory. A standby cluster that lives from an archive alone has nobody to connect to.
+pub(super) async fn copy(
+    node: &Node,
+    source: Option<&Upstream>,
+    only_basebackup: bool,
+) -> Result<(), String> {
+    let methods = if only_basebackup { vec!["basebackup".to_owned()] } else { remote::replica_methods(node) };
+    let server = match source {
+        Some(Upstream::Remote) => remote::server(node).ok(),
+        source => source.map(|source| local::upstream(node, source)).transpose()?,
+    };
+    let copied = clone::clone(&node.postgres, server.as_ref(), &methods).await;
+    copied.map(drop).map_err(|error| error.to_string())
 }
 
 /// Stops the server, removes its data, copies again.

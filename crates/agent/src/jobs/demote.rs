@@ -8,9 +8,10 @@ use std::{
 
 use ptarmigan_ha::{action::DemoteMode, callbacks::How};
 use ptarmigan_postgres::{
+    ControlData, archive,
     postmaster::start::StartRequest,
     recovery::Recovery,
-    stop::{StopMode, StopRequest},
+    stop::{Hook, StopMode, StopRequest},
 };
 use ptarmigan_types::Role;
 
@@ -29,8 +30,12 @@ const KILL_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(node: &Arc<Node>, mode: DemoteMode) -> Result<(), String> {
     tracing::info!("demoting self ({mode:?})");
-    let released = stop(node, mode).await?;
+    let archive_command = if mode == DemoteMode::DemoteCluster { archive_command(node).await } else { None };
+    let released = stop(node, mode, archive_command.is_some()).await?;
     node.postgres.set_role(Role::Demoted);
+    if let Some(command) = archive_command {
+        archive_the_rest(node, &command).await;
+    }
     if matches!(mode, DemoteMode::Graceful | DemoteMode::Immediate) && !released {
         let position = if mode == DemoteMode::Graceful { release::final_position(node).await } else { None };
         release::release(node, position).await;
@@ -42,21 +47,61 @@ pub(super) async fn run(node: &Arc<Node>, mode: DemoteMode) -> Result<(), String
     Ok(())
 }
 
+/// DM-2: what archives, asked before the stop.
+async fn archive_command(node: &Node) -> Option<String> {
+    match archive::command_in_force(&node.postgres).await {
+        Ok(command) => command,
+        Err(error) => {
+            tracing::warn!("whether WAL is archived is not known: {error}");
+            None
+        }
+    }
+}
+
+/// DM-7. The archiver itself archives no segment that is not full.
+async fn archive_the_rest(node: &Node, command: &str) {
+    let archived = async {
+        let control = node.postgres.control_data().await.map_err(|error| error.to_string())?;
+        let (timeline, lsn) = (control.checkpoint_timeline, control.checkpoint_lsn);
+        let data_dir = node.postgres.data_dir();
+        archive::archive_segment_of(&data_dir, command, timeline, lsn, control.wal_segment_bytes)
+            .await
+            .map_err(|error| error.to_string())
+    };
+    match archived.await {
+        Ok(segment) => tracing::info!("archived {segment}, which holds the shutdown checkpoint"),
+        Err(reason) => {
+            tracing::error!("the WAL file with the shutdown checkpoint is not archived: {reason}");
+        }
+    }
+}
+
 /// Stops the server; true where the lock was released on the way.
-async fn stop(node: &Arc<Node>, mode: DemoteMode) -> Result<bool, String> {
+async fn stop(node: &Arc<Node>, mode: DemoteMode, archives: bool) -> Result<bool, String> {
     let (hook, released) = release::early(node);
-    let request = match mode {
-        DemoteMode::Offline => offline(node.lease.left_at(ptarmigan_clock::now())),
+    let request = request(mode, node.lease.left_at(ptarmigan_clock::now()), archives, hook);
+    // Also where no server is seen: one whose start was cancelled a moment ago may be about to appear.
+    server::stop(node, request).await.map_err(|error| error.to_string())?;
+    Ok(released.load(Ordering::Acquire))
+}
+
+/// Contract B.16. `left`: how long the lease lasts.
+fn request(mode: DemoteMode, left: Duration, archives: bool, hook: Hook<ControlData>) -> StopRequest {
+    match mode {
+        DemoteMode::Offline => offline(left),
         DemoteMode::Graceful => {
             StopRequest { checkpoint: true, on_shutdown: Some(hook), ..StopRequest::new(StopMode::Fast) }
+        }
+        // The lock goes with the WAL: who archives the rest of it keeps it. Else whoever has everything may go on with it
+        // while this server waits for somebody who does not answer.
+        DemoteMode::DemoteCluster => {
+            let on_shutdown = (!archives).then_some(hook);
+            StopRequest { on_shutdown, ..StopRequest::new(StopMode::Fast) }
         }
         DemoteMode::Immediate => at_once(KILL_AFTER),
         // Somebody else may lead already: a server that hangs in its shutdown, and its backends do not, gets no time at all.
         DemoteMode::ImmediateNoLock => at_once(Duration::ZERO),
-    };
-    // Also where no server is seen: one whose start was cancelled a moment ago may be about to appear.
-    server::stop(node, request).await.map_err(|error| error.to_string())?;
-    Ok(released.load(Ordering::Acquire))
+    }
 }
 
 fn at_once(kill_after: Duration) -> StopRequest {
@@ -93,6 +138,7 @@ async fn read_only(node: &Arc<Node>) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Fixture;
 
     #[test]
     fn offline_stop_ends_before_anybody_else_may_lead() {
@@ -109,6 +155,96 @@ mod tests {
                 let all = request.timeout.unwrap() + request.kill_after.unwrap();
                 assert!(all < Duration::from_secs(left_s), "{left_s} s left");
             }
+        }
+    }
+
+    #[test]
+    fn dm_3_how_each_mode_stops_the_server() {
+        let seconds = Duration::from_secs;
+        for (mode, archives, stop, checkpoint, timeout, hook) in [
+            (DemoteMode::Offline, false, StopMode::Fast, false, Some(seconds(18)), false),
+            (DemoteMode::Graceful, false, StopMode::Fast, true, None, true),
+            (DemoteMode::Immediate, false, StopMode::Immediate, false, Some(KILL_AFTER), false),
+            (DemoteMode::ImmediateNoLock, false, StopMode::Immediate, false, Some(Duration::ZERO), false),
+            (DemoteMode::DemoteCluster, false, StopMode::Fast, false, None, true),
+            (DemoteMode::DemoteCluster, true, StopMode::Fast, false, None, false),
+        ] {
+            let request = request(mode, seconds(20), archives, Box::new(|_| Box::pin(async {})));
+            assert_eq!((request.mode, request.checkpoint, request.timeout), (stop, checkpoint, timeout));
+            assert_eq!(request.on_shutdown.is_some(), hook, "{mode:?} {archives}");
+        }
+    }
+
+    /// A leader whose server is not there any more.
+    async fn leader() -> Fixture {
+        let fixture = Fixture::new();
+        let acquire = crate::execute::execute(&fixture.node, &ptarmigan_ha::Action::AcquireLock).await;
+        assert!(matches!(acquire, Ok(ptarmigan_ha::Outcome::Held { .. })));
+        fixture.look().await;
+        fixture.node.postgres.set_role(Role::Primary);
+        fixture
+    }
+
+    #[tokio::test]
+    async fn dm_4_the_role_is_demoted_once_the_server_is_stopped() {
+        for mode in [DemoteMode::Graceful, DemoteMode::Immediate, DemoteMode::DemoteCluster] {
+            let fixture = leader().await;
+            run(&fixture.node, mode).await.unwrap();
+            assert_eq!(fixture.node.postgres.role(), Role::Demoted, "{mode:?}");
+            let cluster = fixture.cluster().await;
+            let mine = cluster.member(&fixture.node.name).unwrap();
+            assert_eq!(mine.data.role(), Some(Role::Demoted), "{mode:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn dm_5_the_lock_of_a_standby_cluster_to_be_is_kept() {
+        let fixture = leader().await;
+        run(&fixture.node, DemoteMode::DemoteCluster).await.unwrap();
+        assert!(fixture.cluster().await.is_leader(&fixture.node.name));
+        assert!(fixture.node.leads(), "and is renewed by the loop");
+    }
+
+    #[tokio::test]
+    async fn dm_6_the_lock_is_released_once_the_server_is_stopped() {
+        for (mode, released) in [
+            (DemoteMode::Graceful, true),
+            (DemoteMode::Immediate, true),
+            (DemoteMode::ImmediateNoLock, false),
+        ] {
+            let fixture = leader().await;
+            run(&fixture.node, mode).await.unwrap();
+            assert_eq!(fixture.cluster().await.is_unlocked(), released, "{mode:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn dm_2_what_archives_is_asked_before_the_stop() {
+        use std::os::unix::fs::PermissionsExt;
+        let fixture = leader().await;
+        let bin = fixture.folder.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        let configure = |mode: &str, command: &str| {
+            let script = format!(
+                "#!/bin/sh\nfor last; do :; done\ncase $last in archive_mode) echo '{mode}';; \
+                 archive_command) echo '{command}';; esac\n"
+            );
+            let path = bin.join("postgres");
+            std::fs::write(&path, script).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        fixture.configure(&serde_json::json!({"postgresql": {"bin_dir": bin.to_str().unwrap()}}));
+        assert!(fixture.node.configuration.reload());
+        let settings = fixture.node.configuration.current().settings.postgresql.clone();
+        fixture.node.postgres.set_settings(Arc::new(settings));
+        for (mode, command, expected) in [
+            ("on", "cp %p /a/%f", Some("cp %p /a/%f")),
+            ("always", "true", Some("true")),
+            ("off", "true", None),
+            ("on", "", None),
+        ] {
+            configure(mode, command);
+            assert_eq!(archive_command(&fixture.node).await.as_deref(), expected, "{mode} {command}");
         }
     }
 

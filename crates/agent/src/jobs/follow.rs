@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use ptarmigan_ha::{Upstream, callbacks::How};
 use ptarmigan_postgres::{
     postmaster::start::StartRequest,
-    recovery::{Recovery, Source, Wanted},
+    recovery::{Recovery, Wanted},
     stop::{StopMode, StopRequest},
 };
 use ptarmigan_types::{MemberState, Role};
 
 use super::start::await_start;
-use crate::{local, node::Node};
+use crate::{node::Node, remote};
 
 pub(super) async fn run(
     node: &Arc<Node>,
@@ -38,19 +38,18 @@ pub(super) async fn run(
 
 /// The recovery configuration for following a member, or nobody.
 pub(crate) fn recovery(node: &Node, upstream: Option<&Upstream>) -> Result<Wanted, String> {
-    let upstream = upstream.map(|name| local::upstream(node, name)).transpose()?;
-    let source = Source { upstream, ..Source::default() };
+    let source = remote::source(node, upstream)?;
     node.postgres.wanted_recovery(&source).map_err(|error| error.to_string())
 }
 
 /// The same for a server that is about to start: where the one to follow tells no address (contract B.19.1,
 /// "primary_conninfo") it comes up without one, serves reads, and follows once there is an address.
 pub(super) fn recovery_for_start(node: &Node, upstream: Option<&Upstream>) -> Result<Wanted, String> {
-    match upstream.map(|name| local::upstream(node, name)) {
-        Some(Err(reason)) => {
+    match remote::source(node, upstream) {
+        Err(reason) => {
             tracing::warn!("starting without an upstream: {reason}");
             recovery(node, None)
         }
-        _ => recovery(node, upstream),
+        Ok(_) => recovery(node, upstream),
     }
 }

@@ -34,6 +34,10 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
     if timeline.is_some() && seen.is_some() && seen != timeline {
         return JobEnd::Failed(format!("the timeline changed from {timeline:?} to {seen:?}"));
     }
+    // The cycle that decided this may have known of no standby cluster yet.
+    if node.configuration.with(|settings| settings.global.standby_cluster.is_some()) {
+        return JobEnd::Failed("this is a standby cluster, nobody in it is promoted".into());
+    }
     skip_timelines(node, timeline.or(seen));
     crate::slots::warn_of_unready(node);
     cancellable.end();

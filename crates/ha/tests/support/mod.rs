@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
-    Action, Decision, Job, Memory, Observation, Outcome, Upstream,
+    Action, Decision, Job, Memory, Observation, Outcome, Remote, Upstream,
     action::{Divergence, RecoveryDifference, ReloadAfter},
     decide,
     facts::PeerAnswer,
@@ -172,6 +172,7 @@ fn postgres() -> PostgresView {
         has_recovery_signal: true,
         major_version: 15,
         rewind_possible: true,
+        newest_history: 0,
         postmaster_start_time: Some("started once".into()),
         pending_restart: false,
         server_version: 150_018,
@@ -269,6 +270,27 @@ impl Scene {
     /// A running standby, and nobody leads.
     pub fn unlocked() -> Self {
         Self::standby().unled()
+    }
+
+    /// This is a standby cluster whose remote end has an address.
+    pub fn in_standby_cluster(mut self) -> Self {
+        self.obs.settings.standby_cluster = Some(Remote { has_address: true });
+        for member in self.members() {
+            if member.data.role() == Some(Role::Primary) {
+                member.data.0.insert("role".into(), "standby_leader".into());
+            }
+        }
+        self
+    }
+
+    /// I am `a`, the leader of a standby cluster.
+    pub fn standby_leader() -> Self {
+        let mut scene = Self::standby().led_by("a").in_standby_cluster();
+        scene.member("a").0.insert("role".into(), "standby_leader".into());
+        scene.member("b").0.insert("role".into(), "replica".into());
+        scene.pg().role = Role::StandbyLeader;
+        scene.memory.rewind_against = Some(ptarmigan_ha::memory::Source::remote());
+        scene
     }
 
     /// My PostgreSQL is not running; it was stopped cleanly as a standby.
