@@ -60,6 +60,10 @@ pub(crate) enum Command {
     History(History),
     /// Print the version of this program or of members.
     Version(Version),
+    /// Make the cluster a standby cluster of another one.
+    DemoteCluster(DemoteCluster),
+    /// Make the standby cluster a cluster of its own.
+    PromoteCluster(PromoteCluster),
     /// Show a cluster, a switchover and a failover on this machine.
     Demo(demo::Options),
 }
@@ -238,6 +242,38 @@ pub(crate) struct Failover {
     /// Who takes over.
     #[arg(long, value_name = "TEXT")]
     pub(crate) candidate: Option<String>,
+    /// Do not ask for confirmation.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// `demote-cluster`
+#[derive(Debug, Args)]
+pub(crate) struct DemoteCluster {
+    #[arg(value_name = "CLUSTER_NAME")]
+    pub(crate) cluster: Option<String>,
+    /// Do not ask for confirmation.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Address of the remote node, several separated by commas.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) host: Option<String>,
+    /// Port of the remote node.
+    #[arg(long, value_name = "INTEGER")]
+    pub(crate) port: Option<u16>,
+    /// Command to restore WAL files from the remote primary's archive.
+    #[arg(long = "restore-command", value_name = "TEXT")]
+    pub(crate) restore_command: Option<String>,
+    /// Name of the slot on the remote node.
+    #[arg(long = "primary-slot-name", value_name = "TEXT")]
+    pub(crate) primary_slot_name: Option<String>,
+}
+
+/// `promote-cluster`
+#[derive(Debug, Args)]
+pub(crate) struct PromoteCluster {
+    #[arg(value_name = "CLUSTER_NAME")]
+    pub(crate) cluster: Option<String>,
     /// Do not ask for confirmation.
     #[arg(long)]
     pub(crate) force: bool,

@@ -5,6 +5,7 @@
 //! `query`, `remove`, `demote_cluster`, `promote_cluster`; and for our own: `demo`, `why`. Until they are there their
 //! names are usage errors.
 
+mod cluster_role;
 mod edit_config;
 mod failover;
 mod history;
@@ -47,6 +48,8 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::EditConfig(options) => edit_config::run(context, options).await,
         Command::History(options) => history::run(context, options).await,
         Command::Version(options) => version::run(context, options).await,
+        Command::DemoteCluster(options) => cluster_role::demote(context, options).await,
+        Command::PromoteCluster(options) => cluster_role::promote(context, options).await,
         // It needs no configuration: see the caller.
         Command::Demo(_) => Ok(()),
     }
