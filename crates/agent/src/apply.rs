@@ -8,9 +8,7 @@ use crate::{node::Node, server};
 /// Cluster-wide switches that this release does not follow: an operator who sets one must hear it.
 pub fn warn_of_unsupported(settings: &Settings) {
     let global = &settings.global;
-    let switches = [
-        ("pause", global.pause, "the cluster goes on being managed"),
-    ];
+    let switches = [("pause", global.pause, "the cluster goes on being managed")];
     for (name, _, consequence) in switches.iter().filter(|(_, on, _)| *on) {
         tracing::error!("{name} is not supported yet and has no effect: {consequence}");
     }

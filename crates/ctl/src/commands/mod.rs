@@ -1,8 +1,8 @@
 //! The commands, one file each.
 //!
 //! Here: `list`, `topology`, `switchover`, `failover`, `restart`, `reinit`, `reload`, `show-config`, `edit-config`,
-//! `history`, `version`. Their places are kept for the rest of patronictl's: `flush`, `pause`, `resume`, `dsn`,
-//! `query`, `remove`, `demote_cluster`, `promote_cluster`; and for our own: `demo`, `why`. Until they are there their
+//! `history`, `version`, `demote-cluster`, `promote-cluster`. Their places are kept for the rest of patronictl's: `flush`, `pause`, `resume`, `dsn`,
+//! `query`, `remove`; and for our own: `demo`, `why`. Until they are there their
 //! names are usage errors.
 
 mod cluster_role;
