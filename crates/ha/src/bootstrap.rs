@@ -189,5 +189,9 @@ fn initialized(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
     r.fired("HA-064", "");
     r.request(Action::SetRole(if primary { Role::Primary } else { Role::StandbyLeader }));
     r.request(Action::RunCallback(callbacks::Event::Start));
+    // Nobody can be a synchronous standby yet: in strict mode commits wait for the first one.
+    if let Some(names) = r.obs.settings.synchronous.names_of_nobody() {
+        r.request(Action::SetStandbyNames(names));
+    }
     Ok("initialized a new cluster".into())
 }

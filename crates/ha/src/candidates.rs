@@ -6,6 +6,7 @@ use crate::{
     action::{Action, Outcome, PeerAddress},
     facts::PeerAnswer,
     round::{Round, Step},
+    sync::Voters,
 };
 
 /// HN-3: asks all of them in parallel.
@@ -40,16 +41,24 @@ pub(crate) fn failover_possible_excluding(
     candidate: Option<&MemberName>,
     excluded: Option<&MemberName>,
 ) -> Step<bool> {
+    // An operator who names a node without a leader to leave takes what it has.
+    let wished = r.view.failover.as_ref().is_some_and(|failover| failover.leader.is_none());
+    let voters = Voters::of(r);
+    let bound = voters.as_ref().filter(|_| !wished);
     let members: Vec<&Member> = r
         .view
         .members
         .iter()
         .filter(|member| member.name != r.obs.me && Some(&member.name) != excluded)
         .filter(|member| candidate.is_none_or(|name| *name == member.name))
+        .filter(|member| bound.is_none_or(|voters| voters.votes_for(&member.name)))
         .filter(|member| !member.data.tags().nofailover())
         .collect();
     let answers = ask(r, &members)?;
-    let possible = answers.iter().any(|answer| can_take_over(r, answer, None));
+    let count = answers.iter().filter(|answer| can_take_over(r, answer, None)).count();
+    // Whoever takes over needs the agreement of the others; a node that was named is waited for.
+    let agreement = voters.as_ref().filter(|_| candidate.is_none() || excluded.is_some());
+    let possible = count > agreement.map_or(0, |voters| voters.needed);
     r.fired("B.10.4", describe(answers, possible));
     Ok(possible)
 }
@@ -98,6 +107,21 @@ pub(crate) struct Race<'n> {
     pub(crate) former_leader: Option<&'n MemberName>,
     /// Who is asked for nothing but whether it is still a primary.
     pub(crate) out_of_race: Option<&'n MemberName>,
+    /// Who has a vote, where synchronous replication is active.
+    pub(crate) voters: Option<&'n Voters>,
+}
+
+/// What a peer's answer means for a race.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stand {
+    /// It keeps me from the lock.
+    Veto,
+    /// It has more WAL, but not more commits that anybody was told of.
+    Ahead,
+    /// It has no more than I have.
+    Behind,
+    /// It does not matter.
+    Silent,
 }
 
 /// Contract B.10.3: am I the healthiest of these and me?
@@ -123,26 +147,52 @@ pub(crate) fn am_healthiest_of(r: &mut Round<'_>, members: &[&Member], race: Rac
         .iter()
         .copied()
         .filter(|member| member.name != r.obs.me)
-        .filter(|member| race.former_leader == Some(&member.name) || !member.data.tags().nofailover())
+        .filter(|member| {
+            let asked = race.former_leader == Some(&member.name) || race.out_of_race == Some(&member.name);
+            asked || !member.data.tags().nofailover() || has_vote(race, &member.name)
+        })
         .collect();
     let answers = ask(r, &others)?;
-    Ok(answers.iter().all(|answer| no_veto(r, answer, my_lsn, race)))
+    let (mut votes, mut ahead) = (0, false);
+    for answer in answers {
+        match stand(r, answer, my_lsn, race) {
+            Stand::Veto => return Ok(false),
+            Stand::Ahead => ahead = true,
+            Stand::Behind if has_vote(race, &answer.name) => votes += 1,
+            Stand::Behind | Stand::Silent => {}
+        }
+    }
+    Ok(race.voters.is_none_or(|voters| enough(r, voters, votes, ahead)))
 }
 
-/// HN-5 to HN-8: does this peer leave the lock to me? Synchronous replication and quorum (HN-7's exception, HN-9) have
-/// their place here.
-fn no_veto(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, race: Race<'_>) -> bool {
+fn has_vote(race: Race<'_>, name: &MemberName) -> bool {
+    race.voters.is_some_and(|voters| voters.counted && voters.has(name))
+}
+
+/// HN-9, HN-10. Whoever is not among the voters needs one of them more.
+fn enough(r: &mut Round<'_>, voters: &Voters, votes: usize, ahead: bool) -> bool {
+    let outsider = usize::from(!voters.has(&r.obs.me));
+    if !voters.counted {
+        return true;
+    }
+    let enough = votes >= voters.needed + outsider || (!ahead && voters.is_leader(&r.obs.me));
+    r.fired("HN-9", format!("{votes} of {} votes", voters.needed + outsider));
+    enough
+}
+
+/// HN-5 to HN-8: does this peer leave the lock to me?
+fn stand(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, race: Race<'_>) -> Stand {
     // Before HN-5: a primary that may not take over once it is a standby writes all the same.
     if !peer.in_recovery {
         r.fired("HN-6", format!("{} is still a primary", peer.name));
-        return false;
+        return Stand::Veto;
     }
     if race.out_of_race == Some(&peer.name) {
-        return true;
+        return Stand::Silent;
     }
     if let Some(limitation) = peer.limitation() {
         r.fired("HN-5", format!("{} does not count: {limitation}", peer.name));
-        return true;
+        return Stand::Silent;
     }
     // Whoever HN-2 keeps from taking over would keep everybody else from it too, for ever, where its WAL is longer.
     let needed = r.view.timeline();
@@ -152,19 +202,29 @@ fn no_veto(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, race: Race<'_>) ->
             "HN-2",
             format!("{} does not count: timeline {:?}, cluster's {needed}", peer.name, peer.timeline),
         );
-        return true;
+        return Stand::Silent;
+    }
+    let led_by_key = race.voters.is_some_and(|voters| voters.is_leader(&peer.name));
+    if peer.lsn > my_lsn && led_by_key {
+        r.fired("HN-7", format!("{} is ahead, as the leader of /sync may be", peer.name));
+        return Stand::Ahead;
     }
     if peer.lsn > my_lsn {
         r.fired(
             "HN-7",
             format!("Wal position of {} is ahead of my wal position: {} > {my_lsn}", peer.name, peer.lsn),
         );
-        return false;
+        return Stand::Veto;
     }
     let mine = r.obs.settings.tags.failover_priority();
     let theirs = peer.tags.failover_priority();
-    let equal = peer.lsn == my_lsn && !peer.lsn.is_zero();
-    if equal && mine < theirs && race.former_leader != Some(&peer.name) {
+    if peer.lsn.is_zero() {
+        return Stand::Silent;
+    }
+    let former = if race.voters.is_some() { led_by_key } else { race.former_leader == Some(&peer.name) };
+    // Where votes are counted, whoever has none cannot take over before me.
+    let counts = race.voters.is_none_or(|voters| !voters.counted || voters.has(&peer.name));
+    if peer.lsn == my_lsn && mine < theirs && !former && counts {
         r.fired(
             "HN-8",
             format!(
@@ -172,7 +232,7 @@ fn no_veto(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, race: Race<'_>) ->
                 peer.name
             ),
         );
-        return false;
+        return Stand::Veto;
     }
-    true
+    Stand::Behind
 }

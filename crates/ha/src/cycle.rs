@@ -13,7 +13,7 @@ use crate::{
     observation::{JobEnd, JobKind, JobResult, Observation},
     recover,
     round::{Round, Step, Stop},
-    schedule, startup, unlocked, unreachable,
+    schedule, startup, sync, unlocked, unreachable,
 };
 
 /// One round: what to do now, given what this cycle has brought so far.
@@ -167,6 +167,11 @@ fn note_view(r: &mut Round<'_>) {
     if !view.is_unlocked() {
         r.memory.race_backoff_since = None;
         r.memory.yielding = None;
+    }
+    if !r.has_lock() {
+        r.memory.synchronous = sync::Memory::default();
+    } else if !r.obs.postgres.may_write() {
+        r.memory.synchronous.settled = None;
     }
     r.memory.leader_timeline = view.leader_member().and_then(|member| member.data.timeline());
     failsafe::note_view(r, view);

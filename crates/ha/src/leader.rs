@@ -9,6 +9,7 @@ use crate::{
     race,
     round::{Round, Step, finish},
     standby,
+    sync,
 };
 
 /// Contract B.11.
@@ -95,7 +96,7 @@ pub(crate) fn enforce_primary_role(r: &mut Round<'_>, leads: &str, promoted: &st
         if r.obs.postgres.role != Role::Primary {
             r.request(Action::SetRole(Role::Primary));
         }
-        // Synchronous replication (B.21, B.22) has its place here.
+        sync::replicate(r)?;
         update_history(r);
         return Ok(leads.into());
     }
@@ -105,6 +106,7 @@ pub(crate) fn enforce_primary_role(r: &mut Round<'_>, leads: &str, promoted: &st
         return Ok(leads.into());
     }
     r.hold_back(JobKind::Promote)?;
+    sync::before_promotion(r)?;
     r.fired("HA-256", format!("timeline {:?}", r.obs.postgres.timeline()));
     r.start(Job::Promote { timeline: r.obs.postgres.timeline() }, promoted)
 }

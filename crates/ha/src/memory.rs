@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ptarmigan_types::{Lsn, Member, MemberName, Monotonic, Revision, Timeline};
 use serde::{Deserialize, Serialize};
 
-use crate::{observation::JobKind, upstream::Upstream};
+use crate::{observation::JobKind, sync, upstream::Upstream};
 
 /// The state of the question whether the local WAL must be rewound (contract B.20).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +102,9 @@ pub struct Memory {
     pub failsafe: crate::failsafe::Seen,
     /// The long action that failed last, so that it is not begun again at once, over and over.
     pub failed: Option<FailedJob>,
+    /// Synchronous replication.
+    #[serde(default)]
+    pub synchronous: sync::Memory,
 }
 
 impl Memory {

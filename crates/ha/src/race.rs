@@ -3,9 +3,11 @@
 use ptarmigan_types::{Failover, Member};
 
 use crate::{
+    action::{Action, When},
     candidates::{self, Race},
     failsafe,
     round::{Round, Step},
+    sync::{Mode, Voters},
 };
 
 /// Contract HA-200 to HA-216.
@@ -30,18 +32,25 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         r.fired("HA-208", "");
         return Ok(false);
     }
+    let voters = Voters::of(r);
+    let outsider = voters.as_ref().is_some_and(|voters| !voters.has(&r.obs.me));
     if let Some(failover) = r.view.failover.clone() {
+        if failover.leader.is_some() && outsider {
+            r.fired("HA-209", "/sync does not name this node");
+            return Ok(false);
+        }
         r.fired("HA-210", describe(&failover));
         return manual_failover(r, &failover);
     }
     if failsafe::keeps_from_racing(r) {
         return Ok(false);
     }
-    // HA-211 (watchdog) and HA-214, HA-215 (synchronous replication) have their places here.
-    let members = peers(r);
-    let former_leader = r.memory.old_leader.clone();
-    let race = Race { check_lag: true, former_leader: former_leader.as_ref(), out_of_race: None };
-    let healthiest = candidates::am_healthiest_of(r, &by_reference(&members), race)?;
+    // HA-211 (watchdog) has its place here.
+    if is_left_out(r) {
+        r.fired("HA-214", "/sync does not name this node");
+        return Ok(false);
+    }
+    let healthiest = healthiest_of_peers(r, true)?;
     r.fired("HA-216", if healthiest { "healthiest" } else { "not the healthiest" });
     Ok(healthiest)
 }
@@ -49,8 +58,31 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
 /// Whether a standby that holds the lock would win it now from those who can be reached. Its lag does not count: it was
 /// looked at when the lock was raced for, and a primary that crashed may have published more than it had on disk.
 pub(crate) fn would_win(r: &mut Round<'_>) -> Step<bool> {
-    let members = peers(r);
-    let race = Race { check_lag: false, former_leader: None, out_of_race: None };
+    if is_left_out(r) {
+        r.fired("HA-214", "/sync does not name this node");
+        return Ok(false);
+    }
+    healthiest_of_peers(r, false)
+}
+
+/// Whoever is not in `/sync` may take over where enough of those who are agree (HN-9).
+fn is_left_out(r: &Round<'_>) -> bool {
+    Voters::of(r).is_some_and(|voters| !voters.counted && !voters.has(&r.obs.me))
+}
+
+/// HA-215: under synchronous replication those that `/sync` names, and whoever led last, who is only asked whether it
+/// still does.
+fn healthiest_of_peers(r: &mut Round<'_>, races: bool) -> Step<bool> {
+    let mut members = peers(r);
+    let old_leader = r.memory.old_leader.clone();
+    let voters = Voters::of(r);
+    let mut out_of_race = None;
+    if let Some(voters) = &voters {
+        members.retain(|member| voters.has(&member.name) || old_leader.as_ref() == Some(&member.name));
+        out_of_race = old_leader.as_ref().filter(|leader| !voters.has(leader));
+    }
+    let former_leader = old_leader.as_ref().filter(|_| races);
+    let race = Race { check_lag: races, former_leader, out_of_race, voters: voters.as_ref() };
     candidates::am_healthiest_of(r, &by_reference(&members), race)
 }
 
@@ -86,7 +118,12 @@ fn manual_failover(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
     if let Some(candidate) = &failover.candidate {
         if *candidate == r.obs.me {
             r.fired("HA-220", "");
-            return Ok(!old_primary_lives(r, failover)?);
+            return Ok(!old_primary_lives(r, failover)? && has_the_votes(r, failover)?);
+        }
+        let known = r.view.sync.matches_or_leads(r.obs.me.as_str());
+        if r.obs.settings.synchronous.mode == Mode::Priority && !known {
+            r.fired("HA-223", "/sync does not name this node");
+            return Ok(false);
         }
         if candidate_is_fine(r, failover)? {
             r.fired("HA-224", format!("leaving it to {candidate}"));
@@ -102,8 +139,32 @@ fn manual_failover(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
     r.fired("HA-228", "");
     // The one that shall be left does not run; that it does not write any more is another question, and is asked.
     let leader = failover.leader.as_ref();
-    let race = Race { check_lag: false, former_leader: leader, out_of_race: leader };
-    candidates::am_healthiest_of(r, &by_reference(&peers(r)), race)
+    let voters = Voters::of(r);
+    let mut members = peers(r);
+    if let Some(voters) = &voters {
+        members.retain(|member| voters.has(&member.name) || leader == Some(&member.name));
+    }
+    let race = Race { check_lag: false, former_leader: leader, out_of_race: leader, voters: voters.as_ref() };
+    candidates::am_healthiest_of(r, &by_reference(&members), race)
+}
+
+/// Safer than the contract (docs/compatibility.md): a switchover names who shall lead, and says nothing about which commits
+/// that node has. Where only some of those that may be promoted have every commit, it needs the others' agreement as in
+/// any race; where another one is ahead, the wish is given up, and that one leads.
+fn has_the_votes(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
+    let voters = Voters::of(r).filter(|voters| voters.needed > 0);
+    let (Some(voters), Some(_)) = (voters, &failover.leader) else { return Ok(true) };
+    let members: Vec<Member> = peers(r).into_iter().filter(|member| voters.has(&member.name)).collect();
+    let race = Race { check_lag: false, former_leader: None, out_of_race: None, voters: Some(&voters) };
+    if candidates::am_healthiest_of(r, &by_reference(&members), race)? {
+        return Ok(true);
+    }
+    let mine = r.obs.postgres.lsn();
+    let answers = candidates::ask(r, &by_reference(&members))?;
+    if answers.iter().any(|answer| answer.limitation().is_none() && Some(answer.lsn) > mine) {
+        r.request(Action::ClearFailover(When::Revision(failover.revision)));
+    }
+    Ok(false)
 }
 
 /// Safer than the contract (docs/compatibility.md): the wish for a candidate says who shall lead, not that nobody leads.

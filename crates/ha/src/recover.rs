@@ -12,6 +12,7 @@ use crate::{
     rewind,
     round::{Round, Step, finish},
     standby,
+    sync::Wanted,
 };
 
 /// Contract HA-070 to HA-072: did the start that the loop began succeed?
@@ -83,6 +84,10 @@ pub(crate) fn recover(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
     });
     r.fired("HA-114", "");
     r.memory.recovering = true;
+    if r.obs.settings.synchronous.is_on() {
+        r.fired("HA-113", "");
+        r.request(Action::SetStandbyNames(Wanted::Text(String::new())));
+    }
     // Zero asks for a failover where one is possible; where this node starts all the same, it is no limit.
     let timeout = timeout.filter(|limit| !limit.is_zero());
     r.start(Job::Follow { upstream, role, timeout }, line)

@@ -7,12 +7,22 @@
 use ptarmigan_types::Lsn;
 use serde::{Deserialize, Serialize};
 
+pub mod candidates;
 mod name_set;
+mod priority;
+mod promotion;
 pub mod quorum;
+mod quorum_commit;
 pub mod standby_names;
+mod steps;
+mod voters;
 
 pub use name_set::NameSet;
-pub use standby_names::{PLACEHOLDER, StandbyNames};
+pub(crate) use promotion::before_promotion;
+pub use standby_names::{Kind, PLACEHOLDER, StandbyNames};
+pub(crate) use steps::replicate;
+pub use steps::{Memory, Settled};
+pub(crate) use voters::Voters;
 
 /// Synchronous replication as configured; off in a standby cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +59,17 @@ impl Settings {
     /// Whether any kind is on.
     pub fn is_on(&self) -> bool {
         self.mode != Mode::Off
+    }
+
+    /// What the names are where nobody can be named (contract HA-064, HA-113); `None` where synchronous mode is off.
+    pub fn names_of_nobody(&self) -> Option<Wanted> {
+        let text = standby_names::print(
+            self.mode,
+            &NameSet::default(),
+            Some(self.least()),
+            standby_names::Abilities::ALL,
+        );
+        self.is_on().then_some(Wanted::Text(text))
     }
 
     /// How many standbys there must be for a commit to be acknowledged (contract B.21, `min_sync`).

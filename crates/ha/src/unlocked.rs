@@ -70,6 +70,7 @@ fn back_off(r: &mut Round<'_>) -> Step<()> {
 /// HA-131, HA-132.
 fn take_lock(r: &mut Round<'_>) -> Step<String> {
     let acquired = r.lock(Action::AcquireLock)?;
+    let (raced_on, wish) = (r.view.sync.revision, r.view.failover.clone());
     if acquired && !still_healthy(r)? {
         r.reload_view(ReloadAfter::Lock)?;
         r.release();
@@ -91,6 +92,12 @@ fn take_lock(r: &mut Round<'_>) -> Step<String> {
     }
     r.fired("HA-131", "");
     r.memory.won = r.held().map(|held| held.create_revision);
+    if wish.is_some_and(|wish| wish.leader.is_none() && wish.candidate.as_ref() == Some(&r.obs.me)) {
+        r.memory.synchronous.wished = r.memory.won;
+    }
+    if r.view.sync.revision == raced_on {
+        r.memory.synchronous.raced_on = Some(raced_on);
+    }
     r.wake_within(Duration::ZERO);
     if r.in_standby_cluster() {
         // The standby leader is gone, and this is the healthiest standby: the remote member is its to follow now.

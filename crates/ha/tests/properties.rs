@@ -103,6 +103,7 @@ fn memory(draw: &mut Draw<'_>) -> Memory {
             until: draw.moment(),
             off_since: draw.moment(),
         },
+        synchronous: Default::default(),
         failed: draw.moment().map(|at| FailedJob { kind: draw.pick(&KINDS), at }),
     }
 }

@@ -197,6 +197,9 @@ fn cluster() -> Cluster {
     }
 }
 
+/// The revision of `/sync` once it is written.
+pub const SYNC_WRITTEN: u64 = 77;
+
 /// What a case of a table does to the scene.
 pub type Change = fn(&mut Scene);
 
@@ -222,6 +225,10 @@ pub struct Scene {
     pub slots: Outcome,
     /// Outcome of `AskFailsafe`.
     pub failsafe: Outcome,
+    /// Outcome of every write of `/sync`.
+    pub sync: Outcome,
+    /// The position at which `synchronous_standby_names` is in force; `None`: it is not yet.
+    pub settled: Option<Lsn>,
 }
 
 impl Scene {
@@ -254,6 +261,8 @@ impl Scene {
             stop: Outcome::Done,
             slots: Outcome::Done,
             failsafe: refused(),
+            sync: Outcome::Written(SYNC_WRITTEN),
+            settled: Some(HERE),
         }
     }
 
@@ -390,6 +399,8 @@ impl Scene {
             Action::StopImmediate => self.stop.clone(),
             Action::SyncSlots => self.slots.clone(),
             Action::AskFailsafe(_) => self.failsafe.clone(),
+            Action::WriteSync { .. } | Action::DeleteSync(_) => self.sync.clone(),
+            Action::SettleStandbyNames { .. } => Outcome::Settled(self.settled),
             _ => Outcome::Done,
         }
     }
