@@ -24,4 +24,5 @@ mod secrets;
 mod site;
 mod store;
 mod switchover;
+mod synchronous;
 mod takeover;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ptarmigan_dcs::Changes;
-use ptarmigan_ha::{Action, Decision, Memory, decide};
+use ptarmigan_ha::{Action, Decision, Fired, Memory, decide};
 use ptarmigan_types::{Cluster, Member, MemberName, MemberState, Monotonic};
 use tokio::sync::watch;
 
@@ -169,8 +169,16 @@ impl Agent {
         let Ok(Ok(view)) = tokio::time::timeout(LOOK_LIMIT, self.node.dcs.view()).await else { return true };
         let known = self.node.known();
         let Some(old) = &known.view else { return true };
-        let names = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
-        names(&view.cluster.members) != names(&old.cluster.members)
+        // Under synchronous replication also where one asks not to be waited for, or can be again.
+        let synchronous = crate::synchronous::is_on(&self.node);
+        let facts = |members: &[Member]| {
+            let fact = |member: &Member| {
+                let waits = synchronous.then(|| (member.data.is_running(), member.data.tags()));
+                (member.name.clone(), waits)
+            };
+            members.iter().map(fact).collect::<Vec<_>>()
+        };
+        facts(&view.cluster.members) != facts(&old.cluster.members)
     }
 }
 
@@ -184,5 +192,13 @@ fn explain(decision: &Decision) {
         decision.report.iter().filter(|fired| fired.rule.0.starts_with("HN-") && !fired.facts.is_empty());
     for fired in vetoes {
         tracing::info!("{}", fired.facts);
+    }
+    let alone = |fired: &&Fired| fired.facts.starts_with("No active replication connections");
+    for fired in decision.report.iter().filter(alone) {
+        tracing::warn!("{}", fired.facts);
+    }
+    let broken = |fired: &&Fired| fired.facts.contains("the quorum state is inconsistent");
+    for fired in decision.report.iter().filter(broken) {
+        tracing::error!("{}", fired.facts);
     }
 }

@@ -118,6 +118,8 @@ pub struct Known {
     pub pause: bool,
     /// The `synchronous_standby_names` that the running server was last told, and when.
     pub names_told: Option<crate::synchronous::Told>,
+    /// How many actions in flight want this node not to be a synchronous standby (contract B.0, `disable_sync`).
+    pub leaving_sync: u32,
 }
 
 impl Known {
@@ -208,6 +210,16 @@ impl Node {
     /// Configured tags as they are published.
     pub fn tags(&self) -> Tags {
         self.configuration.with(|settings| settings.tags.published())
+    }
+
+    /// The same, and that this node is not to be a synchronous standby for now (contract RS-8).
+    pub fn effective_tags(&self) -> Tags {
+        let mut tags = self.tags();
+        if self.known().leaving_sync > 0 {
+            tags.0.insert("nosync".into(), json!(true));
+            tags.0.insert("sync_priority".into(), json!(0));
+        }
+        tags
     }
 
     /// Whether I lead at this moment.

@@ -15,6 +15,7 @@ pub fn publish(node: &Node) {
 
 /// A snapshot of this moment.
 pub fn snapshot(node: &Node) -> Snapshot {
+    let effective_tags = node.effective_tags();
     let known = node.known();
     let effective = node.configuration.current();
     let settings = &effective.settings;
@@ -35,7 +36,7 @@ pub fn snapshot(node: &Node) -> Snapshot {
         role: node.postgres.role(),
         figures: known.figures.clone(),
         tags: settings.tags.published(),
-        effective_tags: settings.tags.published(),
+        effective_tags,
         system_identifier: known.system_identifier.clone(),
         pending_restart_reason: node.pending_restart_reason(),
         scheduled_restart: known.scheduled_restart.as_ref().map(|restart| {
@@ -71,6 +72,7 @@ pub fn global(settings: &Settings) -> GlobalSettings {
 /// The member key as it should be now.
 pub fn member(node: &Node) -> MemberData {
     let outstanding = node.checkpoint_outstanding();
+    let tags = node.effective_tags();
     let known = node.known();
     let effective = node.configuration.current();
     let settings = &effective.settings;
@@ -89,7 +91,7 @@ pub fn member(node: &Node) -> MemberData {
         state,
         role: node.postgres.role(),
         checkpoint_outstanding: outstanding,
-        tags: &settings.tags.published(),
+        tags: &tags,
         pending_restart_reason: &node.pending_restart_reason(),
         figures: known.figures.as_ref().filter(|_| may_show_positions),
         scheduled_restart: known.scheduled_restart.as_ref().map(|restart| &restart.published),

@@ -76,5 +76,12 @@ pub fn early(node: &Arc<Node>) -> (Hook<ControlData>, Arc<AtomicBool>) {
 async fn others_have(node: &Node, lsn: Lsn) -> bool {
     let Some(view) = node.known().view.clone() else { return false };
     let answers = peers::ask_others(node, &view.cluster).await;
-    answers.iter().any(|answer| can_take_over_with(answer, Some(lsn), view.cluster.status.last_lsn, 0, None))
+    // Whoever else has all of it could not take over (contract B.10.4).
+    let sync = &view.cluster.sync;
+    let wished = view.cluster.failover.as_ref().is_some_and(|failover| failover.leader.is_none());
+    let bound = !sync.is_empty() && !wished && crate::synchronous::is_on(node);
+    answers
+        .iter()
+        .filter(|answer| !bound || sync.matches(answer.name.as_str()))
+        .any(|answer| can_take_over_with(answer, Some(lsn), view.cluster.status.last_lsn, 0, None))
 }

@@ -15,7 +15,7 @@ use crate::{
     execute::write_member,
     jobs::{ENFORCED_STOP, FAST_STOP_MIN},
     node::Node,
-    release, server,
+    release, server, synchronous,
 };
 
 /// Stops PostgreSQL and gives the lock up. False where PostgreSQL could not be stopped: the lock stays (contract SD-8).
@@ -27,6 +27,7 @@ pub async fn shutdown(node: &Arc<Node>) -> bool {
         return true;
     }
     let led = node.leads();
+    let leaving = synchronous::leave(node).await;
     let (hook, released) = release::early(node);
     if let Err(error) = stop(node, led.then_some(hook)).await {
         tracing::error!("{error}; killing it");
@@ -43,6 +44,7 @@ pub async fn shutdown(node: &Arc<Node>) -> bool {
         }
     }
     node.postgres.set_state(MemberState::Stopped);
+    drop(leaving);
     // The member key goes with its lease where this is not answered.
     let _ = tokio::time::timeout(patience, write_member(node)).await;
     true
@@ -59,6 +61,7 @@ async fn stop(
     let request = StopRequest {
         on_safepoint: Some(Box::new(move |()| Box::pin(async move { flag.store(true, Ordering::Release) }))),
         on_shutdown,
+        timeout: synchronous::stop_timeout(node),
         ..StopRequest::new(StopMode::Fast)
     };
     let left = node.lease.left_at(ptarmigan_clock::now()).saturating_sub(ENFORCED_STOP).max(FAST_STOP_MIN);

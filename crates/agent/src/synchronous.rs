@@ -1,6 +1,6 @@
 //! `synchronous_standby_names` of the local server: whose it is, setting it, and when it is in force (contract B.21, C.4).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ptarmigan_config::{DynamicSettings, SynchronousMode};
 use ptarmigan_ha::{
@@ -11,9 +11,9 @@ use ptarmigan_postgres::{
     Purpose,
     status::{ServerStatus, WalSender},
 };
-use ptarmigan_types::{Lsn, MemberState, Monotonic, Role};
+use ptarmigan_types::{Cluster, Lsn, MemberName, MemberState, Monotonic, Role};
 
-use crate::node::Node;
+use crate::{execute::write_member, node::Node};
 
 /// A reload takes a millisecond; a server's processes get this long (contract B.21, "wait 0.1 s").
 const RELOAD_TIME: Duration = Duration::from_millis(100);
@@ -70,7 +70,8 @@ fn standby(row: &WalSender, commit: Commit) -> Standby {
     }
 }
 
-fn is_on(node: &Node) -> bool {
+/// Synchronous mode is on.
+pub fn is_on(node: &Node) -> bool {
     node.configuration.with(|settings| settings.global.synchronous_mode != SynchronousMode::Off)
 }
 
@@ -118,6 +119,64 @@ fn names_for_start(node: &Node) -> String {
     let strict = node.configuration.with(|settings| settings.global.synchronous_mode_strict);
     let writes = matches!(node.postgres.role(), Role::Primary | Role::Promoted);
     written.unwrap_or_else(|| if strict && writes { PLACEHOLDER.to_owned() } else { String::new() })
+}
+
+/// A server that starts as a standby names nobody (contract DM-9).
+pub fn clear(node: &Node) {
+    if is_on(node) {
+        node.postgres.own_synchronous_standby_names(Some(""));
+    }
+}
+
+/// How long a server may take to stop whose commits wait for standbys (contract DM-3, SD-4).
+pub fn stop_timeout(node: &Node) -> Option<Duration> {
+    let limit = node.configuration.with(|settings| settings.global.primary_stop_timeout_s);
+    (is_on(node) && limit > 0).then(|| Duration::from_secs(limit))
+}
+
+/// As long as it lives, this node tells everybody that it is no synchronous standby.
+pub struct Leaving(Arc<Node>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut known = self.0.known();
+        known.leaving_sync = known.leaving_sync.saturating_sub(1);
+        drop(known);
+        self.0.wake();
+    }
+}
+
+/// How often the key is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Contract RS-8: before its server stops, a standby asks not to be waited for, and waits until `/sync` does not name it any
+/// more; at most two `loop_wait`, and not where the DCS is away.
+pub async fn leave(node: &Arc<Node>) -> Option<Leaving> {
+    if !is_on(node) || node.leads() || node.tags().nosync() {
+        return None;
+    }
+    node.known().leaving_sync += 1;
+    let leaving = Leaving(Arc::clone(node));
+    let limit = 2 * node.configuration.timing().loop_wait;
+    let left = async {
+        drop(write_member(node).await);
+        while node.dcs.view().await.is_ok_and(|view| is_named(&view.cluster, &node.name)) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(limit, left).await.is_err() {
+        tracing::warn!(
+            "this node is still a synchronous standby: commits wait until the leader sees that it is gone"
+        );
+    }
+    Some(leaving)
+}
+
+/// Somebody else's `/sync` says nothing about whom this leader waits for.
+fn is_named(cluster: &Cluster, me: &MemberName) -> bool {
+    let sync = &cluster.sync;
+    let current = cluster.leader_name().is_some_and(|leader| sync.leader_matches(leader.as_str()));
+    !sync.is_empty() && (!current || sync.matches(me.as_str()))
 }
 
 /// Sets the names: in the files, and by a reload where the server runs and was told others before.

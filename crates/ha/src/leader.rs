@@ -8,8 +8,7 @@ use crate::{
     observation::JobKind,
     race,
     round::{Round, Step, finish},
-    standby,
-    sync,
+    standby, sync,
 };
 
 /// Contract B.11.

@@ -176,7 +176,7 @@ fn sy_3_who_is_listed_and_not_confirmed_is_not_listed_any_more() {
 fn sy_4_strict_with_nobody_there_holds_commits_back() {
     // The last known standby is waited for, and stays the only one that may take over.
     let alone = steady().strict().streaming(&[]);
-    let played = alone.clone().play();
+    let played = alone.play();
     played.fired("HA-253").silent("SY-6").wakes_in(secs(1));
     assert!(!played.has(writes_sync) && !played.has(sets_names));
     // Nobody is known: the placeholder.
@@ -209,7 +209,7 @@ fn sy_5_nothing_is_done_where_both_places_are_as_they_should_be() {
 #[test]
 fn sy_6_a_lost_standby_leaves_the_key_before_the_names() {
     let scene = steady().streaming(&[("c", "async")]);
-    let played = scene.clone().play();
+    let played = scene.play();
     played.fired("SY-6").before(&rewrite("a", &[], 0), &names("c")).wakes_in(SOON);
     // Whoever was not taken out of the key is still waited for.
     for failure in [refused(), no_answer()] {
@@ -222,7 +222,7 @@ fn sy_6_a_lost_standby_leaves_the_key_before_the_names() {
 #[test]
 fn sy_7_the_best_candidates_are_named() {
     let added = steady().count(2);
-    added.clone().play().fired("SY-7").does(&names("2 (b,c)")).wakes_in(SOON);
+    added.play().fired("SY-7").does(&names("2 (b,c)")).wakes_in(SOON);
     // The names are in force, and what was written before cannot follow any more.
     let late = added.with(|scene| scene.memory.synchronous.fenced = None).play();
     late.before(&rewrite("a", &["b"], 0), &names("2 (b,c)"));
@@ -233,7 +233,7 @@ fn sy_8_a_standby_that_has_not_caught_up_is_looked_at_again() {
     let behind = priority().key("a", &[], 0).in_force("b").streaming(&[("b", "sync")]).fenced();
     let scene =
         behind.with(|scene| scene.memory.synchronous.settled.as_mut().unwrap().position = Lsn(HERE.0 + 1));
-    let played = scene.clone().play();
+    let played = scene.play();
     played.fired("SY-8").wakes_in(SOON);
     assert!(!played.has(writes_sync));
     // Where it takes its time it is not asked for ten times a second.
@@ -245,13 +245,13 @@ fn sy_8_a_standby_that_has_not_caught_up_is_looked_at_again() {
 #[test]
 fn sy_9_a_standby_that_has_everything_joins_the_key_last() {
     let caught_up = priority().key("a", &[], 0).in_force("b").streaming(&[("b", "sync")]).fenced();
-    caught_up.clone().play().fired("SY-9").does(&rewrite("a", &["b"], 0));
+    caught_up.play().fired("SY-9").does(&rewrite("a", &["b"], 0));
     // Not before the names are in force everywhere,
     let fresh = caught_up.clone().with(|scene| {
         scene.memory.synchronous.settled = None;
         scene.settled = None;
     });
-    let played = fresh.clone().play();
+    let played = fresh.play();
     played.does(&Action::SettleStandbyNames { names: "b".into(), from_nothing: true }).wakes_in(SOON);
     assert!(!played.has(writes_sync));
     // nor on what it had before that.
@@ -277,7 +277,7 @@ fn b_21_changed_names_are_asked_for_again() {
 #[test]
 fn b_21_mode_off_deletes_the_key_and_gives_the_names_back() {
     let scene = steady().mode(Mode::Off);
-    let played = scene.clone().play();
+    let played = scene.play();
     played.before(&Action::DeleteSync(20), &Action::SetStandbyNames(Wanted::Configured));
     for failure in [refused(), no_answer()] {
         let failed = scene.clone().with(|scene| scene.sync = failure).play();
@@ -305,7 +305,7 @@ fn a_8_a_write_without_answer_is_made_impossible_before_the_names_change() {
 
 fn promoting(mode: Mode) -> Scene {
     let mut scene = Scene::standby().led_by("a").mode(mode);
-    scene.memory.won = Some(scene.view().leader.as_ref().unwrap().create_revision);
+    scene.memory.won = scene.view().leader.as_ref().map(|leader| leader.create_revision);
     scene.memory.synchronous.raced_on = Some(20);
     scene
 }
@@ -323,10 +323,10 @@ fn ha_255_before_a_promotion_the_key_names_nobody() {
     }
     // Strict: whoever was in it stays, and every commit of the new primary waits for them all.
     let strict = promoting(Mode::Priority).strict().key("b", &["a", "c"], 0);
-    let first = strict.clone().play();
+    let first = strict.play();
     first.before(&rewrite("a", &["b", "c"], 0), &names("2 (b,c)")).starts_nothing().wakes_in(SOON);
     let in_force = strict.with(|scene| scene.pg().synchronous.names = Some("2 (b,c)".into()));
-    in_force.clone().play().starts(&PROMOTE);
+    in_force.play().starts(&PROMOTE);
     in_force.with(|scene| scene.settled = None).play().starts_nothing().wakes_in(SOON);
     // By what quorum mode left no single one has every commit.
     let left = promoting(Mode::Priority).strict().key("b", &["a", "c"], 1).play();
@@ -336,10 +336,10 @@ fn ha_255_before_a_promotion_the_key_names_nobody() {
 #[test]
 fn ha_255_in_quorum_mode_the_key_is_handed_over() {
     let scene = promoting(Mode::Quorum).key("b", &["a", "c"], 1);
-    let first = scene.clone().play();
+    let first = scene.play();
     first.before(&rewrite("a", &["b", "c"], 1), &names("ANY 1 (b,c)")).starts_nothing();
     let in_force = scene.with(|scene| scene.pg().synchronous.names = Some("ANY 1 (b,c)".into()));
-    in_force.clone().play().starts(&PROMOTE);
+    in_force.play().starts(&PROMOTE);
     in_force.with(|scene| scene.sync = refused()).play().starts_nothing();
     // Nobody is in it: nobody is waited for, unless strict.
     promoting(Mode::Quorum).key("a", &[], 0).play().starts(&PROMOTE);
@@ -353,7 +353,7 @@ fn ha_255_who_is_not_in_the_key_any_more_gives_the_lock_back() {
     let scene = promoting(Mode::Priority).key("b", &["c"], 0).with(|scene| {
         scene.memory.synchronous.raced_on = Some(19);
     });
-    scene.clone().play().line(STEP_ASIDE).starts_nothing().does(&Action::ReleaseLock(leader("a")));
+    scene.play().line(STEP_ASIDE).starts_nothing().does(&Action::ReleaseLock(leader("a")));
     // An operator wanted this node.
     let wished = scene.clone().with(|scene| scene.memory.synchronous.wished = scene.memory.won).play();
     wished.starts(&PROMOTE);
@@ -377,7 +377,7 @@ fn ha_064_a_new_strict_cluster_waits_for_its_first_standby() {
         scene.memory.bootstrapping = true;
         scene.memory.post_bootstrap = Some(true);
     });
-    scene.clone().play().fired("HA-064").does(&names(""));
+    scene.play().fired("HA-064").does(&names(""));
     scene.clone().strict().play().does(&names(PLACEHOLDER));
     let off = scene.mode(Mode::Off).play();
     assert!(!off.has(sets_names));
@@ -387,7 +387,7 @@ fn ha_064_a_new_strict_cluster_waits_for_its_first_standby() {
 fn ha_113_a_server_that_starts_as_a_standby_names_nobody() {
     let scene = Scene::stopped().mode(Mode::Priority);
     let start = |played: &Played| played.jobs().into_iter().cloned().map(Action::StartJob).next().unwrap();
-    let played = scene.clone().play();
+    let played = scene.play();
     played.fired("HA-112").before(&names(""), &start(&played));
     let off = scene.clone().mode(Mode::Off).play();
     assert!(!off.has(sets_names));
@@ -419,7 +419,7 @@ fn qs_1_an_absent_key_is_created() {
 #[test]
 fn qs_2_strict_with_nobody_there_waits_for_as_many_as_the_key_promises() {
     let scene = agreed().strict().streaming(&[]);
-    let held = scene.clone().play();
+    let held = scene.play();
     assert!(!held.has(writes_sync) && !held.has(sets_names), "these names hold commits back");
     let other = scene.in_force("ANY 2 (b,c)").play();
     other.fired("QS-2").does(&names("ANY 1 (b,c)"));
@@ -438,7 +438,7 @@ fn qs_3_one_step_after_the_other() {
     joins.before(&rewrite("a", &["b", "c"], 1), &names("ANY 1 (b,c)"));
     // More of them shall acknowledge: the names first, and the key once it is true.
     let more = agreed().count(2);
-    let played = more.clone().play();
+    let played = more.play();
     played.does(&names("ANY 2 (b,c)")).wakes_in(SOON);
     assert!(!played.has(writes_sync));
     let fresh = more.with(|scene| scene.pg().synchronous.names = Some("ANY 2 (b,c)".into()));
@@ -458,13 +458,13 @@ fn qs_3_standbys_that_are_gone_take_no_commits_along() {
     // Two of four acknowledge. `d` and `e` may be the two that have the last commit.
     let four = quorum().count(2).key("a", &["b", "c", "d", "e"], 2).in_force("ANY 2 (b,c,d,e)").fenced();
     let four = four.streaming(&[("b", "quorum"), ("c", "quorum")]);
-    let played = four.clone().play();
+    let played = four.play();
     played.does(&names("ANY 2 (b,c)"));
     assert!(!played.has(writes_sync));
     let behind = four.in_force("ANY 2 (b,c)").with(|scene| {
         scene.memory.synchronous.settled.as_mut().unwrap().position = Lsn(HERE.0 + 1);
     });
-    assert!(!behind.clone().play().has(writes_sync), "neither has what the lost ones had");
+    assert!(!behind.play().has(writes_sync), "neither has what the lost ones had");
     let caught_up = behind.in_force("ANY 2 (b,c)").play();
     caught_up.does(&rewrite("a", &["b", "c"], 0));
 }

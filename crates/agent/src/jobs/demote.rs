@@ -16,7 +16,7 @@ use ptarmigan_postgres::{
 use ptarmigan_types::Role;
 
 use super::{follow, start::await_start};
-use crate::{execute::write_member, node::Node, release, server};
+use crate::{execute::write_member, node::Node, release, server, synchronous};
 
 /// What an immediate stop and the SIGKILLs after it may need.
 pub(crate) const ENFORCED_STOP: Duration = Duration::from_secs(2);
@@ -79,19 +79,29 @@ async fn archive_the_rest(node: &Node, command: &str) {
 /// Stops the server; true where the lock was released on the way.
 async fn stop(node: &Arc<Node>, mode: DemoteMode, archives: bool) -> Result<bool, String> {
     let (hook, released) = release::early(node);
-    let request = request(mode, node.lease.left_at(ptarmigan_clock::now()), archives, hook);
+    let left = node.lease.left_at(ptarmigan_clock::now());
+    let request = request(mode, left, synchronous::stop_timeout(node), archives, hook);
     // Also where no server is seen: one whose start was cancelled a moment ago may be about to appear.
     server::stop(node, request).await.map_err(|error| error.to_string())?;
     Ok(released.load(Ordering::Acquire))
 }
 
-/// Contract B.16. `left`: how long the lease lasts.
-fn request(mode: DemoteMode, left: Duration, archives: bool, hook: Hook<ControlData>) -> StopRequest {
+/// Contract B.16. `left`: how long the lease lasts; `limit`: contract DM-3.
+fn request(
+    mode: DemoteMode,
+    left: Duration,
+    limit: Option<Duration>,
+    archives: bool,
+    hook: Hook<ControlData>,
+) -> StopRequest {
     match mode {
-        DemoteMode::Offline => offline(left),
-        DemoteMode::Graceful => {
-            StopRequest { checkpoint: true, on_shutdown: Some(hook), ..StopRequest::new(StopMode::Fast) }
-        }
+        DemoteMode::Offline => offline(limit.map_or(left, |limit| left.min(limit + ENFORCED_STOP))),
+        DemoteMode::Graceful => StopRequest {
+            checkpoint: true,
+            on_shutdown: Some(hook),
+            timeout: limit,
+            ..StopRequest::new(StopMode::Fast)
+        },
         // The lock goes with the WAL: who archives the rest of it keeps it. Else whoever has everything may go on with it
         // while this server waits for somebody who does not answer.
         DemoteMode::DemoteCluster => {
@@ -123,6 +133,7 @@ fn offline(left: Duration) -> StopRequest {
 
 /// The DCS is away: serve reads, follow nobody.
 async fn read_only(node: &Arc<Node>) -> Result<(), String> {
+    synchronous::clear(node);
     let wanted = follow::recovery(node, None)?;
     let request = StartRequest {
         role: Role::Replica,
@@ -169,9 +180,19 @@ mod tests {
             (DemoteMode::DemoteCluster, false, StopMode::Fast, false, None, true),
             (DemoteMode::DemoteCluster, true, StopMode::Fast, false, None, false),
         ] {
-            let request = request(mode, seconds(20), archives, Box::new(|_| Box::pin(async {})));
+            let request = request(mode, seconds(20), None, archives, Box::new(|_| Box::pin(async {})));
             assert_eq!((request.mode, request.checkpoint, request.timeout), (stop, checkpoint, timeout));
             assert_eq!(request.on_shutdown.is_some(), hook, "{mode:?} {archives}");
+        }
+        // `primary_stop_timeout` of synchronous mode: what is stopped in peace is not stopped for ever.
+        for (mode, timeout) in [
+            (DemoteMode::Graceful, Some(seconds(5))),
+            (DemoteMode::Offline, Some(seconds(5))),
+            (DemoteMode::Immediate, Some(KILL_AFTER)),
+        ] {
+            let limit = Some(seconds(5));
+            let request = request(mode, seconds(20), limit, false, Box::new(|_| Box::pin(async {})));
+            assert_eq!(request.timeout, timeout, "{mode:?}");
         }
     }
 

@@ -12,7 +12,7 @@ use ptarmigan_postgres::{
 use ptarmigan_types::{MemberState, Role};
 
 use super::follow;
-use crate::{local, node::Node, server};
+use crate::{local, node::Node, server, synchronous};
 
 /// How a restart ended that did not fail (contract RS-6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,10 @@ pub(super) async fn primary(node: &Arc<Node>, timeout: Duration) -> Result<(), S
 
 /// Stop and start in the present role.
 pub(super) async fn restart(node: &Arc<Node>, timeout: Option<Duration>) -> Result<Restarted, String> {
+    // Contract RS-5. Until the server is back nobody shall wait for it.
+    let leaving = synchronous::leave(node).await;
     let restarted = stop_and_start(node, timeout).await;
+    drop(leaving);
     node.known().start_timeout = None;
     restarted
 }

@@ -54,18 +54,29 @@ async fn is_possible(
     {
         return Err("leader name does not match".into());
     }
+    // With a quorum every member may take over that enough others agree to.
+    let bound = node
+        .configuration
+        .with(|settings| settings.global.synchronous_mode == ptarmigan_config::SynchronousMode::On);
     let candidates: Vec<&Member> = match &request.candidate {
         Some(name) => {
             let name = MemberName(name.clone());
+            if bound && request.leader.is_some() && !cluster.sync.matches(name.as_str()) {
+                return Err("candidate name does not match with sync_standby".into());
+            }
             let member = cluster.member(&name).ok_or_else(|| "candidate does not exists".to_owned())?;
             vec![member]
         }
         None => {
             let others =
                 |member: &&Member| member.data.api_url().is_some() && !cluster.is_leader(&member.name);
-            cluster.members.iter().filter(others).collect()
+            let may = |member: &&Member| !bound || cluster.sync.matches(member.name.as_str());
+            cluster.members.iter().filter(others).filter(may).collect()
         }
     };
+    if candidates.is_empty() && bound {
+        return Err(format!("{action} is not possible: can not find sync_standby"));
+    }
     if candidates.is_empty() {
         return Err(format!("{action} is not possible: cluster does not have members except leader"));
     }

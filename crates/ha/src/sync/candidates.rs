@@ -47,7 +47,7 @@ pub fn candidates(facts: &Facts, members: &[Member], me: &MemberName) -> Vec<Can
         });
     }
     let key = |candidate: &Candidate| (candidate.priority, candidate.sync_state.clone(), candidate.lsn);
-    found.sort_by(|one, other| key(other).cmp(&key(one)));
+    found.sort_by_key(|candidate| std::cmp::Reverse(key(candidate)));
     found.sort_by_key(|candidate| candidate.nofailover);
     found
 }
