@@ -35,6 +35,8 @@ pub struct Agent {
     seen: Changes,
     state: watch::Receiver<MemberState>,
     last_line: String,
+    /// Commits wait, and nobody is there: said once.
+    alone: bool,
     wake_at: Monotonic,
 }
 
@@ -51,6 +53,7 @@ impl Agent {
             changes,
             state,
             last_line: String::new(),
+            alone: false,
             wake_at: ptarmigan_clock::now(),
         }
     }
@@ -88,6 +91,7 @@ impl Agent {
             self.wake_at = decision.wake_at;
             if !decision.again {
                 explain(&decision);
+                self.warn_of_strict(&decision);
                 self.say(&decision.line);
                 self.memory = decision.memory;
                 if !self.memory.bootstrapping {
@@ -126,6 +130,16 @@ impl Agent {
         }
         tracing::info!("{line}");
         line.clone_into(&mut self.last_line);
+    }
+
+    /// Strict synchronous mode with no standby to wait for: an operator must hear of it (contract SY-4, QS-2).
+    fn warn_of_strict(&mut self, decision: &Decision) {
+        let alone = |fired: &&Fired| fired.facts.starts_with("No active replication connections");
+        let found = decision.report.iter().find(alone);
+        if let Some(fired) = found.filter(|_| !self.alone) {
+            tracing::warn!("{}", fired.facts);
+        }
+        self.alone = found.is_some();
     }
 
     /// Sleeps until the latest moment that the decision named, or until something happens (contract B.0.2).
@@ -192,10 +206,6 @@ fn explain(decision: &Decision) {
         decision.report.iter().filter(|fired| fired.rule.0.starts_with("HN-") && !fired.facts.is_empty());
     for fired in vetoes {
         tracing::info!("{}", fired.facts);
-    }
-    let alone = |fired: &&Fired| fired.facts.starts_with("No active replication connections");
-    for fired in decision.report.iter().filter(alone) {
-        tracing::warn!("{}", fired.facts);
     }
     let broken = |fired: &&Fired| fired.facts.contains("the quorum state is inconsistent");
     for fired in decision.report.iter().filter(broken) {

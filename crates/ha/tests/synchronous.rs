@@ -177,7 +177,7 @@ fn sy_4_strict_with_nobody_there_holds_commits_back() {
     // The last known standby is waited for, and stays the only one that may take over.
     let alone = steady().strict().streaming(&[]);
     let played = alone.play();
-    played.fired("HA-253").silent("SY-6").wakes_in(secs(1));
+    played.fired("SY-4").silent("SY-6").wakes_in(secs(1));
     assert!(!played.has(writes_sync) && !played.has(sets_names));
     // Nobody is known: the placeholder.
     let never = priority().strict().key("a", &[], 0).in_force("").fenced();

@@ -189,10 +189,8 @@ impl Places {
         let quorum = if self.settings.mode == Mode::Quorum { self.sync.quorum } else { 0 };
         if size(&self.active) < least {
             let count = least.max(size(voters).saturating_sub(quorum));
-            if self.print(voters, Some(count)) != self.text {
-                let line = "No active replication connections from Patroni members and synchronous_mode_strict is requested";
-                r.fired(rule, format!("{line}: commits wait for {voters}"));
-            }
+            let line = "No active replication connections from Patroni members and synchronous_mode_strict is requested";
+            r.fired(rule, format!("{line}: commits wait for {voters}"));
             self.set_names(r, rule, voters, Some(count))?;
             r.wake_within(LATER);
             return Ok(true);
