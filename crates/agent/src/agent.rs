@@ -118,7 +118,7 @@ impl Agent {
         if line.is_empty() {
             return;
         }
-        let heartbeat = line.starts_with("no action.");
+        let heartbeat = line.trim_start_matches("PAUSE: ").starts_with("no action.");
         let deduplicate = self.node.configuration.with(|settings| settings.log.deduplicate_heartbeat_logs);
         if heartbeat && deduplicate && line == self.last_line {
             return;
@@ -210,5 +210,8 @@ fn explain(decision: &Decision) {
     let broken = |fired: &&Fired| fired.facts.contains("the quorum state is inconsistent");
     for fired in decision.report.iter().filter(broken) {
         tracing::error!("{}", fired.facts);
+    }
+    for fired in decision.report.iter().filter(|fired| fired.rule.0 == "unmanaged_primary") {
+        tracing::warn!("{}", fired.facts);
     }
 }

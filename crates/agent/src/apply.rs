@@ -1,18 +1,8 @@
 //! A changed configuration reaches the DCS client, PostgreSQL and REST (contract CF-8, CF-10).
 
-use ptarmigan_config::Settings;
 use ptarmigan_types::{DynamicConfig, MemberState, Role};
 
 use crate::{node::Node, server};
-
-/// Cluster-wide switches that this release does not follow: an operator who sets one must hear it.
-pub fn warn_of_unsupported(settings: &Settings) {
-    let global = &settings.global;
-    let switches = [("pause", global.pause, "the cluster goes on being managed")];
-    for (name, _, consequence) in switches.iter().filter(|(_, on, _)| *on) {
-        tracing::error!("{name} is not supported yet and has no effect: {consequence}");
-    }
-}
 
 /// Adopts `/config` at the start of a cycle, so that the decision already sees it.
 pub fn adopt_dynamic(node: &Node, config: Option<&DynamicConfig>) {
@@ -20,8 +10,8 @@ pub fn adopt_dynamic(node: &Node, config: Option<&DynamicConfig>) {
         return;
     }
     tracing::info!("the dynamic configuration changed");
-    node.configuration.with(warn_of_unsupported);
     node.dcs.set_timing(node.configuration.timing());
+    crate::watchdog::configure(node);
     node.known().unapplied = Some(Unapplied::Changed);
 }
 
@@ -122,6 +112,23 @@ mod tests {
         ] {
             assert_eq!(overlay(role), counts, "{role:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn ha_002_only_a_valid_configuration_is_adopted() {
+        let fixture = crate::testing::Fixture::new();
+        let node = &fixture.node;
+        let adopt = async |value: &str| {
+            fixture.put(ptarmigan_types::Key::Config, value).await;
+            adopt_dynamic(node, fixture.cluster().await.config.as_ref());
+            (node.configuration.timing().ttl.as_secs(), node.is_paused())
+        };
+        assert_eq!(adopt(r#"{"ttl":40,"pause":true}"#).await, (40, true));
+        assert_eq!(adopt("garbage").await, (40, true), "the last one stays");
+        assert_eq!(adopt("[]").await, (40, true));
+        adopt_dynamic(node, None);
+        assert!(node.is_paused());
+        assert_eq!(adopt(r#"{"ttl":25}"#).await, (25, false));
     }
 
     fn settled(node: &Node, role: Role, state: MemberState) -> Option<Unapplied> {

@@ -45,6 +45,7 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
         | Action::ClearFailover(_)
         | Action::WriteSync { .. }
         | Action::DeleteSync(_)
+        | Action::WriteFailover { .. }
         | Action::UpdateHistory(_)
         | Action::ReloadView(_) => within_lease(node, action).await,
         Action::AskPeers(peers) | Action::AskPeersAgain(peers) => {
@@ -60,6 +61,11 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
         }
         Action::ClearScheduledRestart => {
             node.known().scheduled_restart = None;
+            Outcome::Done
+        }
+        Action::ActivateWatchdog | Action::DisableWatchdog => crate::watchdog::execute(node, action),
+        Action::ForgetIdentity => {
+            node.forget_identity();
             Outcome::Done
         }
         Action::SetRole(role) => {
@@ -143,6 +149,9 @@ async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
             let text = pyjson::compact(&json!(members));
             written(node.dcs.write(&Key::Failsafe, &text, condition(*when)).await)
         }
+        Action::WriteFailover { value, revision } => {
+            written(node.dcs.write(&Key::Failover, value, Condition::Revision(*revision)).await)
+        }
         Action::ClearFailover(when) => written(node.dcs.write(&Key::Failover, "{}", condition(*when)).await),
         Action::WriteSync { state, when } => {
             with_revision(node.dcs.write(&Key::Sync, &state.to_json(), condition(*when)).await)
@@ -219,6 +228,7 @@ fn verdict(node: &Node, asked: Asked, begin: Monotonic, answer: Result<Verdict, 
         Ok(Verdict::Held(grant)) => {
             let until = grant.valid_until();
             node.lease.hold(asked, until);
+            node.watchdog().keepalive();
             publish::publish(node);
             Outcome::Held { until, waited: ptarmigan_clock::now().since(begin) }
         }

@@ -38,5 +38,6 @@ pub mod status;
 pub mod synchronous;
 #[cfg(test)]
 mod testing;
+pub mod watchdog;
 
 pub use run::run;

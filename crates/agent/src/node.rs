@@ -11,6 +11,7 @@ use ptarmigan_ha::slots::{Published, Retained};
 use ptarmigan_postgres::{Postgres, pending_restart::Change, status::ServerStatus};
 use ptarmigan_rest::snapshot::{Figures, Snapshot};
 use ptarmigan_types::{Cluster, Lsn, MemberName, MemberState, Monotonic, Revision, Role, Tags, Timeline};
+use ptarmigan_watchdog::Watchdog;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
@@ -37,6 +38,8 @@ pub struct Node {
     pub lease: Lease,
     /// Failsafe mode: what this node promised, and what it was promised.
     pub failsafe: Failsafe,
+    /// The kernel watchdog.
+    watchdog: Mutex<Watchdog>,
     /// The one long action.
     pub jobs: Arc<Jobs>,
     /// Which callbacks were run, and which are due.
@@ -114,8 +117,6 @@ pub struct Known {
     pub checkpoint_running: bool,
     /// An operator asked for a reload of the files.
     pub reload_asked: bool,
-    /// The maintenance mode that the last cycle saw.
-    pub pause: bool,
     /// The `synchronous_standby_names` that the running server was last told, and when.
     pub names_told: Option<crate::synchronous::Told>,
     /// How many actions in flight want this node not to be a synchronous standby (contract B.0, `disable_sync`).
@@ -152,6 +153,8 @@ pub struct Parts {
     pub dcs: Arc<dyn Dcs>,
     /// The local PostgreSQL.
     pub postgres: Postgres,
+    /// The kernel watchdog, not open.
+    pub watchdog: Watchdog,
     /// What peers are asked with.
     pub peers: ptarmigan_rest::Client,
     /// What REST reads.
@@ -171,6 +174,7 @@ impl Node {
             lease: Lease::default(),
             failsafe: Failsafe::new(PromiseFile::beside(&parts.postgres.data_dir())),
             postgres: parts.postgres,
+            watchdog: Mutex::new(parts.watchdog),
             jobs: Arc::new(Jobs::new(Arc::clone(&wake))),
             told: Told::default(),
             peers: parts.peers,
@@ -188,6 +192,11 @@ impl Node {
     /// What is known now. Never held across a wait. After a panic it is still what the end of the daemon goes by.
     pub fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kernel watchdog. Never held across a wait; nothing that it does waits either.
+    pub fn watchdog(&self) -> MutexGuard<'_, Watchdog> {
+        self.watchdog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins the next cycle now, or as soon as the current one is over.
@@ -220,6 +229,18 @@ impl Node {
             tags.0.insert("sync_priority".into(), json!(0));
         }
         tags
+    }
+
+    /// What was learnt of the data directory is learnt again: an operator may have put another one there.
+    pub fn forget_identity(&self) {
+        let mut known = self.known();
+        known.system_identifier = known.status.as_ref().map(|status| status.system_identifier.clone());
+        (known.slots, known.standby_timeline, known.rewind_possible) = (None, None, None);
+    }
+
+    /// The cluster is in maintenance mode, as far as this node has heard.
+    pub fn is_paused(&self) -> bool {
+        self.configuration.with(|settings| settings.global.pause)
     }
 
     /// Whether I lead at this moment.

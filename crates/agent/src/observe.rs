@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ptarmigan_config::UnmanagedPrimary;
 use ptarmigan_ha::{
     Remote,
     action::{Action, Outcome},
@@ -33,7 +34,6 @@ pub async fn view(node: &Node) -> Result<Arc<Cluster>, String> {
                 unlocked
             });
             known.dcs_last_seen = jiff::Timestamp::now().as_second();
-            known.pause = false;
             let cluster = Arc::new(view.cluster.clone());
             known.view = Some(view);
             Ok(cluster)
@@ -70,6 +70,7 @@ pub async fn observation(node: &Node, view: Result<Arc<Cluster>, String>) -> Obs
         settings: settings(node),
         view,
         postgres,
+        watchdog: crate::watchdog::view(node),
         job,
         finished,
         scheduled_restart: known.scheduled_restart.as_ref().map(|restart| restart.request.clone()),
@@ -102,6 +103,8 @@ pub(crate) fn settings(node: &Node) -> Settings {
         remove_data_directory_on_rewind_failure: postgresql.remove_data_directory_on_rewind_failure,
         remove_data_directory_on_diverged_timelines: postgresql.remove_data_directory_on_diverged_timelines,
         has_logical_slots: crate::slots::has_logical(global),
+        pause: global.pause,
+        unmanaged_primary_waits: global.unmanaged_primary == UnmanagedPrimary::Wait,
         tags: settings.tags.clone(),
         standby_cluster: global
             .standby_cluster

@@ -31,7 +31,7 @@ pub async fn overrun(node: &Node) {
 }
 
 fn may_write(node: &Node) -> bool {
-    matches!(node.postgres.role(), Role::Primary | Role::Promoted) && !node.known().pause
+    matches!(node.postgres.role(), Role::Primary | Role::Promoted) && !node.is_paused()
 }
 
 /// Steps down without the loop: whatever is in flight is cancelled unless it stops the server at once already.

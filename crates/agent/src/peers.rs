@@ -18,6 +18,7 @@ pub async fn ask(node: &Node, peers: &[PeerAddress]) -> Vec<PeerAnswer> {
                 timeline: status.timeline,
                 tags: status.tags,
                 watchdog_failed: status.watchdog_failed,
+                streaming: status.streaming,
             }),
             Err(error) => tracing::warn!("request failed to {name}: {error}"),
         }

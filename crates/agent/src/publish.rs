@@ -44,7 +44,7 @@ pub fn snapshot(node: &Node) -> Snapshot {
             published.remove("postmaster_start_time");
             published
         }),
-        watchdog_failed: false,
+        watchdog_failed: !node.watchdog().is_healthy(),
         failsafe_until: node.failsafe.active_until(),
         next_run: known.next_run,
         postmaster_alive: node.postgres.is_alive(),
@@ -95,6 +95,6 @@ pub fn member(node: &Node) -> MemberData {
         pending_restart_reason: &node.pending_restart_reason(),
         figures: known.figures.as_ref().filter(|_| may_show_positions),
         scheduled_restart: known.scheduled_restart.as_ref().map(|restart| &restart.published),
-        pause: known.pause,
+        pause: settings.global.pause,
     })
 }

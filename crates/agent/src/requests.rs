@@ -75,6 +75,7 @@ pub fn reload_now(node: &Node) -> bool {
     if changed {
         tracing::info!("the local configuration changed");
         node.dcs.set_timing(node.configuration.timing());
+        crate::watchdog::configure(node);
     } else {
         tracing::info!("No local configuration items changed.");
     }
@@ -89,4 +90,47 @@ async fn fresh_view(node: &Node) -> Result<View, Reply> {
 fn no_dcs(error: &Error) -> Reply {
     tracing::warn!("{error}");
     Reply::dcs_unreachable()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ptarmigan_rest::FailoverRequest;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::Fixture;
+
+    async fn is_woken(node: &Node) -> bool {
+        tokio::time::timeout(Duration::from_millis(50), node.woken()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn t_6_what_an_operator_asks_for_wakes_the_loop() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        fixture.put(ptarmigan_types::Key::Config, r#"{"ttl":30}"#).await;
+        let patch = json!({"pause": true}).as_object().unwrap().clone();
+        assert_eq!(handle(node, Request::PatchConfig(patch)).await.status, 200);
+        assert!(is_woken(node).await);
+        let scheduled = FailoverRequest {
+            action: "switchover",
+            leader: Some("b".into()),
+            candidate: None,
+            scheduled_at: Some("2100-01-01T00:00:00Z".parse().unwrap()),
+            scheduled_at_text: Some("2100-01-01T00:00:00+00:00".into()),
+        };
+        assert_eq!(handle(node, Request::Failover(scheduled)).await.status, 202);
+        assert!(is_woken(node).await);
+        assert!(!is_woken(node).await, "once");
+    }
+
+    #[tokio::test]
+    async fn t_8_a_reload_waits_for_the_next_cycle() {
+        let fixture = Fixture::new();
+        assert_eq!(handle(&fixture.node, Request::Reload).await.status, 202);
+        assert!(fixture.node.known().reload_asked);
+        assert!(!is_woken(&fixture.node).await);
+    }
 }

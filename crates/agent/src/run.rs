@@ -46,7 +46,6 @@ fn start_and_run(argument: Option<&Path>, logging: &Logging) -> ExitCode {
         }
     };
     configuration.with(|settings| logging.apply(&settings.log));
-    configuration.with(crate::apply::warn_of_unsupported);
     restrict_new_files(&configuration);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
     match runtime {

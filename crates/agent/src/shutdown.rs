@@ -22,8 +22,9 @@ use crate::{
 /// Whatever the store does, it is waited for no longer than `retry_timeout` each time it is needed.
 pub async fn shutdown(node: &Arc<Node>) -> bool {
     node.jobs.close().await;
-    if node.known().pause {
-        tracing::info!("paused: PostgreSQL is left running");
+    if node.is_paused() {
+        node.watchdog().disable();
+        tracing::info!("paused: PostgreSQL is left as it is, and the leader lock runs out by itself");
         return true;
     }
     let led = node.leads();
@@ -36,6 +37,7 @@ pub async fn shutdown(node: &Arc<Node>) -> bool {
             return false;
         }
     }
+    node.watchdog().disable();
     let patience = node.configuration.timing().retry_timeout;
     if led && !released.load(Ordering::Acquire) {
         let position = release::final_position(node).await;
@@ -58,8 +60,14 @@ async fn stop(
 ) -> Result<(), stop::Error> {
     let harmless = Arc::new(AtomicBool::new(!may_write(node)));
     let flag = Arc::clone(&harmless);
+    let guarded = Arc::clone(node);
     let request = StopRequest {
-        on_safepoint: Some(Box::new(move |()| Box::pin(async move { flag.store(true, Ordering::Release) }))),
+        on_safepoint: Some(Box::new(move |()| {
+            Box::pin(async move {
+                flag.store(true, Ordering::Release);
+                guarded.watchdog().disable();
+            })
+        })),
         on_shutdown,
         timeout: synchronous::stop_timeout(node),
         ..StopRequest::new(StopMode::Fast)

@@ -29,6 +29,9 @@ pub enum Error {
     /// A node with this name answers.
     #[error("Can't start; there is already a node named '{0}' running")]
     SameName(String),
+    /// The watchdog is required and there is none.
+    #[error("{0}")]
+    Watchdog(#[from] ptarmigan_watchdog::Error),
     /// The client for peers cannot be made.
     #[error("{0}")]
     Peers(String),
@@ -55,6 +58,7 @@ pub async fn start(configuration: Configuration) -> Result<Arc<Node>, Error> {
         dcs.set_timing(configuration.timing());
     }
     let settings = configuration.current();
+    let watchdog = ptarmigan_watchdog::Watchdog::new(crate::watchdog::config(&settings.settings))?;
     let postgres = Postgres::new(Options {
         name: settings.settings.name.clone(),
         scope: settings.settings.scope.clone(),
@@ -62,7 +66,7 @@ pub async fn start(configuration: Configuration) -> Result<Arc<Node>, Error> {
     });
     attach(&postgres).await;
     let snapshot = Arc::new(ArcSwap::from_pointee(first_snapshot(&settings.settings)));
-    let node = Arc::new(Node::new(Parts { configuration, dcs, postgres, peers, snapshot }));
+    let node = Arc::new(Node::new(Parts { configuration, dcs, postgres, watchdog, peers, snapshot }));
     if node.postgres.state() == MemberState::Running {
         server::tell(&node, Callbacks::accepts);
     }

@@ -88,6 +88,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn ul_1_without_a_position_there_is_no_status() {
+        let fixture = Fixture::new();
+        assert_eq!(write(&fixture.node).await, Outcome::Done);
+        assert_eq!(fixture.cluster().await.status, Status::default());
+        at(&fixture.node, 0);
+        assert_eq!(write(&fixture.node).await, Outcome::Done);
+        assert_eq!(fixture.cluster().await.status, Status::default());
+        at(&fixture.node, 100);
+        assert_eq!(write(&fixture.node).await, Outcome::Done);
+        assert_eq!(fixture.cluster().await.status.last_lsn, Lsn(100));
+    }
+
+    #[tokio::test]
     async fn ul_3_status_is_written_where_it_changed() {
         let fixture = Fixture::new();
         let node = &fixture.node;

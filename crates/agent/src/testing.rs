@@ -54,7 +54,14 @@ impl Fixture {
         });
         let peers = ptarmigan_rest::Client::new(None).unwrap();
         let snapshot = Arc::new(ArcSwap::from_pointee(start::first_snapshot(&settings.settings)));
-        let node = Node::new(Parts { configuration, dcs, postgres, peers, snapshot });
+        let node = Node::new(Parts {
+            configuration,
+            dcs,
+            postgres,
+            watchdog: ptarmigan_watchdog::Watchdog::default(),
+            peers,
+            snapshot,
+        });
         Self { node: Arc::new(node), store, folder }
     }
 

@@ -15,6 +15,17 @@ pub enum SynchronousMode {
     Quorum,
 }
 
+/// What happens about a primary that runs on without its daemon and holds no lock: it was left running in pause, and the
+/// cluster was resumed. An addition to Patroni's settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnmanagedPrimary {
+    /// `promote`: a replica takes over beside it, as with Patroni.
+    #[default]
+    Promote,
+    /// `wait`: nobody takes over as long as WAL still arrives from it, until an operator names a candidate.
+    Wait,
+}
+
 /// The upstream of a standby cluster (contract CF-32).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StandbyCluster {
@@ -50,6 +61,8 @@ pub struct DynamicSettings {
     pub max_timelines_history: u64,
     /// Maintenance mode.
     pub pause: bool,
+    /// What happens about a primary that runs without its daemon.
+    pub unmanaged_primary: UnmanagedPrimary,
     /// Synchronous replication; off in a standby cluster.
     pub synchronous_mode: SynchronousMode,
     /// Whether a primary without a synchronous standby holds back commits.
@@ -98,6 +111,7 @@ impl DynamicSettings {
             maximum_lag_on_syncnode_bytes: int("maximum_lag_on_syncnode", -1),
             max_timelines_history: unsigned("max_timelines_history", 0),
             pause: flag("pause"),
+            unmanaged_primary: UnmanagedPrimary::read(config.get("unmanaged_primary")),
             synchronous_mode: if standby_cluster.is_some() {
                 SynchronousMode::Off
             } else {
@@ -126,6 +140,15 @@ impl SynchronousMode {
             Some(Value::String(text)) if text.eq_ignore_ascii_case("quorum") => Self::Quorum,
             Some(value) if parse_bool(value) == Some(true) => Self::On,
             _ => Self::Off,
+        }
+    }
+}
+
+impl UnmanagedPrimary {
+    fn read(value: Option<&Value>) -> Self {
+        match value.and_then(Value::as_str) {
+            Some(text) if text.eq_ignore_ascii_case("wait") => Self::Wait,
+            _ => Self::Promote,
         }
     }
 }
@@ -229,6 +252,20 @@ mod tests {
         assert_eq!(empty.member_slots_ttl_s, 1800);
         assert_eq!(empty.synchronous_node_count, 1);
         assert!(empty.use_slots && !empty.pause && empty.standby_cluster.is_none());
+    }
+
+    #[test]
+    fn unmanaged_primary_waits_only_where_it_is_told_to() {
+        for (value, expected) in [
+            (json!("wait"), UnmanagedPrimary::Wait),
+            (json!("WAIT"), UnmanagedPrimary::Wait),
+            (json!("promote"), UnmanagedPrimary::Promote),
+            (json!(true), UnmanagedPrimary::Promote),
+            (json!(null), UnmanagedPrimary::Promote),
+        ] {
+            let read = read(&json!({"unmanaged_primary": value}));
+            assert_eq!(read.unmanaged_primary, expected, "{value}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub mod warning;
 pub mod yaml;
 
 pub use address::HostPort;
-pub use dynamic::{DynamicSettings, StandbyCluster, SynchronousMode};
+pub use dynamic::{DynamicSettings, StandbyCluster, SynchronousMode, UnmanagedPrimary};
 pub use effective::Effective;
 pub use env::Environment;
 pub use load::{LocalConfig, load};

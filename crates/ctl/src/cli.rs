@@ -64,6 +64,14 @@ pub(crate) enum Command {
     DemoteCluster(DemoteCluster),
     /// Make the standby cluster a cluster of its own.
     PromoteCluster(PromoteCluster),
+    /// Discard scheduled events.
+    Flush(Flush),
+    /// Disable automatic failover.
+    Pause(Pause),
+    /// Resume automatic failover.
+    Resume(Pause),
+    /// Remove a cluster from the DCS.
+    Remove(Remove),
     /// Show a cluster, a switchover and a failover on this machine.
     Demo(demo::Options),
 }
@@ -334,6 +342,58 @@ pub(crate) struct Version {
     /// Citus group.
     #[arg(long, value_name = "INTEGER")]
     pub(crate) group: Option<i64>,
+}
+
+/// `flush`
+#[derive(Debug, Args)]
+pub(crate) struct Flush {
+    #[arg(value_name = "CLUSTER_NAME")]
+    pub(crate) cluster: String,
+    #[arg(value_name = "MEMBER_NAMES")]
+    pub(crate) members: Vec<String>,
+    #[arg(value_name = "TARGET", value_enum, required = true)]
+    pub(crate) what: FlushTarget,
+    /// Citus group.
+    #[arg(long, value_name = "INTEGER")]
+    pub(crate) group: Option<i64>,
+    /// Flush only members with this role.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) role: RoleChoice,
+    /// Do not ask for confirmation.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// What is discarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FlushTarget {
+    /// Scheduled restarts.
+    Restart,
+    /// The scheduled switchover.
+    Switchover,
+}
+
+/// `pause` and `resume`
+#[derive(Debug, Args)]
+pub(crate) struct Pause {
+    #[command(flatten)]
+    pub(crate) cluster: OneCluster,
+    /// Wait until all members have noticed.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+/// `remove`
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    #[arg(value_name = "CLUSTER_NAME")]
+    pub(crate) cluster: String,
+    /// Citus group.
+    #[arg(long, value_name = "INTEGER")]
+    pub(crate) group: Option<i64>,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 /// Reads the arguments; what was asked for, or the exit code where help or a usage error was printed instead.

@@ -72,6 +72,20 @@ impl Console {
         Ok(if answer.is_empty() { default.to_owned() } else { answer })
     }
 
+    /// Asks `text: ` until there is an answer.
+    ///
+    /// # Errors
+    /// [`Aborted`] at the end of standard input.
+    pub(crate) async fn ask(self, text: &str) -> Result<String> {
+        loop {
+            self.write(&format!("{text}: "))?;
+            let answer = self.read_line().await?;
+            if !answer.is_empty() {
+                return Ok(answer);
+            }
+        }
+    }
+
     /// Asks `text [y/N]: ` until the answer is one; no by default.
     ///
     /// # Errors

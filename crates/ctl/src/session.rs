@@ -9,6 +9,7 @@ use ptarmigan_dcs_etcd::{Etcd, EtcdSettings};
 use ptarmigan_types::{Cluster, ClusterPath, Key, MemberName};
 
 use crate::{
+    cli::Format,
     config::Configuration,
     console::Console,
     members::{ClusterRows, Style},
@@ -110,7 +111,15 @@ impl Context {
     /// # Errors
     /// The reader of the output is gone.
     pub(crate) fn show(&self, session: &Session, cluster: &Cluster) -> Result<()> {
-        let style = Style::List(crate::cli::Format::Pretty);
+        self.show_as(session, cluster, Format::Pretty)
+    }
+
+    /// The same in another format.
+    ///
+    /// # Errors
+    /// The reader of the output is gone.
+    pub(crate) fn show_as(&self, session: &Session, cluster: &Cluster, format: Format) -> Result<()> {
+        let style = Style::List(format);
         self.console.write(&session.rows(cluster, false).render(style))
     }
 }
@@ -131,6 +140,14 @@ impl Session {
     /// The DCS does not answer in time, or refuses.
     pub(crate) async fn write(&self, key: &Key, value: &str, condition: Condition) -> Result<Written> {
         self.in_time(self.dcs.write(key, value, condition)).await
+    }
+
+    /// Deletes all keys of the cluster.
+    ///
+    /// # Errors
+    /// The DCS does not answer in time, or refuses.
+    pub(crate) async fn delete_all(&self) -> Result<()> {
+        self.in_time(self.dcs.delete_cluster()).await
     }
 
     /// The rows of this cluster.

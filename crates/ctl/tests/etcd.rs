@@ -220,3 +220,40 @@ async fn c_5_questions_come_in_patronictls_order() {
     fixture.put(&Key::Leader, "").await;
     ptctl.run("switchover --force").await.fails_with("Error: This cluster has no leader");
 }
+
+#[tokio::test]
+async fn c_5_remove_takes_three_confirmations() {
+    let fixture = Fixture::start("127.0.0.1:1").await;
+    let ptctl = &fixture.ptctl;
+    let name = "Please confirm the cluster name to remove: ";
+    let consent =
+        "You are about to remove all information in DCS for demo, please type: \"Yes I am aware\": ";
+    let leader = "This cluster currently is healthy. Please specify the leader name to continue: ";
+    for (typed, questions, error) in [
+        ("demo2\n", vec![name], "Error: Cluster names specified do not match"),
+        ("demo\nyes\n", vec![name, consent], "Error: You did not exactly type \"Yes I am aware\""),
+        (
+            "demo\nYes I am aware\na\n",
+            vec![name, consent, leader],
+            "Error: You did not specify the current leader of the cluster",
+        ),
+        ("\ndemo\n", vec![name, name, consent], "Aborted!"),
+    ] {
+        let run = ptctl.typed("remove demo", typed).await;
+        run.fails_with(error);
+        assert!(run.out.starts_with("+ Cluster: demo (7500000000000000001) "), "{}", run.out);
+        assert!(run.out.ends_with(&questions.concat()), "{}", run.out);
+    }
+    assert!(fixture.get("config").await.is_some(), "nothing is gone yet");
+    let other = "/service/demo2/leader";
+    fixture.etcd.put(other, "x").await.unwrap();
+    let out = ptctl.typed("remove demo -f json", "demo\nYes I am aware\nb\n").await.ok();
+    assert!(out.starts_with("[{\"Cluster\": \"demo\","), "{out}");
+    for key in ["config", "leader", "initialize", "members/a", "history", "status"] {
+        assert_eq!(fixture.get(key).await, None, "{key}");
+    }
+    assert!(fixture.etcd.get(other).await.unwrap().is_some(), "another cluster");
+    // Without a leader there is one question less.
+    let out = ptctl.typed("remove demo", "demo\nYes I am aware\n").await.ok();
+    assert!(out.ends_with(consent), "{out}");
+}

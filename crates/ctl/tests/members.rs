@@ -263,3 +263,143 @@ async fn c_5_reinit_can_cancel_what_is_in_progress_and_wait() {
     let out = fixture.ptctl.run("reinit demo b").await;
     out.fails_with("Aborted!");
 }
+
+#[tokio::test]
+async fn c_5_flush() {
+    let fixture = Fixture::start(|request| match request {
+        Request::CancelRestart => Reply::text(200, "scheduled restart deleted"),
+        _ => Reply::text(200, "scheduled switchover deleted"),
+    })
+    .await;
+    let ptctl = &fixture.ptctl;
+    let unscheduled =
+        json!({"conn_url": "postgres://c:5432/postgres", "role": "replica", "state": "running"});
+    fixture.etcd.put("/service/demo/members/c", &unscheduled.to_string()).await.unwrap();
+    let out = ptctl.run("flush demo restart --force").await.ok();
+    let expected = "Success: flush scheduled restart for member a\n\
+                    Success: flush scheduled restart for member b\n\
+                    No scheduled restart for member c\n";
+    assert_eq!(below_table(&out), expected);
+    assert_eq!(fixture.asked(), [Request::CancelRestart, Request::CancelRestart]);
+    let out = ptctl.typed("flush demo b c restart", "y\n").await.ok();
+    let asked =
+        "Are you sure you want to flush members b, c? [y/N]: Success: flush scheduled restart for member b\n";
+    assert!(out.contains(asked), "{out}");
+    fixture.asked();
+    ptctl.typed("flush demo restart -r replica", "n\n").await.fails_with("Error: Aborted flush");
+    assert_eq!(ptctl.run("flush demo switchover").await.ok(), "No pending scheduled switchover\n");
+    assert_eq!(ptctl.run("flush demo").await.code, 2, "what, must be said");
+    assert_eq!(fixture.asked(), []);
+    let wish = r#"{"leader":"a","member":"b","scheduled_at":"2198-01-01T10:00:00+00:00"}"#;
+    fixture.etcd.put("/service/demo/failover", wish).await.unwrap();
+    assert_eq!(ptctl.run("flush demo switchover").await.ok(), "Success: scheduled switchover deleted\n");
+    assert_eq!(fixture.asked(), [Request::CancelSwitchover]);
+}
+
+#[tokio::test]
+async fn c_5_flush_switchover_falls_back_on_the_dcs() {
+    let fixture = Fixture::start(|_| Reply::text(409, "changed")).await;
+    let wish = r#"{"leader":"a","scheduled_at":"2198-01-01T10:00:00+00:00"}"#;
+    fixture.etcd.put("/service/demo/failover", wish).await.unwrap();
+    let run = fixture.ptctl.clone().with("LOGLEVEL", "ERROR").run("flush demo switchover").await.ok();
+    let lines: Vec<&str> = run.lines().collect();
+    let refused = |member: &str| format!("Failed: member={member}, status_code=409, (changed)");
+    assert_eq!(lines[..2], [refused("a"), refused("b")], "the leader first");
+    assert_eq!(without_time(lines[2]), " Could not find any accessible member of cluster demo");
+    assert_eq!(fixture.etcd.get("/service/demo/failover").await.unwrap().unwrap().value, "{}");
+}
+
+#[tokio::test]
+async fn c_5_pause_and_resume() {
+    let refuse = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let refuses = Arc::clone(&refuse);
+    let fixture = Fixture::start(move |_| {
+        if refuses.load(std::sync::atomic::Ordering::SeqCst) {
+            return Reply::text(409, "changed");
+        }
+        Reply::json(200, json!({}))
+    })
+    .await;
+    let (ptctl, etcd) = (&fixture.ptctl, &fixture.etcd);
+    ptctl.run("resume").await.fails_with("Error: Cluster is not paused");
+    assert_eq!(ptctl.run("pause").await.ok(), "Success: cluster management is paused\n");
+    let Request::PatchConfig(patch) = fixture.asked().remove(0) else { panic!() };
+    assert_eq!(json!(patch), json!({"pause": true}));
+    refuse.store(true, std::sync::atomic::Ordering::SeqCst);
+    let out = ptctl.run("pause demo --wait").await.ok();
+    assert_eq!(out, "Failed: pause cluster management status code=409, (changed)\n");
+    refuse.store(false, std::sync::atomic::Ordering::SeqCst);
+    // Members that are there say so in time; those that are not are not waited for.
+    etcd.put("/service/demo/config", r#"{"loop_wait":1,"pause":true}"#).await.unwrap();
+    ptctl.run("pause").await.fails_with("Error: Cluster is already paused");
+    fixture.asked();
+    let member = async |name: &str, paused: bool| {
+        let path = format!("/service/demo/members/{name}");
+        let text = etcd.get(&path).await.unwrap().unwrap().value;
+        let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        value.as_object_mut().unwrap().insert("pause".into(), paused.into());
+        etcd.put(&path, &value.to_string()).await.unwrap();
+    };
+    member("a", true).await;
+    member("b", true).await;
+    let noticed = async {
+        let asked = || async {
+            anyhow::ensure!(!fixture.asked.lock().unwrap().is_empty(), "nobody asked");
+            Ok(())
+        };
+        ptarmigan_testkit::wait_until("the request", Duration::from_secs(30), asked).await.unwrap();
+        member("a", false).await;
+        member("b", false).await;
+    };
+    let (run, ()) = tokio::join!(ptctl.run("resume --wait"), noticed);
+    let sent = "'resume' request sent, waiting until it is recognized by all nodes\n";
+    assert_eq!(run.ok(), format!("{sent}Success: cluster management is resumed\n"));
+    let Request::PatchConfig(patch) = fixture.asked().remove(0) else { panic!() };
+    assert_eq!(json!(patch), json!({"pause": null}));
+    // One writes its key and has not noticed.
+    member("a", true).await;
+    let writes = async {
+        let asked = || async {
+            anyhow::ensure!(!fixture.asked.lock().unwrap().is_empty(), "nobody asked");
+            Ok(())
+        };
+        ptarmigan_testkit::wait_until("the request", Duration::from_secs(30), asked).await.unwrap();
+        member("a", true).await;
+    };
+    let (run, ()) = tokio::join!(ptctl.run("resume --wait"), writes);
+    let late = "a members didn't recognized pause state after 1 seconds\n";
+    assert_eq!(run.ok(), format!("{sent}{late}"));
+}
+
+#[tokio::test]
+async fn resume_tells_of_a_primary_without_its_daemon() {
+    let fixture = Fixture::start(|_| Reply::json(200, json!({}))).await;
+    let (ptctl, etcd) = (&fixture.ptctl, &fixture.etcd);
+    etcd.put("/service/demo/config", r#"{"pause":true}"#).await.unwrap();
+    assert_eq!(
+        ptctl.run("resume").await.ok(),
+        "Success: cluster management is resumed\n",
+        "the leader answers"
+    );
+    // The daemon of the leader is gone, and with it its keys.
+    etcd.delete("/service/demo/leader").await.unwrap();
+    etcd.delete("/service/demo/members/a").await.unwrap();
+    let history = r#"[[1,25623960,"no recovery target specified","2019-09-23T16:57:57+02:00","a"]]"#;
+    etcd.put("/service/demo/history", history).await.unwrap();
+    assert_eq!(ptctl.run("resume").await.ok(), "Success: cluster management is resumed\n", "no WAL arrives");
+    let value = etcd.get("/service/demo/members/b").await.unwrap().unwrap().value;
+    let mut value: serde_json::Value = serde_json::from_str(&value).unwrap();
+    value.as_object_mut().unwrap().insert("replication_state".into(), "streaming".into());
+    etcd.put("/service/demo/members/b", &value.to_string()).await.unwrap();
+    for (setting, consequence) in [
+        ("promote", "a replica will be promoted beside it"),
+        ("wait", "no replica takes over while it receives WAL from there"),
+    ] {
+        let config = json!({"pause": true, "unmanaged_primary": setting});
+        etcd.put("/service/demo/config", &config.to_string()).await.unwrap();
+        let run = ptctl.run("resume").await;
+        assert_eq!((run.code, run.out.as_str()), (0, "Success: cluster management is resumed\n"));
+        assert!(run.err.contains("b still receive WAL: a primary (the last was a)"), "{}", run.err);
+        assert!(run.err.contains(consequence), "{}", run.err);
+    }
+}

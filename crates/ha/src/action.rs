@@ -68,6 +68,13 @@ pub enum Action {
         /// Nobody was named before, or that is not known: commits may not wait for anybody yet.
         from_nothing: bool,
     },
+    /// Put what is left of a wish into `/failover` (contract HA-131).
+    WriteFailover {
+        /// The new value.
+        value: String,
+        /// The key's revision.
+        revision: Revision,
+    },
     /// Bring `/history` up to date (contract B.24).
     UpdateHistory(Timeline),
     /// Read the cluster again; the same point of a cycle is never reloaded twice.
@@ -76,6 +83,12 @@ pub enum Action {
     AskPeers(Vec<PeerAddress>),
     /// The same question once more: what they said is too old by now.
     AskPeersAgain(Vec<PeerAddress>),
+    /// What was learnt of the data directory's identity counts no longer (contract HA-005).
+    ForgetIdentity,
+    /// Open the kernel watchdog and let it count down, before this node leads (contract HA-250).
+    ActivateWatchdog,
+    /// Close the kernel watchdog (contract D.6).
+    DisableWatchdog,
     /// Note a role.
     SetRole(Role),
     /// Note a state.

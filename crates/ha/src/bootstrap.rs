@@ -11,6 +11,7 @@ use crate::{
     observation::JobKind,
     round::{Round, Step, finish},
     upstream::Upstream,
+    watchdog,
 };
 
 /// Contract BS-1 to BS-4.
@@ -160,7 +161,10 @@ fn initialized(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
         r.fired("HA-064", "somebody else initialized the cluster meanwhile");
         return abandon(r);
     }
-    // HA-063: the watchdog has its place here.
+    if !watchdog::activated(r)? {
+        r.fired("HA-063", "");
+        return abandon(r);
+    }
     let primary = r.obs.postgres.is_primary();
     if primary {
         r.request(Action::EnsureCheckpoint);

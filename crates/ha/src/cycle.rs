@@ -11,7 +11,7 @@ use crate::{
     failsafe, identity, job, leader,
     memory::{FailedJob, Memory, RewindState},
     observation::{JobEnd, JobKind, JobResult, Observation},
-    recover,
+    pause, recover,
     round::{Round, Step, Stop},
     schedule, startup, sync, unlocked, unreachable,
 };
@@ -64,6 +64,7 @@ fn complete(mut round: Round<'_>, line: String) -> Decision {
 }
 
 fn into_decision(round: Round<'_>, line: String, again: bool) -> Decision {
+    let line = if round.is_paused() && !line.is_empty() { format!("{}{line}", pause::PREFIX) } else { line };
     Decision {
         actions: round.actions,
         again,
@@ -88,7 +89,7 @@ fn cycle(r: &mut Round<'_>) -> Step<String> {
     }
     failsafe::clear(r, renewed == Some(true));
 
-    // Pause and maintenance mode (HA-004, HA-005) have their place here.
+    pause::note(r);
     keep_keys(r, renewed)?;
     // The view may have been read again after the renewal: the lock that vanished in between is lost.
     let renewed = renewed.map(|renewed| renewed && r.has_lock());
@@ -97,7 +98,8 @@ fn cycle(r: &mut Round<'_>) -> Step<String> {
         r.fired("HA-009", job.kind.words());
         return job::in_flight(r, job, renewed);
     }
-    if r.obs.postgres.is_starting() && r.obs.postgres.running {
+    pause::follow_process(r);
+    if r.obs.postgres.is_starting() && r.obs.postgres.running && !r.is_paused() {
         r.fired("HA-010", "");
         startup::starting(r, renewed)?;
     }
@@ -190,6 +192,7 @@ fn account_for_jobs(r: &mut Round<'_>) {
     for result in &r.obs.finished {
         let done = result.end == JobEnd::Done;
         note_failure(r, result);
+        pause::note_job(r, result);
         match result.kind {
             JobKind::PostBootstrap => r.memory.post_bootstrap = Some(done),
             JobKind::Bootstrap if !done => r.memory.post_bootstrap = Some(false),
@@ -256,6 +259,10 @@ fn keep_keys(r: &mut Round<'_>, renewed: Option<bool>) -> Step<()> {
 fn join(r: &mut Round<'_>) {
     let server = r.obs.postgres.server.as_ref();
     if r.memory.joined || r.obs.postgres.state != MemberState::Running || server.is_none() {
+        return;
+    }
+    if r.is_paused() && r.view.is_unlocked() && r.view.system_identifier().is_none() {
+        // HA-089 is to see it once the cluster is not paused any more.
         return;
     }
     r.memory.joined = true;

@@ -18,6 +18,9 @@ pub struct PeerAnswer {
     pub tags: Tags,
     /// It needs a watchdog and has none.
     pub watchdog_failed: bool,
+    /// Its WAL receiver is streaming.
+    #[serde(default)]
+    pub streaming: bool,
 }
 
 impl PeerAnswer {

@@ -5,7 +5,7 @@ use ptarmigan_types::{Cluster, MemberName, Role};
 use crate::{
     action::{Action, DemoteMode, Job, Outcome, RecoveryDifference},
     observation::Settings,
-    rewind,
+    pause, rewind,
     round::{Round, Step},
     standby,
     upstream::Upstream,
@@ -50,7 +50,10 @@ fn comes_back(me: &MemberName, first: &MemberName, cluster: &Cluster) -> bool {
 
 /// Contract HA-279 to HA-294: `follows` is the line of a standby, `demotes` that of a primary that has to step down.
 pub(crate) fn follow(r: &mut Round<'_>, follows: &str, demotes: &str) -> Step<String> {
-    if r.obs.postgres.may_write() {
+    if let Some(line) = pause::left_alone(r) {
+        return Ok(line);
+    }
+    if !r.is_paused() && r.obs.postgres.may_write() {
         if standby::demotes_cluster(r) {
             return standby::demote_cluster(r, demotes);
         }
@@ -58,9 +61,13 @@ pub(crate) fn follow(r: &mut Round<'_>, follows: &str, demotes: &str) -> Step<St
         r.forget_lease();
         return r.start(Job::Demote(DemoteMode::ImmediateNoLock), demotes);
     }
+    // In pause a running standby is neither rewound nor copied anew (docs/compatibility.md).
     standby::upstream_went_on(r);
-    rewind::act(r)?;
-    if r.obs.postgres.major_version >= 14
+    if !r.is_paused() {
+        rewind::act(r)?;
+    }
+    if !r.is_paused()
+        && r.obs.postgres.major_version >= 14
         && r.obs.postgres.server.as_ref().is_some_and(|server| server.replay_paused)
     {
         r.fired("HA-286", "");
@@ -77,6 +84,11 @@ pub(crate) fn follow(r: &mut Round<'_>, follows: &str, demotes: &str) -> Step<St
         _ => RecoveryDifference::None,
     };
     match difference {
+        // In pause a restart is left to the operator, but before PostgreSQL 13 nobody could be followed without one.
+        RecoveryDifference::Restart if r.is_paused() && r.obs.postgres.major_version >= 13 => {
+            r.fired("HA-290", "paused: the restart waits");
+            Ok(follows.into())
+        }
         RecoveryDifference::Restart => {
             r.fired("HA-290", name_of(upstream.as_ref()));
             rewind::trigger(r, "follows somebody else");
@@ -116,7 +128,9 @@ fn no_difference(r: &mut Round<'_>, role: Role, follows: &str) -> Step<String> {
         r.fired("HA-293", format!("my timeline {mine}, the leader's {leaders}"));
         if !r.memory.rewind.is_pending() {
             rewind::trigger(r, "the leader is on a newer timeline");
-            rewind::act(r)?;
+            if !r.is_paused() {
+                rewind::act(r)?;
+            }
         }
         return Ok(follows.into());
     }

@@ -9,6 +9,7 @@ use crate::{
     bootstrap,
     observation::DataDirectory,
     round::{Round, Step, finish},
+    watchdog,
 };
 
 /// Contract HA-080 to HA-091.
@@ -29,11 +30,25 @@ pub(crate) fn check(r: &mut Round<'_>, renewed: Option<bool>) -> Step<()> {
             "system ID mismatch, node {} belongs to a different cluster: {theirs} != {mine}",
             r.obs.me
         );
+        if r.is_paused() {
+            return other_cluster_in_pause(r, &reason);
+        }
         r.fired("HA-088", reason.clone());
         r.request(Action::Exit { stop_postgres: true, reason: reason.clone() });
         return finish(reason);
     }
     no_identity_yet(r, mine)
+}
+
+/// HA-086, HA-087: an operator may be about to put the right data directory back.
+fn other_cluster_in_pause(r: &mut Round<'_>, reason: &str) -> Step<()> {
+    if r.has_lock() {
+        r.fired("HA-086", reason);
+        r.release();
+        return finish("released leader key voluntarily due to the system ID mismatch");
+    }
+    r.fired("HA-087", reason);
+    Ok(())
 }
 
 /// `/initialize` as this view shows it, as the condition of a write.
@@ -53,7 +68,7 @@ fn no_system_identifier(r: &mut Round<'_>, renewed: Option<bool>) -> Step<()> {
         }
         return finish(line);
     }
-    if postgres.may_write() && renewed != Some(true) && !r.view.is_unlocked() {
+    if postgres.may_write() && renewed != Some(true) && !r.view.is_unlocked() && !r.is_paused() {
         r.forget_lease();
         return r.start(Job::Demote(DemoteMode::ImmediateNoLock), line);
     }
@@ -71,6 +86,7 @@ fn without_data(r: &mut Round<'_>, unreadable: Option<String>) -> Step<()> {
             "data directory is empty or not accessible, and PostgreSQL does not stop: {reason}"
         ));
     }
+    watchdog::disable(r);
     if r.obs.postgres.role != Role::Uninitialized {
         r.request(Action::SetRole(Role::Uninitialized));
     }
@@ -83,13 +99,17 @@ fn without_data(r: &mut Round<'_>, unreadable: Option<String>) -> Step<()> {
         r.fired("HA-082", reason.clone());
         return finish(format!("data directory is not accessible: {reason}"));
     }
+    if r.is_paused() {
+        r.fired("HA-083", "");
+        return finish("running with empty data directory");
+    }
     r.fired("HA-084", "");
     bootstrap::empty_data_directory(r)
 }
 
 /// HA-089 to HA-091: `/initialize` holds no system identifier.
 fn no_identity_yet(r: &mut Round<'_>, mine: String) -> Step<()> {
-    if !r.view.is_unlocked() {
+    if !r.view.is_unlocked() || r.is_paused() {
         r.fired("HA-091", "");
         return Ok(());
     }

@@ -16,7 +16,7 @@ use crate::{
 pub(crate) fn in_flight(r: &mut Round<'_>, job: &JobView, renewed: Option<bool>) -> Step<String> {
     let words = job.kind.words();
     if renewed == Some(true) {
-        if crash_recovery_overdue(r, job) && candidates::failover_possible(r, None)? {
+        if !r.is_paused() && crash_recovery_overdue(r, job) && candidates::failover_possible(r, None)? {
             r.fired("HA-030", format!("{} s", r.obs.settings.primary_start_timeout.as_secs()));
             r.request(Action::CancelJob);
             return r.start(
@@ -39,7 +39,7 @@ pub(crate) fn in_flight(r: &mut Round<'_>, job: &JobView, renewed: Option<bool>)
             r.wake_within(Duration::ZERO);
             return Ok("lost leader lock before promote".into());
         }
-        if writable && !is_stopping_at_once(r, job.kind) {
+        if writable && !r.is_paused() && !is_stopping_at_once(r, job.kind) {
             r.fired("HA-033", words);
             r.request(Action::CancelJob);
             r.forget_lease();

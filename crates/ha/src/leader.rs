@@ -6,9 +6,9 @@ use crate::{
     action::{Action, DemoteMode, Job},
     failsafe, follow, manual,
     observation::JobKind,
-    race,
+    pause, race,
     round::{Round, Step, finish},
-    standby, sync,
+    standby, sync, watchdog,
 };
 
 /// Contract B.11.
@@ -18,6 +18,9 @@ pub(crate) fn process(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
         return renewal_refused(r);
     }
     if let Some(line) = failsafe::keeps_promise(r) {
+        return Ok(line);
+    }
+    if let Some(line) = pause::holder_is_no_primary(r) {
         return Ok(line);
     }
     r.fired("HA-163", "");
@@ -54,8 +57,13 @@ fn unearned(r: &mut Round<'_>) -> Step<Option<String>> {
     Ok(Some("released the leader lock: it was not won, and others are ahead".into()))
 }
 
-/// HA-172, HA-173. Maintenance mode (HA-171) has its place here.
+/// HA-171 to HA-173.
 fn renewal_refused(r: &mut Round<'_>) -> Step<String> {
+    if r.obs.postgres.may_write() && r.is_paused() {
+        r.fired("HA-171", "");
+        r.forget_lease();
+        return Ok("continue to run as primary after failing to update leader lock in DCS".into());
+    }
     if r.obs.postgres.may_write() {
         r.fired("HA-172", "");
         r.forget_lease();
@@ -82,7 +90,7 @@ fn without_lock(r: &mut Round<'_>) -> Step<String> {
 
 /// Contract HA-250 to HA-256, for the holder.
 pub(crate) fn enforce_primary_role(r: &mut Round<'_>, leads: &str, promoted: &str) -> Step<String> {
-    // HA-250, HA-251: the watchdog has its place here.
+    watchdog::guard_leadership(r)?;
     // Within this time nobody here races (HA-200): whoever still holds the lock has not given it up yet.
     let gave_up = r.memory.released_at.is_some_and(|at| r.obs.now.since(at) < r.obs.settings.ttl);
     if gave_up && !r.obs.postgres.may_write() {

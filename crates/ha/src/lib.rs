@@ -28,6 +28,7 @@ mod identity;
 mod job;
 mod leader;
 mod manual;
+mod pause;
 mod race;
 mod recover;
 mod rewind;
@@ -38,8 +39,10 @@ mod standby;
 mod startup;
 pub mod sync;
 mod unlocked;
+mod unmanaged;
 mod unreachable;
 mod upstream;
+mod watchdog;
 
 pub use action::{Action, DemoteMode, Job, Outcome};
 pub use cycle::decide;

@@ -14,6 +14,14 @@ pub(crate) fn seen_by_leader(r: &mut Round<'_>) -> Step<Option<String>> {
         r.fired("HA-230", "");
         return Ok(None);
     };
+    if r.is_paused() && !r.obs.postgres.is_primary() {
+        r.fired("HA-230", "paused, and no primary");
+        return Ok(None);
+    }
+    if r.is_paused() && failover.scheduled_at.is_some() {
+        r.fired("HA-231", "paused: nothing that was scheduled is carried out");
+        return Ok(None);
+    }
     let clear = Action::ClearFailover(When::Revision(failover.revision));
     if let Some(at) = &failover.scheduled_at {
         match schedule::due(at, r.obs.wall, r.obs.settings.loop_wait) {
@@ -40,6 +48,11 @@ pub(crate) fn seen_by_leader(r: &mut Round<'_>) -> Step<Option<String>> {
         r.request(clear);
         return Ok(None);
     }
+    if failover.candidate.is_none() && r.is_paused() {
+        r.fired("HA-234", "paused: a candidate must be named");
+        r.request(clear);
+        return Ok(None);
+    }
     if candidates::failover_possible(r, failover.candidate.as_ref())? {
         r.hold_back(JobKind::Demote(DemoteMode::Graceful))?;
         r.fired("HA-235", failover.candidate.map_or_else(String::new, |name| name.0));
@@ -49,4 +62,9 @@ pub(crate) fn seen_by_leader(r: &mut Round<'_>) -> Step<Option<String>> {
     r.fired("HA-236", "no good candidate");
     r.request(clear);
     Ok(None)
+}
+
+/// An operator wants this node to lead, now.
+pub(crate) fn is_candidate(r: &Round<'_>) -> bool {
+    r.view.failover.as_ref().is_some_and(|wish| wish.candidate.as_ref() == Some(&r.obs.me))
 }

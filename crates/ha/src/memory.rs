@@ -100,6 +100,12 @@ pub struct Memory {
     /// What failsafe mode needs to know (contract B.15).
     #[serde(default)]
     pub failsafe: crate::failsafe::Seen,
+    /// The cluster was paused in the cycle before (contract HA-004).
+    #[serde(default)]
+    pub was_paused: bool,
+    /// This node's own demotion has stopped the server, and it has not been started since.
+    #[serde(default)]
+    pub owes_start: bool,
     /// The long action that failed last, so that it is not begun again at once, over and over.
     pub failed: Option<FailedJob>,
     /// Synchronous replication.

@@ -27,6 +27,9 @@ pub struct Observation {
     pub view: Result<Arc<Cluster>, String>,
     /// The local PostgreSQL.
     pub postgres: PostgresView,
+    /// The kernel watchdog.
+    #[serde(default)]
+    pub watchdog: WatchdogView,
     /// The one long action in flight.
     pub job: Option<JobView>,
     /// Results of long actions that ended since the last cycle, oldest first.
@@ -76,6 +79,12 @@ pub struct Settings {
     /// Permanent logical slots are configured.
     #[serde(default)]
     pub has_logical_slots: bool,
+    /// Maintenance mode.
+    #[serde(default)]
+    pub pause: bool,
+    /// Whether nobody takes over from a primary that runs without its daemon, until an operator names a candidate.
+    #[serde(default)]
+    pub unmanaged_primary_waits: bool,
     /// My tags.
     pub tags: Tags,
     /// The other end of a standby cluster (contract CF-32); `None` in a normal cluster.
@@ -84,6 +93,24 @@ pub struct Settings {
     /// Synchronous replication.
     #[serde(default)]
     pub synchronous: sync::Settings,
+}
+
+/// The kernel watchdog (contract D.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchdogView {
+    /// It counts down: the host is reset unless the lock is renewed.
+    pub running: bool,
+    /// It is to be activated before this node leads.
+    pub wanted: bool,
+    /// False where it is required and cannot be used.
+    pub healthy: bool,
+}
+
+impl Default for WatchdogView {
+    /// None is configured.
+    fn default() -> Self {
+        Self { running: false, wanted: false, healthy: true }
+    }
 }
 
 /// The data directory.

@@ -1,13 +1,14 @@
 //! Am I healthy enough to race for the lock (contract B.10.1, B.10.2)?
 
-use ptarmigan_types::{Failover, Member};
+use ptarmigan_types::{Failover, Member, MemberName};
 
 use crate::{
     action::{Action, When},
     candidates::{self, Race},
-    failsafe,
+    failsafe, pause,
     round::{Round, Step},
     sync::{Mode, Voters},
+    unmanaged,
 };
 
 /// Contract HA-200 to HA-216.
@@ -21,9 +22,17 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
     if failsafe::has_promised(r) {
         return Ok(false);
     }
+    if r.is_paused()
+        && let Some(verdict) = wish_in_pause(r)?
+    {
+        return Ok(verdict);
+    }
     if r.obs.postgres.is_starting() {
         r.fired("HA-203", "");
         return Ok(false);
+    }
+    if r.is_paused() {
+        return Ok(may_take_lock_in_pause(r));
     }
     if r.obs.postgres.is_primary() {
         return Ok(primary_may_take_lock(r));
@@ -40,14 +49,20 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
             return Ok(false);
         }
         r.fired("HA-210", describe(&failover));
-        return manual_failover(r, &failover);
+        return Ok(manual_failover(r, &failover)?.unwrap_or(false));
+    }
+    if !r.obs.watchdog.healthy {
+        r.fired("HA-211", "the watchdog is required and cannot be used");
+        return Ok(false);
     }
     if failsafe::keeps_from_racing(r) {
         return Ok(false);
     }
-    // HA-211 (watchdog) has its place here.
     if is_left_out(r) {
         r.fired("HA-214", "/sync does not name this node");
+        return Ok(false);
+    }
+    if unmanaged::holds_race_back(r)? {
         return Ok(false);
     }
     let healthiest = healthiest_of_peers(r, true)?;
@@ -86,6 +101,25 @@ fn healthiest_of_peers(r: &mut Round<'_>, races: bool) -> Step<bool> {
     candidates::am_healthiest_of(r, &by_reference(&members), race)
 }
 
+/// HA-201: in pause an operator's wish is what is raced for. `None`: it says nothing about this node.
+fn wish_in_pause(r: &mut Round<'_>) -> Step<Option<bool>> {
+    if pause::belongs_elsewhere(r) {
+        r.fired("HA-204", "another system identifier");
+        return Ok(Some(false));
+    }
+    let wish = r.view.failover.clone().filter(|wish| wish.scheduled_at.is_none());
+    let Some(wish) = wish.filter(|_| !r.obs.settings.tags.nofailover()) else { return Ok(None) };
+    r.fired("HA-201", describe(&wish));
+    manual_failover(r, &wish)
+}
+
+/// HA-204, HA-207: only who is a primary already.
+fn may_take_lock_in_pause(r: &mut Round<'_>) -> bool {
+    let primary = r.obs.postgres.is_primary();
+    r.fired(if primary { "HA-204" } else { "HA-207" }, "");
+    primary
+}
+
 /// HA-205: a running primary takes the lock back unless a later timeline exists.
 fn primary_may_take_lock(r: &mut Round<'_>) -> bool {
     let (mine, cluster) = (r.obs.postgres.timeline(), r.view.timeline());
@@ -113,28 +147,36 @@ fn describe(failover: &Failover) -> String {
     format!("leader {:?}, candidate {:?}", failover.leader, failover.candidate)
 }
 
-/// Contract HA-220 to HA-228.
-fn manual_failover(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
+/// Contract HA-220 to HA-228. `None`: the wish was dropped.
+fn manual_failover(r: &mut Round<'_>, failover: &Failover) -> Step<Option<bool>> {
     if let Some(candidate) = &failover.candidate {
         if *candidate == r.obs.me {
             r.fired("HA-220", "");
-            return Ok(!old_primary_lives(r, failover)? && has_the_votes(r, failover)?);
+            let may = !old_primary_lives(r, failover)? && has_the_votes(r, failover)?;
+            return Ok(Some(may));
+        }
+        if r.is_paused() {
+            return Ok(somebody_elses_wish_in_pause(r, failover, candidate));
         }
         let known = r.view.sync.matches_or_leads(r.obs.me.as_str());
         if r.obs.settings.synchronous.mode == Mode::Priority && !known {
             r.fired("HA-223", "/sync does not name this node");
-            return Ok(false);
+            return Ok(Some(false));
         }
         if candidate_is_fine(r, failover)? {
             r.fired("HA-224", format!("leaving it to {candidate}"));
-            return Ok(false);
+            return Ok(Some(false));
         }
         r.fired("HA-225", format!("{candidate} is not healthy or missing"));
+    }
+    if r.is_paused() {
+        r.fired("HA-226", "");
+        return Ok(Some(false));
     }
     if failover.leader.as_ref() == Some(&r.obs.me) {
         let nobody = !candidates::failover_possible_excluding(r, None, failover.candidate.as_ref())?;
         r.fired("HA-227", if nobody { "nobody else can" } else { "somebody else can" });
-        return Ok(nobody);
+        return Ok(Some(nobody));
     }
     r.fired("HA-228", "");
     // The one that shall be left does not run; that it does not write any more is another question, and is asked.
@@ -145,7 +187,7 @@ fn manual_failover(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
         members.retain(|member| voters.has(&member.name) || leader == Some(&member.name));
     }
     let race = Race { check_lag: false, former_leader: leader, out_of_race: leader, voters: voters.as_ref() };
-    candidates::am_healthiest_of(r, &by_reference(&members), race)
+    candidates::am_healthiest_of(r, &by_reference(&members), race).map(Some)
 }
 
 /// Safer than the contract (docs/compatibility.md): a switchover names who shall lead, and says nothing about which commits
@@ -165,6 +207,21 @@ fn has_the_votes(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
         r.request(Action::ClearFailover(When::Revision(failover.revision)));
     }
     Ok(false)
+}
+
+/// HA-221, HA-222: a wish for somebody who is gone does not keep the primary from its lock.
+fn somebody_elses_wish_in_pause(
+    r: &mut Round<'_>,
+    failover: &Failover,
+    candidate: &MemberName,
+) -> Option<bool> {
+    if r.view.member(candidate).is_none() && r.obs.postgres.is_primary() {
+        r.fired("HA-221", format!("{candidate} does not exist"));
+        r.request(Action::ClearFailover(When::Revision(failover.revision)));
+        return None;
+    }
+    r.fired("HA-222", format!("{candidate} shall lead"));
+    Some(false)
 }
 
 /// Safer than the contract (docs/compatibility.md): the wish for a candidate says who shall lead, not that nobody leads.

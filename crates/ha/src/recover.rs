@@ -9,10 +9,11 @@ use crate::{
     callbacks, candidates, follow,
     memory::RewindState,
     observation::{ControlState, JobKind},
-    rewind,
+    pause, rewind,
     round::{Round, Step, finish},
     standby,
     sync::Wanted,
+    watchdog,
 };
 
 /// Contract HA-070 to HA-072: did the start that the loop began succeed?
@@ -20,6 +21,7 @@ pub(crate) fn verify(r: &mut Round<'_>) -> Step<()> {
     if !r.memory.rewind.is_pending() && !r.obs.postgres.running {
         r.memory.recovering = false;
         r.wake_within(Duration::from_secs(1));
+        watchdog::disable(r);
         if r.has_lock() {
             r.fired("HA-070", "");
             if matches!(r.obs.postgres.role, Role::Primary | Role::StandbyLeader) {
@@ -41,8 +43,9 @@ pub(crate) fn verify(r: &mut Round<'_>) -> Step<()> {
     Ok(())
 }
 
-/// Contract HA-095 to HA-114. Maintenance mode (HA-095 to HA-097) has its place here.
+/// Contract HA-095 to HA-114.
 pub(crate) fn recover(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
+    pause::not_running(r)?;
     let crashed =
         matches!(r.obs.postgres.state, MemberState::Running | MemberState::Starting | MemberState::Crashed);
     if crashed && r.obs.postgres.state != MemberState::Crashed {
@@ -51,6 +54,8 @@ pub(crate) fn recover(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
     }
     let timeout = start_timeout(r, renewed)?;
     start_crashed_primary(r, timeout, crashed)?;
+    r.fired("HA-104", "");
+    watchdog::disable(r);
     r.hold_back(JobKind::Follow)?;
     let skip = r.obs.postgres.major_version >= 15 && r.obs.postgres.has_backup_label;
     if skip && needs_crash_recovery(r.obs.postgres.control_state) {
@@ -102,6 +107,7 @@ fn start_timeout(r: &mut Round<'_>, renewed: Option<bool>) -> Step<Option<Durati
     let timeout = r.obs.settings.primary_start_timeout;
     if timeout.is_zero() && candidates::failover_possible(r, None)? {
         r.fired("HA-100", "");
+        watchdog::disable(r);
         return r.start(Job::Demote(DemoteMode::Immediate), "stopped PostgreSQL to fail over after a crash");
     }
     r.fired("HA-101", format!("{} s", timeout.as_secs()));

@@ -149,6 +149,11 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// The cluster is in maintenance mode.
+    pub(crate) const fn is_paused(&self) -> bool {
+        self.obs.settings.pause
+    }
+
     /// The view shows the lock as mine.
     pub(crate) fn has_lock(&self) -> bool {
         self.view.is_leader(&self.obs.me)

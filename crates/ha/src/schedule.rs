@@ -66,6 +66,10 @@ pub fn restart_refused(filter: &RestartFilter, postgres: &PostgresView) -> Optio
 /// Contract HA-016, RS-1, RS-2, RS-7.
 pub(crate) fn scheduled_restart(r: &mut Round<'_>) -> Step<()> {
     let Some(restart) = r.obs.scheduled_restart.clone() else { return Ok(()) };
+    if r.is_paused() {
+        r.fired("SA-1", "paused: nothing that was scheduled is carried out");
+        return Ok(());
+    }
     let started = r.obs.postgres.postmaster_start_time.as_ref();
     // A server that did not answer just now was not restarted for that.
     if restart.postmaster_start_time.as_ref().is_some_and(|meant| started.is_some_and(|now| now != meant)) {

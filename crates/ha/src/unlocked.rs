@@ -7,7 +7,7 @@ use crate::{
     cycle::YIELD,
     follow, leader,
     memory::Yield,
-    race, rewind,
+    pause, race, rewind,
     round::{Round, Step, finish},
     standby,
 };
@@ -24,7 +24,7 @@ pub(crate) fn process(r: &mut Round<'_>) -> Step<String> {
     let wish = r.view.failover.as_ref();
     let candidate_named = wish.is_some_and(|failover| failover.candidate.is_some());
     let nofailover = r.obs.settings.tags.nofailover();
-    if candidate_named || nofailover {
+    if candidate_named || (nofailover && !r.is_paused()) {
         yield_to_others(r)?;
     }
     if nofailover {
@@ -48,7 +48,8 @@ fn back_off(r: &mut Round<'_>) -> Step<()> {
     let backoff = r.obs.settings.primary_race_backoff;
     let named = r.view.failover.as_ref().is_some_and(|failover| failover.candidate.is_some());
     let Some(previous) = r.memory.previous_lsn else { return Ok(()) };
-    if backoff.is_zero() || named || r.obs.postgres.is_primary() || r.in_standby_cluster() {
+    let exempt = r.obs.postgres.is_primary() || r.in_standby_cluster() || r.is_paused();
+    if backoff.is_zero() || named || exempt {
         return Ok(());
     }
     let since = *r.memory.race_backoff_since.get_or_insert(r.obs.now);
@@ -76,8 +77,9 @@ fn take_lock(r: &mut Round<'_>) -> Step<String> {
         r.release();
         return finish("released the leader lock: it came too late, and others are ahead by now");
     }
-    if acquired && r.view.failover.is_some() {
-        r.request(Action::ClearFailover(When::Always));
+    if acquired && let Some(wish) = &r.view.failover {
+        let stays = pause::wish_that_stays(r, wish);
+        r.request(stays.unwrap_or(Action::ClearFailover(When::Always)));
     }
     r.reload_view(ReloadAfter::Lock)?;
     // What the store says last counts: a lock that is gone by now is nothing to promote on.

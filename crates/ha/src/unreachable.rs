@@ -15,13 +15,19 @@ const LINE: &str = "DCS is not accessible";
 const GOES_ON: &str =
     "continue to run as a leader because failsafe mode is enabled and all members are accessible";
 
-/// Contract HA-400 to HA-404. Maintenance mode (HA-404) has its place here.
+/// Contract HA-400 to HA-404.
 pub(crate) fn dcs_not_accessible(r: &mut Round<'_>, reason: &str) -> Step<String> {
     r.fired("HA-400", reason);
     let job = r.obs.job.as_ref();
     let kind = job.map(|job| job.kind);
     if !r.obs.postgres.running && !starts_a_primary(r.obs) {
         r.fired("HA-404", "");
+        return Ok(LINE.into());
+    }
+    // A promotion that has not begun is not begun without the lock, in pause neither.
+    let may_cancel = kind == Some(JobKind::Promote) && !job.is_some_and(JobView::is_promoting);
+    if r.is_paused() && (r.obs.postgres.may_write() || !may_cancel) {
+        r.fired("HA-404", "paused");
         return Ok(LINE.into());
     }
     if !r.obs.postgres.may_write() && !job.is_some_and(JobView::is_promoting) {

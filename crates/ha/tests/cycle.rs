@@ -284,3 +284,79 @@ fn wake_at_is_never_in_the_past_and_never_later_than_loop_wait() {
         assert!(played.decision.wake_at >= NOW && played.decision.wake_at <= NOW + secs(10));
     }
 }
+
+#[test]
+fn ha_011_a_bootstrapping_node_does_nothing_else() {
+    let played = Scene::unlocked().with(|scene| scene.memory.bootstrapping = true).play();
+    played.fired("HA-011").fired("HA-061").silent("HA-015").starts_nothing();
+}
+
+#[test]
+fn ha_012_a_start_is_verified_first() {
+    let played = Scene::standby().with(|scene| scene.memory.recovering = true).play();
+    played.fired("HA-012").fired("HA-072").fired("HA-016");
+    assert!(!played.memory().recovering);
+    Scene::standby().play().silent("HA-012");
+}
+
+#[test]
+fn ha_013_whose_data_they_are_comes_before_what_runs_on_them() {
+    let played = Scene::stopped()
+        .with(|scene| scene.pg().system_identifier = Some(OTHER_SYSTEM_IDENTIFIER.into()))
+        .play();
+    played.fired("HA-088").silent("HA-014").starts_nothing();
+}
+
+#[test]
+fn ha_014_a_server_that_does_not_run_is_recovered_whoever_leads() {
+    for scene in [Scene::stopped(), Scene::stopped().unled(), Scene::stopped().led_by("a")] {
+        scene.play().fired("HA-014").silent("HA-015").silent("HA-016");
+    }
+}
+
+#[test]
+fn ha_015_without_a_leader_there_is_a_race() {
+    Scene::unlocked().play().fired("HA-015").silent("HA-016");
+}
+
+#[test]
+fn ha_016_with_a_leader_there_is_none() {
+    Scene::standby().play().fired("HA-016").silent("HA-015").does_not(&Action::AcquireLock);
+    Scene::primary().play().fired("HA-016").silent("HA-015").does_not(&Action::AcquireLock);
+}
+
+#[test]
+fn ha_019_a_server_that_does_not_answer_keeps_its_role() {
+    for scene in [Scene::primary(), Scene::standby()] {
+        let played = scene.with(|scene| scene.pg().server = None).play();
+        played.starts_nothing();
+        assert!(!played.has(|action| matches!(action, Action::SetRole(_) | Action::ReleaseLock(_))));
+    }
+}
+
+#[test]
+fn ha_020_a_bootstrap_that_failed_ends_the_process() {
+    let played = Scene::unlocked()
+        .with(|scene| {
+            scene.memory.bootstrapping = true;
+            scene.memory.post_bootstrap = Some(false);
+        })
+        .play();
+    played.fired("HA-060");
+    assert!(matches!(played.actions.last(), Some(Action::Exit { stop_postgres: true, .. })));
+}
+
+#[test]
+fn ha_022_every_cycle_ends_with_the_member_key_but_one_without_the_dcs() {
+    for scene in [Scene::standby(), Scene::primary(), Scene::unlocked(), Scene::stopped()] {
+        let played = scene.clone().play();
+        assert_eq!(played.actions.last(), Some(&Action::WriteMember));
+        scene.dark().play().does_not(&Action::WriteMember);
+    }
+}
+
+#[test]
+fn t_1_the_next_cycle_begins_a_loop_wait_after_this_one_did() {
+    Scene::standby().play().wakes_in(secs(10));
+    Scene::standby().with(|scene| scene.obs.settings.loop_wait = secs(3)).play().wakes_in(secs(3));
+}

@@ -4,7 +4,7 @@ mod support;
 
 use ptarmigan_ha::{
     Action, DemoteMode, Job,
-    observation::{ControlState, JobKind},
+    observation::{ControlState, DataDirectory, JobKind},
 };
 use ptarmigan_types::{MemberState, Role};
 use support::*;
@@ -113,4 +113,22 @@ fn ha_034_a_bootstrapping_node_has_no_lock_to_lose() {
             Scene::primary().unled().job(kind).with(|scene| scene.memory.bootstrapping = true).play();
         played.fired("HA-034").starts_nothing().does_not(&Action::CancelJob);
     }
+}
+
+#[test]
+fn ha_009_a_long_action_in_flight_comes_before_every_other_rule() {
+    let empty = Scene::stopped().with(|scene| scene.pg().data_directory = DataDirectory::Empty);
+    for scene in [Scene::primary(), Scene::unlocked(), empty] {
+        let played = scene.job(JobKind::Clone).play();
+        played.fired("HA-009").silent("HA-014").silent("HA-015").silent("HA-016").silent("HA-080");
+        played.starts_nothing();
+    }
+}
+
+#[test]
+fn ul_4_during_a_long_action_the_lock_is_renewed_without_a_status() {
+    let played = Scene::primary().job(JobKind::Restart).play();
+    played.does(&Action::RenewLock(leader("a"))).does_not(&Action::WriteStatus);
+    let starting = Scene::primary().with(|scene| scene.pg().state = MemberState::Starting);
+    starting.play().does(&Action::RenewLock(leader("a"))).does_not(&Action::WriteStatus);
 }

@@ -255,3 +255,41 @@ fn ha_256_a_lock_that_was_not_won_is_kept_only_by_who_would_win_it() {
     let played = Scene::primary().play();
     assert_eq!(played.memory().won, Some(7));
 }
+
+#[test]
+fn ha_164_the_checkpoint_after_a_promotion_is_seen_to_by_the_leader() {
+    Scene::primary().play().fired("HA-164").does(&Action::EnsureCheckpoint);
+    Scene::standby().play().silent("HA-164").does_not(&Action::EnsureCheckpoint);
+    Scene::primary().with(|scene| scene.renew = refused()).play().does_not(&Action::EnsureCheckpoint);
+}
+
+#[test]
+fn ha_166_the_holder_is_made_the_primary() {
+    Scene::primary().play().fired("HA-166").line("no action. I am (a), the leader with the lock");
+    let standby = Scene::standby().led_by("a").play();
+    standby.fired("HA-166").starts(&Job::Promote { timeline: Some(1) });
+    standby.line("promoted self to leader because I had the session lock");
+}
+
+#[test]
+fn ha_232_a_switchover_from_somebody_else_is_dropped() {
+    let played = wished(Some("b"), Some("c")).play();
+    played.fired("HA-232").does(&CLEAR).starts_nothing();
+}
+
+#[test]
+fn ha_233_a_wish_for_the_leader_itself_is_dropped() {
+    for leader in [None, Some("a")] {
+        let played = wished(leader, Some("a")).play();
+        played.fired("HA-233").does(&CLEAR).starts_nothing();
+    }
+}
+
+#[test]
+fn ha_236_a_wish_that_nobody_can_fulfil_is_dropped() {
+    for candidate in [None, Some("c"), Some("z")] {
+        let played = wished(Some("a"), candidate).with(|scene| scene.peers.clear()).play();
+        played.fired("HA-236").does(&CLEAR).starts_nothing();
+        played.line("no action. I am (a), the leader with the lock");
+    }
+}

@@ -15,6 +15,7 @@ use ptarmigan_ha::{
     memory::{FailedJob, Yield},
     observation::{
         ControlState, DataDirectory, JobEnd, JobKind, JobResult, JobView, RestartFilter, ScheduledRestart,
+        WatchdogView,
     },
 };
 use ptarmigan_types::{
@@ -104,6 +105,8 @@ fn memory(draw: &mut Draw<'_>) -> Memory {
             off_since: draw.moment(),
         },
         synchronous: Default::default(),
+        was_paused: draw.maybe(),
+        owes_start: draw.maybe(),
         failed: draw.moment().map(|at| FailedJob { kind: draw.pick(&KINDS), at }),
     }
 }
@@ -170,6 +173,8 @@ fn observation(draw: &mut Draw<'_>) -> Observation {
     settings.can_clone_without_leader = draw.maybe();
     settings.remove_data_directory_on_rewind_failure = draw.maybe();
     settings.remove_data_directory_on_diverged_timelines = draw.maybe();
+    settings.pause = draw.seldom();
+    settings.unmanaged_primary_waits = draw.seldom();
     settings.tags = tags(&draw.pick(&[
         json!({}),
         json!({"nofailover": true}),
@@ -178,6 +183,7 @@ fn observation(draw: &mut Draw<'_>) -> Observation {
         json!({"failover_priority": 5}),
     ]));
     draw_postgres(draw, obs);
+    obs.watchdog = WatchdogView { running: draw.seldom(), wanted: draw.maybe(), healthy: !draw.seldom() };
     obs.job = draw.seldom().then(|| JobView {
         kind: draw.pick(&KINDS),
         running_for: secs(5),
@@ -262,6 +268,7 @@ fn answer(draw: &mut Draw<'_>, action: &Action) -> Outcome {
                 answer.in_recovery = !draw.seldom();
                 answer.timeline = draw.pick(&TIMELINES);
                 answer.watchdog_failed = draw.seldom();
+                answer.streaming = draw.maybe();
                 if !draw.seldom() {
                     answers.push(answer);
                 }
@@ -375,6 +382,9 @@ fn check_safety(observation: &Observation, last: &Decision) {
         .iter()
         .any(|(action, outcome)| *action == Action::StopImmediate && !matches!(outcome, Outcome::Failed(_)));
     let releases = observation.outcomes.iter().any(|(action, _)| matches!(action, Action::ReleaseLock(_)));
+    if observation.settings.pause {
+        return check_pause(observation, last);
+    }
     assert!(
         !releases || !postgres.running || stopped || !postgres.may_write(),
         "a server that may write gives its lock away: {last:#?}"
@@ -393,6 +403,39 @@ fn check_safety(observation: &Observation, last: &Decision) {
         let exempt = last.memory.bootstrapping && last.memory.post_bootstrap != Some(true);
         assert!(exempt || stops_the_server(observation, last), "stays writable without the lock: {last:#?}");
     }
+}
+
+/// In pause nobody is promoted or demoted but by an operator's wish, and nothing is stopped or started but what this
+/// node's own demotion has stopped.
+fn check_pause(observation: &Observation, last: &Decision) {
+    let views = observation.outcomes.iter().filter_map(|(_, outcome)| match outcome {
+        Outcome::View(view) => Some(view),
+        _ => None,
+    });
+    let mut views = views.chain(observation.view.as_ref().ok());
+    let candidates: Vec<_> =
+        views.by_ref().filter_map(|view| view.failover.as_ref()?.candidate.clone()).collect();
+    let postgres = &observation.postgres;
+    for job in jobs(last) {
+        let allowed = match job {
+            Job::Promote { .. } => candidates.contains(&observation.me),
+            Job::Demote(DemoteMode::Graceful) => candidates.iter().any(|name| *name != observation.me),
+            Job::Rewind { .. } | Job::Reinitialize { .. } | Job::CrashRecovery | Job::Follow { .. } => {
+                !postgres.running
+            }
+            Job::Bootstrap | Job::BootstrapStandbyLeader | Job::PostBootstrap => last.memory.bootstrapping,
+            Job::CopySlots { .. }
+            | Job::Demote(_)
+            | Job::StartPrimary { .. }
+            | Job::Restart { .. }
+            | Job::Clone { .. } => false,
+        };
+        assert!(allowed, "{job:?} in pause: {last:#?}");
+    }
+    let stops = last.actions.iter().any(|action| matches!(action, Action::StopImmediate));
+    assert!(!stops || postgres.data_directory != DataDirectory::Present, "stopped in pause: {last:#?}");
+    assert!(last.line.starts_with("PAUSE: "), "{}", last.line);
+    assert!(!last.actions.contains(&Action::ActivateWatchdog));
 }
 
 proptest! {

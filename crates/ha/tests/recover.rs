@@ -283,3 +283,24 @@ fn ha_112_ha_114_starts_as_a_standby_of_whoever_leads() {
     failed(NOW).starts_nothing();
     failed(Monotonic(NOW.0 - 1_000_000)).starts(&secondary(Some("b")));
 }
+
+#[test]
+fn ha_101_a_holder_starts_within_primary_start_timeout() {
+    let crashed = Scene::primary().down(MemberState::Crashed, ControlState::InProduction);
+    let played = crashed.with(|scene| scene.obs.settings.primary_start_timeout = secs(42)).play();
+    played.fired("HA-101").starts(&Job::StartPrimary { timeout: secs(42) });
+}
+
+#[test]
+fn ha_102_everybody_else_starts_without_a_limit_of_the_loop() {
+    let played = Scene::stopped().play();
+    played.fired("HA-102").silent("HA-101");
+    played.starts(&Job::Follow { upstream: Some(member("b")), role: Role::Replica, timeout: None });
+}
+
+#[test]
+fn ha_114_the_start_of_a_standby_is_verified_in_the_next_cycle() {
+    let played = Scene::stopped().play();
+    played.starts(&Job::Follow { upstream: Some(member("b")), role: Role::Replica, timeout: None });
+    assert!(played.memory().recovering);
+}

@@ -105,3 +105,15 @@ fn ha_010_a_server_that_died_while_starting_is_not_waited_for() {
     job.fired("HA-031");
     assert_eq!(dead().obs.postgres.role, Role::Primary);
 }
+
+#[test]
+fn ha_043_a_start_that_takes_too_long_goes_on_where_nobody_can_take_over() {
+    let slow = Scene::primary().with(|scene| {
+        scene.pg().state = MemberState::Starting;
+        scene.pg().in_state_for = secs(301);
+        scene.peers.clear();
+    });
+    let played = slow.play();
+    played.fired("HA-043").silent("HA-042").starts_nothing();
+    played.line("master start has timed out, but continuing to wait because failover is not possible");
+}

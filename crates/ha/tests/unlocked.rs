@@ -8,7 +8,7 @@ use ptarmigan_ha::{
     candidates::can_take_over_with,
     memory::Yield,
 };
-use ptarmigan_types::{Lsn, Role, ScheduledAt};
+use ptarmigan_types::{Lsn, MemberState, Role, ScheduledAt};
 use serde_json::json;
 use support::*;
 
@@ -608,4 +608,114 @@ fn hn_2_peer_on_an_older_timeline_keeps_nobody_from_taking_over() {
         let report = &played.decision.report;
         assert_eq!(played.did(&Action::AcquireLock), races, "{check_timeline} {timeline:?}: {report:?}");
     }
+}
+
+fn wishing(leader: Option<&str>, candidate: Option<&str>) -> Scene {
+    Scene::unlocked().with(|scene| scene.view().failover = Some(failover(leader, candidate)))
+}
+
+#[test]
+fn ha_224_a_candidate_that_can_lead_is_left_the_lock() {
+    let played = wishing(None, Some("c")).play();
+    played.fired("HA-210").fired("HA-224").silent("HA-225").does_not(&Action::AcquireLock);
+    played.line("waiting for the candidate to take the leader lock").starts_nothing();
+}
+
+#[test]
+fn ha_225_a_candidate_that_cannot_lead_keeps_nobody_from_it() {
+    let cases: [Change; 3] = [
+        |scene| scene.peers.retain(|peer| peer.name != name("c")),
+        |scene| scene.peers[1].watchdog_failed = true,
+        |scene| scene.members().retain(|member| member.name != name("c")),
+    ];
+    for (index, change) in cases.into_iter().enumerate() {
+        let played = wishing(None, Some("c")).with(change).play();
+        assert!(played.did(&Action::AcquireLock), "case {index}: {:?}", played.decision.report);
+        played.fired("HA-225").fired("HA-228").silent("HA-224");
+    }
+}
+
+#[test]
+fn ha_228_without_a_candidate_the_best_of_the_others_takes_over() {
+    let played = wishing(Some("b"), None).with(|scene| {
+        // Neither the lag nor the one that shall be left counts.
+        scene.view().status.last_lsn = Lsn(u64::MAX);
+        scene.peers[0].lsn = Lsn(u64::MAX);
+    });
+    played.play().fired("HA-228").silent("HN-1").does(&Action::AcquireLock);
+    let behind = wishing(Some("b"), None).with(|scene| scene.peers[1].lsn = Lsn(HERE.0 + 1)).play();
+    behind.fired("HA-228").fired("HN-7").does_not(&Action::AcquireLock);
+}
+
+#[test]
+fn ha_203_a_starting_server_does_not_race() {
+    for state in [MemberState::Starting, MemberState::StartingAfterCustomBootstrap] {
+        let played = Scene::unlocked().with(|scene| scene.pg().state = state).play();
+        played.fired("HA-203").does_not(&Action::AcquireLock).starts_nothing();
+    }
+    Scene::unlocked().play().silent("HA-203").does(&Action::AcquireLock);
+}
+
+#[test]
+fn ha_208_who_must_not_lead_does_not_race() {
+    for tag in [json!({"nofailover": true}), json!({"failover_priority": 0}), json!({"nofailover": "false"})]
+    {
+        let played = Scene::unlocked().with(|scene| scene.obs.settings.tags = tags(&tag)).play();
+        played.fired("HA-208").does_not(&Action::AcquireLock);
+    }
+}
+
+#[test]
+fn ha_210_a_wish_decides_in_place_of_the_comparison() {
+    let played = wishing(None, Some("a")).with(|scene| scene.peers[1].lsn = Lsn(HERE.0 + 1)).play();
+    played.fired("HA-210").silent("HA-216").does(&Action::AcquireLock);
+}
+
+#[test]
+fn ha_216_the_healthiest_of_all_races() {
+    Scene::unlocked().play().fired("HA-216").does(&Action::AcquireLock);
+    let behind = Scene::unlocked().with(|scene| scene.peers[1].lsn = Lsn(HERE.0 + 1)).play();
+    behind.fired("HA-216").does_not(&Action::AcquireLock);
+    let far_behind = Scene::unlocked().with(|scene| scene.view().status.last_lsn = Lsn(u64::MAX)).play();
+    far_behind.fired("HN-1").fired("HA-216").does_not(&Action::AcquireLock);
+}
+
+#[test]
+fn hn_8_of_equals_the_higher_priority_goes_first() {
+    // My priority, the peer's, who led before, whether this node races.
+    for (mine, theirs, former, races) in [
+        (1, 1, None, true),
+        (2, 1, None, true),
+        (1, 2, None, false),
+        (1, 2, Some("c"), true),
+        (1, 2, Some("b"), false),
+    ] {
+        let played = Scene::unlocked()
+            .with(|scene| {
+                scene.obs.settings.tags = tags(&json!({"failover_priority": mine}));
+                scene.peers[1].tags = tags(&json!({"failover_priority": theirs}));
+                scene.memory.old_leader = former.map(name);
+                scene.memory.old_members = scene.view().members.clone();
+            })
+            .play();
+        assert_eq!(played.did(&Action::AcquireLock), races, "{mine} {theirs} {former:?}");
+    }
+}
+
+#[test]
+fn hn_10_without_quorum_no_votes_are_counted() {
+    let alone = Scene::unlocked().with(|scene| scene.peers.clear()).play();
+    alone.fired("HA-216").does(&Action::AcquireLock);
+}
+
+#[test]
+fn t_4_the_countdown_of_a_race_cuts_the_sleep() {
+    let played = Scene::unlocked()
+        .with(|scene| {
+            scene.obs.settings.primary_race_backoff = secs(7);
+            scene.memory.last_lsn = Some(Lsn(1));
+            scene.memory.race_backoff_since = Some(at(997));
+        })
+        .play();
+    played.fired("HA-130").wakes_in(secs(4));
 }

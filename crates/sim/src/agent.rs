@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ptarmigan_ha::{
     Action, DemoteMode, Job, Memory, Observation, Outcome,
     action::ReloadAfter,
-    observation::{ControlState, DataDirectory, JobKind, JobView, PostgresView, ServerFacts},
+    observation::{ControlState, DataDirectory, JobKind, JobView, PostgresView, ServerFacts, WatchdogView},
 };
 use ptarmigan_types::{Cluster, Leader, MemberState, Monotonic, Role};
 
@@ -153,6 +153,7 @@ impl World {
         let now = self.now;
         self.claim_names(member);
         let postgres = self.postgres_view(member);
+        let watchdog = self.watchdog_view(member);
         let this = &mut self.members[member];
         let Phase::Looking(begun) = std::mem::take(&mut this.phase) else { return };
         let begun = *begun;
@@ -166,6 +167,7 @@ impl World {
             settings: this.settings.clone(),
             view: begun.view,
             postgres,
+            watchdog,
             job: begun.job,
             finished: begun.finished,
             scheduled_restart: this.restart.clone(),
@@ -175,6 +177,20 @@ impl World {
         };
         let observation = Observation { promise: self.promise(member), ..observation };
         self.round(member, observation, 0);
+    }
+
+    fn watchdog_view(&self, member: usize) -> WatchdogView {
+        let watchdog = self.members[member].watchdog;
+        WatchdogView {
+            running: watchdog.running,
+            wanted: watchdog.required,
+            healthy: watchdog.running || !self.lacks_watchdog(member),
+        }
+    }
+
+    /// It needs a watchdog, and has none at this time.
+    pub fn lacks_watchdog(&self, member: usize) -> bool {
+        self.members[member].watchdog.is_broken(member, self.now, self.quiet_since.is_some())
     }
 
     /// What the daemon sees of its PostgreSQL now.
@@ -243,6 +259,7 @@ impl World {
             let Phase::Acting(acting) = &self.members[member].phase else { return };
             let Some(action) = acting.decision.actions.get(acting.next).cloned() else { break };
             let epoch = self.members[member].epoch;
+            self.checks.pause.acts(self.now, member, &self.members[member], &action);
             let Some(outcome) = self.execute(member, &action) else { return };
             if self.members[member].epoch != epoch {
                 return;
@@ -375,7 +392,7 @@ impl World {
     pub fn overrun(&mut self, member: usize) {
         let this = &mut self.members[member];
         let over = this.lease.until().is_some_and(|until| self.now >= until);
-        if !over || !matches!(this.role, Role::Primary | Role::Promoted) {
+        if !over || this.settings.pause || !matches!(this.role, Role::Primary | Role::Promoted) {
             return;
         }
         this.lease.forget();
@@ -407,6 +424,9 @@ fn adopt(this: &mut Member, cluster: &Cluster) {
     if ttl != this.settings.ttl {
         this.own_lease = None;
         this.settings.ttl = ttl;
+    }
+    if !config.value.is_empty() {
+        this.settings.pause = config.value.get("pause").is_some_and(|pause| *pause == true);
     }
     this.settings.loop_wait = seconds("loop_wait", this.settings.loop_wait);
     this.settings.retry_timeout = seconds("retry_timeout", this.settings.retry_timeout);

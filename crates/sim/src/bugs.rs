@@ -4,6 +4,7 @@ use ptarmigan_ha::{
     Action, Decision, DemoteMode, Job, Memory, Observation, Outcome,
     action::{Divergence, When},
     decide,
+    observation::WatchdogView,
 };
 
 use crate::run::Options;
@@ -70,6 +71,14 @@ bugs! {
     FailsafeFromAnswer = "failsafe-from-answer" by "failsafe",
     /// Slots are not created.
     SlotsNotCreated = "slots-not-created" by "slots",
+    /// In pause a standby races as ever.
+    RacesInPause = "races-in-pause" by "pause",
+    /// In pause a primary whose DCS is silent steps down.
+    DemotesInPause = "demotes-in-pause" by "pause",
+    /// In pause a server that somebody stopped is started.
+    StartsInPause = "starts-in-pause" by "pause",
+    /// A required watchdog is not waited for.
+    WatchdogIgnored = "watchdog-ignored" by "watchdog",
     /// `member_slots_ttl` is not looked at.
     SlotsDroppedAtOnce = "slots-dropped-at-once" by "slots",
 }
@@ -100,7 +109,12 @@ fn drop_demotion(decision: &mut Decision, mode: DemoteMode) {
 }
 
 fn distort(bug: Bug, observation: &mut Observation) {
+    let unlocked = observation.view.as_ref().is_ok_and(|view| view.is_unlocked());
     match bug {
+        Bug::RacesInPause if unlocked => observation.settings.pause = false,
+        Bug::DemotesInPause if observation.view.is_err() => observation.settings.pause = false,
+        Bug::StartsInPause if !observation.postgres.running => observation.settings.pause = false,
+        Bug::WatchdogIgnored => observation.watchdog = WatchdogView::default(),
         Bug::LagCheckDropped => observation.settings.maximum_lag_on_failover_bytes = u64::MAX,
         Bug::TimelineCheckDropped => observation.settings.check_timeline = false,
         Bug::NofailoverIgnored => observation.settings.tags = ptarmigan_types::Tags::default(),

@@ -26,6 +26,7 @@ impl World {
         }
         let postgres = &mut self.members[member].postgres;
         postgres.ready();
+        self.checks.pause.ready(member);
         self.note(member, "postgres ready");
         if self.members[member].is_alive() {
             self.set_state(member, MemberState::Running);
@@ -71,7 +72,10 @@ impl World {
         if !this.is_alive() {
             return;
         }
-        if this.job.is_none() && matches!(this.state, MemberState::Running | MemberState::Starting) {
+        if this.job.is_none()
+            && !this.settings.pause
+            && matches!(this.state, MemberState::Running | MemberState::Starting)
+        {
             self.set_state(member, MemberState::Crashed);
         }
         self.wake(member);
@@ -245,10 +249,23 @@ impl World {
     pub fn acknowledge(&mut self, member: usize, record: Record) {
         let this = &self.members[member];
         let (timing, term) = (this.timing, this.postgres.term);
-        if self.checks.single.acknowledged(self.now, member, timing, term, record.timeline) {
+        let promises = timing == Timing::Own && !self.is_left_alone(member);
+        if self.checks.single.acknowledged(self.now, member, promises, term, record.timeline) {
             self.checks.durability.acknowledged(record);
             self.judge_acknowledged(member, record);
         }
+    }
+
+    /// A server that ran on in pause without the lock, and has not led since: an operator is responsible for it.
+    fn is_left_alone(&mut self, member: usize) -> bool {
+        let now = self.now;
+        let this = &mut self.members[member];
+        if this.leads(now) {
+            this.left_alone = None;
+        } else if this.settings.pause {
+            this.left_alone = Some(this.postgres.generation);
+        }
+        this.left_alone == Some(this.postgres.generation)
     }
 
     /// The bootstrap of this member's data is over: clients know the cluster only then.

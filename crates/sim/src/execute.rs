@@ -77,6 +77,9 @@ impl World {
             Action::SettleStandbyNames { names, from_nothing } => {
                 Some(self.settle_names(member, names, *from_nothing))
             }
+            Action::WriteFailover { value, revision } => {
+                self.write_key(member, "failover", Some(value.clone()), When::Revision(*revision))
+            }
             Action::UpdateHistory(timeline) => self.update_history(member, *timeline),
             Action::ReloadView(_) => match self.copied_view(member) {
                 Some(view) => {
@@ -98,6 +101,11 @@ impl World {
     fn on_node(&mut self, member: usize, action: &Action) -> Option<Outcome> {
         match action {
             Action::CancelJob => self.cancel_job(member),
+            Action::ActivateWatchdog if self.lacks_watchdog(member) => {
+                return Some(Outcome::Failed("no such device".into()));
+            }
+            Action::ActivateWatchdog => self.members[member].watchdog.running = true,
+            Action::DisableWatchdog => self.members[member].watchdog.running = false,
             Action::ClearScheduledRestart => self.members[member].restart = None,
             Action::SetRole(role) => self.set_role(member, *role),
             Action::SetState(state) => self.set_state(member, *state),
@@ -316,7 +324,8 @@ impl World {
             lsn: if in_recovery { them.postgres.end() } else { Lsn::ZERO },
             timeline: Some(them.postgres.timeline),
             tags: them.settings.tags.clone(),
-            watchdog_failed: false,
+            watchdog_failed: self.lacks_watchdog(peer) && !them.watchdog.running,
+            streaming: them.postgres.streams_from.is_some(),
         };
         if let Some(asking) = &mut self.members[member].asking
             && asking.operation == operation

@@ -186,6 +186,9 @@ impl World {
             self.machine_up(member);
         }
         self.members.iter_mut().for_each(|member| member.restart = None);
+        if self.is_paused() {
+            self.pause(false);
+        }
         // Whoever deleted the key puts it back: a standby that starts without it waits for that (HA-089).
         if !self.store.keys.contains_key("initialize")
             && let Some(identifier) = self.checks.initialize.identifier().map(str::to_owned)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ptarmigan_ha::{
     Upstream,
     action::{DemoteMode, Job},
-    observation::{ControlState, JobEnd, JobResult},
+    observation::{ControlState, JobEnd, JobKind, JobResult},
 };
 use ptarmigan_types::{MemberState, Role, Status};
 
@@ -88,6 +88,10 @@ impl World {
             }
             Step::End(end) => {
                 self.note(member, &format!("ends {}: {end:?}", kind.words()));
+                if matches!(kind, JobKind::Demote(_)) {
+                    self.checks.pause.demoted(member);
+                    self.members[member].watchdog.running = false;
+                }
                 let this = &mut self.members[member];
                 this.job = None;
                 this.finished.push(JobResult { kind, end });
@@ -195,6 +199,13 @@ impl World {
         }
         postgres.process = Process::Stopping;
         postgres.synchronous.end_sessions();
+    }
+
+    /// Somebody else stops the server, and its daemon hears nothing of it.
+    pub fn stop_cleanly(&mut self, member: usize) {
+        self.begin_stop(member);
+        self.send_rest(member);
+        self.members[member].postgres.gone(true);
     }
 
     /// A fast shutdown is done: whoever streamed has all of it.

@@ -12,6 +12,7 @@ pub mod execute;
 pub mod failsafe;
 pub mod faults;
 pub mod jobs;
+pub mod maintenance;
 pub mod member;
 pub mod operator;
 pub mod postgres;

@@ -201,6 +201,22 @@ impl Trouble {
     }
 }
 
+/// The kernel watchdog of a member's machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watchdog {
+    /// Nobody leads without it.
+    pub required: bool,
+    /// It counts down.
+    pub running: bool,
+}
+
+impl Watchdog {
+    /// The device cannot be opened at this time. Which times those are depends on the member alone.
+    pub fn is_broken(self, member: usize, now: Monotonic, at_rest: bool) -> bool {
+        self.required && !at_rest && (now.0 / 150_000_000 + member as u64).is_multiple_of(3)
+    }
+}
+
 /// One member.
 #[derive(Debug)]
 pub struct Member {
@@ -216,6 +232,10 @@ pub struct Member {
     pub machine: bool,
     /// What is wrong with it.
     pub trouble: Trouble,
+    /// Its watchdog.
+    pub watchdog: Watchdog,
+    /// The generation of the server that went on writing in pause without the lock.
+    pub left_alone: Option<u64>,
     /// Grows with every start and end of the daemon: what was meant for an earlier one is dropped.
     pub epoch: u64,
     /// Where the loop is.
@@ -291,6 +311,8 @@ impl Member {
             timing: Timing::Own,
             machine: true,
             trouble: Trouble::default(),
+            watchdog: Watchdog::default(),
+            left_alone: None,
             epoch: 0,
             phase: Phase::Dead,
             memory: Memory::default(),
@@ -347,6 +369,8 @@ impl Member {
         self.machine = old.machine;
         self.dynamic = old.dynamic;
         self.trouble = old.trouble;
+        self.watchdog = Watchdog { running: false, ..old.watchdog };
+        self.left_alone = old.left_alone;
         self.postgres = old.postgres;
         self.shipping = old.shipping;
         self.watch_pending = old.watch_pending;

@@ -34,6 +34,9 @@ impl World {
         if self.scenario.changes_synchronous() && !self.network.store_down && self.random.percent(40) {
             return self.change_synchronous(member);
         }
+        if self.scenario.pauses && !self.network.store_down && self.random.percent(50) {
+            return self.maintain(member);
+        }
         let kind = self.random.between(0, 15);
         self.trace.note(self.now, "operator", &format!("request {kind}"));
         if kind == 6 {
@@ -100,7 +103,7 @@ impl World {
     }
 
     /// All daemons run and hear each other; the store may be slow, or out of reach for some.
-    fn everybody_hears(&self) -> bool {
+    pub fn everybody_hears(&self) -> bool {
         let hears = |member: &Member| {
             let silent = member.trouble.is_frozen(self.now) || member.trouble.hung;
             !silent && !matches!(member.phase, Phase::Dead | Phase::FirstLook)
@@ -140,7 +143,8 @@ impl World {
         self.wish(&Failover::to_json(None, Some(&name), None));
     }
 
-    fn wish(&mut self, text: &str) {
+    /// Puts a wish into `/failover`.
+    pub fn wish(&mut self, text: &str) {
         self.checks.durability.manual(self.now);
         self.write("failover", Some(text), Condition::Always);
         self.tell();

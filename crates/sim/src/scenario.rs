@@ -49,6 +49,12 @@ pub struct Scenario {
     pub default_timing: bool,
     /// How many times something goes wrong.
     pub faults: u64,
+    /// Operators pause the cluster now and then.
+    pub pauses: bool,
+    /// `unmanaged_primary: wait`.
+    unmanaged_primary_waits: bool,
+    /// Members that lead with a watchdog only; it works at some times and not at others.
+    watchdog: Vec<bool>,
     /// The dynamic configuration with which the cluster is bootstrapped.
     pub dynamic: String,
     tags: Vec<Tags>,
@@ -111,6 +117,9 @@ impl Scenario {
             default_timing: options.default_timing,
             faults: random.between(3, 9).min(options.faults_max.unwrap_or(u64::MAX)),
             dynamic: Value::Object(dynamic).to_string(),
+            pauses: random.percent(20),
+            unmanaged_primary_waits: random.percent(20),
+            watchdog: draw_watchdogs(random, members),
             tags,
             use_rewind,
             remove_after_failure: random.percent(50),
@@ -129,6 +138,7 @@ impl Scenario {
             .map(|index| {
                 let name = MemberName(format!("m{index}"));
                 let mut member = Member::new(name, self.settings(index), self.use_rewind[index]);
+                member.watchdog.required = self.watchdog[index];
                 if self.contract_timing[index] {
                     member.timing = Timing::Contract;
                 }
@@ -158,6 +168,8 @@ impl Scenario {
             remove_data_directory_on_rewind_failure: self.remove_after_failure,
             remove_data_directory_on_diverged_timelines: !self.use_rewind[index],
             has_logical_slots: false,
+            pause: false,
+            unmanaged_primary_waits: self.unmanaged_primary_waits,
             tags: self.tags[index].clone(),
             standby_cluster: None,
             synchronous: synchronous::daemon::settings(&self.config()),
@@ -185,6 +197,11 @@ pub fn draw_timing(random: &mut Random) -> (u64, u64, u64) {
 fn draw_mix(random: &mut Random, members: usize) -> Vec<bool> {
     let mixed = random.percent(33);
     (0..members).map(|_| mixed && random.percent(50)).collect()
+}
+
+fn draw_watchdogs(random: &mut Random, members: usize) -> Vec<bool> {
+    let some = random.percent(15);
+    (0..members).map(|_| some && random.percent(60)).collect()
 }
 
 fn draw_tags(random: &mut Random) -> Tags {

@@ -3,7 +3,7 @@
 use super::{Offence, source::Source};
 
 /// The crates that may contain `unsafe`.
-const UNSAFE_ALLOWED: [&str; 2] = ["crates/guardian/", "crates/routing/"];
+const UNSAFE_ALLOWED: [&str; 3] = ["crates/guardian/", "crates/routing/", "crates/watchdog/"];
 /// How far above the `unsafe` its reason may stand.
 const REASON_DISTANCE_LINES: usize = 6;
 
@@ -24,7 +24,7 @@ fn unsafe_code(source: &Source) -> Vec<Offence> {
             offences.push(Offence::new(
                 source,
                 index + 1,
-                "`unsafe` is allowed in guardian and routing only",
+                "`unsafe` is allowed in guardian, routing and watchdog only",
             ));
         } else if !above.iter().any(|line| line.contains("SAFETY") || line.contains("# Safety")) {
             offences.push(Offence::new(source, index + 1, "`unsafe` without a SAFETY comment"));

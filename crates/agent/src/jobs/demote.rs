@@ -80,9 +80,14 @@ async fn archive_the_rest(node: &Node, command: &str) {
 async fn stop(node: &Arc<Node>, mode: DemoteMode, archives: bool) -> Result<bool, String> {
     let (hook, released) = release::early(node);
     let left = node.lease.left_at(ptarmigan_clock::now());
-    let request = request(mode, left, synchronous::stop_timeout(node), archives, hook);
+    let guarded = Arc::clone(node);
+    let request = StopRequest {
+        on_safepoint: Some(Box::new(move |()| Box::pin(async move { guarded.watchdog().disable() }))),
+        ..request(mode, left, synchronous::stop_timeout(node), archives, hook)
+    };
     // Also where no server is seen: one whose start was cancelled a moment ago may be about to appear.
     server::stop(node, request).await.map_err(|error| error.to_string())?;
+    node.watchdog().disable();
     Ok(released.load(Ordering::Acquire))
 }
 

@@ -1,19 +1,22 @@
 //! The commands, one file each.
 //!
-//! Here: `list`, `topology`, `switchover`, `failover`, `restart`, `reinit`, `reload`, `show-config`, `edit-config`,
-//! `history`, `version`, `demote-cluster`, `promote-cluster`. Their places are kept for the rest of patronictl's: `flush`, `pause`, `resume`, `dsn`,
-//! `query`, `remove`; and for our own: `demo`, `why`. Until they are there their
-//! names are usage errors.
+//! Here: `list`, `topology`, `switchover`, `failover`, `restart`, `reinit`, `reload`, `flush`, `pause`, `resume`,
+//! `show-config`, `edit-config`, `history`, `version`, `demote-cluster`, `promote-cluster`, `remove`. Their places are kept
+//! for the rest of patronictl's: `dsn`, `query`; and for our own: `demo`, `why`. Until they are there their names are usage
+//! errors.
 
 mod cluster_role;
 mod edit_config;
 mod failover;
+mod flush;
 mod history;
 #[cfg(test)]
 pub(crate) mod layouts;
 mod list;
+mod pause;
 mod reinit;
 mod reload;
+mod remove;
 mod restart;
 mod show_config;
 mod switchover;
@@ -50,6 +53,10 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Version(options) => version::run(context, options).await,
         Command::DemoteCluster(options) => cluster_role::demote(context, options).await,
         Command::PromoteCluster(options) => cluster_role::promote(context, options).await,
+        Command::Flush(options) => flush::run(context, options).await,
+        Command::Pause(options) => pause::run(context, options, true).await,
+        Command::Resume(options) => pause::run(context, options, false).await,
+        Command::Remove(options) => remove::run(context, options).await,
         // It needs no configuration: see the caller.
         Command::Demo(_) => Ok(()),
     }
@@ -91,6 +98,14 @@ async fn confirm_members(
     };
     let question = format!("Are you sure you want to {question}?");
     confirm(context, &question, &format!("Aborted {refusal}")).await
+}
+
+/// Members that can be asked, the leader before the others.
+fn leader_first(cluster: &Cluster) -> Vec<&Member> {
+    let mut members: Vec<&Member> =
+        cluster.members.iter().filter(|member| member.data.api_url().is_some()).collect();
+    members.sort_by_key(|member| !cluster.is_leader(&member.name));
+    members
 }
 
 async fn confirm(context: &Context, question: &str, refusal: &str) -> Result<()> {

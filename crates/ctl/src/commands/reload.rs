@@ -40,7 +40,7 @@ pub(super) async fn run(context: &Context, options: Reload) -> Result<()> {
 }
 
 /// The cluster's `loop_wait`, `default` where it says nothing.
-fn loop_wait(cluster: &Cluster, default: Duration) -> Duration {
+pub(super) fn loop_wait(cluster: &Cluster, default: Duration) -> Duration {
     let value = cluster.config.as_ref().and_then(|config| config.value.get("loop_wait"));
     let seconds = value.and_then(scalar::python_int).and_then(|seconds| u64::try_from(seconds).ok());
     seconds.map_or(default, Duration::from_secs)

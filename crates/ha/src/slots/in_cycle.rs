@@ -40,6 +40,7 @@ fn is_busy(r: &Round<'_>) -> bool {
 fn may_copy(r: &Round<'_>) -> bool {
     let standby = r.obs.postgres.server.as_ref().is_some_and(|server| server.in_recovery);
     r.obs.settings.has_logical_slots
+        && !r.is_paused()
         && standby
         && matches!(r.obs.postgres.role, Role::Replica)
         && !r.view.is_unlocked()

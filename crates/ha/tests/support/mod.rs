@@ -11,7 +11,8 @@ use ptarmigan_ha::{
     facts::PeerAnswer,
     failsafe::Promise,
     observation::{
-        ControlState, DataDirectory, JobEnd, JobKind, JobResult, JobView, PostgresView, ServerFacts, Settings,
+        ControlState, DataDirectory, JobEnd, JobKind, JobResult, JobView, PostgresView, ServerFacts,
+        Settings, WatchdogView,
     },
 };
 use ptarmigan_types::{
@@ -129,6 +130,7 @@ pub fn peer(member: &str) -> PeerAnswer {
         timeline: Some(1),
         tags: Tags::default(),
         watchdog_failed: false,
+        streaming: false,
     }
 }
 
@@ -148,6 +150,8 @@ pub fn settings() -> Settings {
         remove_data_directory_on_rewind_failure: false,
         remove_data_directory_on_diverged_timelines: false,
         has_logical_slots: false,
+        pause: false,
+        unmanaged_primary_waits: false,
         tags: Tags::default(),
         standby_cluster: None,
         synchronous: ptarmigan_ha::sync::Settings::default(),
@@ -229,6 +233,8 @@ pub struct Scene {
     pub sync: Outcome,
     /// The position at which `synchronous_standby_names` is in force; `None`: it is not yet.
     pub settled: Option<Lsn>,
+    /// Outcome of `ActivateWatchdog`.
+    pub watchdog: Outcome,
 }
 
 impl Scene {
@@ -243,6 +249,7 @@ impl Scene {
                 settings: settings(),
                 view: Ok(Arc::new(cluster())),
                 postgres: postgres(),
+                watchdog: WatchdogView::default(),
                 job: None,
                 finished: Vec::new(),
                 scheduled_restart: None,
@@ -263,6 +270,7 @@ impl Scene {
             failsafe: refused(),
             sync: Outcome::Written(SYNC_WRITTEN),
             settled: Some(HERE),
+            watchdog: Outcome::Done,
         }
     }
 
@@ -401,6 +409,7 @@ impl Scene {
             Action::AskFailsafe(_) => self.failsafe.clone(),
             Action::WriteSync { .. } | Action::DeleteSync(_) => self.sync.clone(),
             Action::SettleStandbyNames { .. } => Outcome::Settled(self.settled),
+            Action::ActivateWatchdog => self.watchdog.clone(),
             _ => Outcome::Done,
         }
     }

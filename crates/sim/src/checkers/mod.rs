@@ -6,6 +6,7 @@ pub mod flapping;
 pub mod initialize_once;
 pub mod liveness;
 pub mod lock;
+pub mod pause;
 pub mod single_writable_primary;
 pub mod slots;
 pub mod strict;
@@ -15,6 +16,7 @@ pub mod sync_rest;
 pub mod synchronous;
 pub mod tags;
 pub mod timelines;
+pub mod watchdog;
 
 use std::{fmt, time::Duration};
 
@@ -74,6 +76,8 @@ pub struct Checks {
     pub initialize: initialize_once::Checker,
     /// The lock.
     pub lock: lock::Checker,
+    /// Maintenance mode.
+    pub pause: pause::Checker,
     /// Changes of the leader for nothing.
     pub flapping: flapping::Checker,
     /// Replication slots.
@@ -106,6 +110,7 @@ impl Checks {
             .or(self.timelines.violation.as_ref())
             .or(self.initialize.violation.as_ref())
             .or(self.lock.violation.as_ref())
+            .or(self.pause.violation.as_ref())
             .or(self.flapping.violation.as_ref())
             .or(self.slots.violation.as_ref())
             .or(self.sync_durability.violation.as_ref())
@@ -128,6 +133,9 @@ impl World {
         let this = &self.members[member];
         let (now, name) = (self.now, this.name.0.clone());
         if let Some(violation) = tags::promoted(now, this) {
+            self.checks.others.push(violation);
+        }
+        if let Some(violation) = watchdog::promoted(now, this) {
             self.checks.others.push(violation);
         }
         let cluster_lsn = this.known.as_ref().map(|view| view.status.last_lsn);

@@ -1,11 +1,10 @@
 //! At no moment do two members both acknowledge writes: after the first acknowledgement of a later promotion there is none
-//! of an earlier one. A member with the contract's timing has no clock that ends its leadership: where such a one still
-//! writes, that is counted, and no objection.
+//! of an earlier one. A member with the contract's timing has no clock that ends its leadership, and a primary that lost its
+//! lock in pause is an operator's: where such a one still writes, that is counted, and no objection.
 
 use ptarmigan_types::{Monotonic, Timeline};
 
 use super::{Violation, wrong};
-use crate::member::Timing;
 
 /// The checker.
 #[derive(Debug, Default)]
@@ -15,17 +14,18 @@ pub struct Checker {
     pub violation: Option<Violation>,
     /// Acknowledgements so far.
     pub acknowledged: u64,
-    /// Writes of members with the contract's timing that came too late.
+    /// Writes that came too late, of members that nobody keeps from it.
     pub contract_overlaps: u64,
 }
 
 impl Checker {
-    /// A member acknowledged a transaction, writable since that promotion. False: nobody promised to keep it.
+    /// A member acknowledged a transaction, writable since that promotion. `promises`: it has to know whether it still leads.
+    /// False: nobody promised to keep it.
     pub fn acknowledged(
         &mut self,
         at: Monotonic,
         member: usize,
-        timing: Timing,
+        promises: bool,
         term: u64,
         timeline: Timeline,
     ) -> bool {
@@ -33,7 +33,7 @@ impl Checker {
         if let Some((latest, other, theirs)) = self.latest
             && (term < latest || term == latest && member != other)
         {
-            if timing == Timing::Contract && term < latest {
+            if !promises && term < latest {
                 self.contract_overlaps += 1;
                 return false;
             }
