@@ -122,6 +122,7 @@ async fn one_member_is_missing(site: &mut Site, leader: usize, prober: &crate::p
     assert!(site.log(leader).contains(&format!("failsafe: {name} does not promise")));
     site.cluster.etcd.restart(0).await.unwrap();
     site.node_mut(missing).start().unwrap();
+    site.wait_for_cycles(missing, 1).await;
     site.settled().await;
     site.assert_one_cluster().await;
 }

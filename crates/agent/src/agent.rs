@@ -12,7 +12,7 @@ use crate::{
     execute::{Exit, execute},
     journal::Entry,
     node::Node,
-    observe, publish, server,
+    observe, planned_panic, publish, server,
 };
 
 /// More rounds than any sequence of the rules needs; a cycle that wants more is cut and goes on in the next one.
@@ -81,6 +81,7 @@ impl Agent {
         observation.outcomes = renewed;
         let mut decided = false;
         for _ in 0..ROUNDS_MAX {
+            planned_panic::here("core");
             let decision = decide(&self.memory, &observation);
             node.journal.add(Entry { memory: &self.memory, observation: &observation, decision: &decision });
             for action in &decision.actions {
@@ -215,3 +216,6 @@ fn explain(decision: &Decision) {
         tracing::warn!("{}", fired.facts);
     }
 }
+
+#[cfg(test)]
+mod tests;

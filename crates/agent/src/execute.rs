@@ -28,8 +28,8 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
             return Err(Exit { stop_postgres: *stop_postgres, reason: reason.clone() });
         }
         Action::AskFailsafe(members) => failsafe::ask(node, members).await,
-        Action::ForgetFailsafe => {
-            node.failsafe.forget().await;
+        Action::ForgetFailsafe(until) => {
+            node.failsafe.forget(*until).await;
             Outcome::Done
         }
         Action::RenewLock(_)
@@ -172,7 +172,7 @@ async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
 async fn acquire(node: &Node) -> Outcome {
     let _race = match node.failsafe.begin() {
         Ok(race) => race,
-        Err(promise) => return Outcome::Refused(format!("promised {} not to lead", promise.to)),
+        Err(other) => return Outcome::Refused(format!("promised {other} not to lead")),
     };
     let (asked, begin) = (node.lease.ask(), ptarmigan_clock::now());
     if !node.leads() {

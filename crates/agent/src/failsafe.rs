@@ -83,8 +83,8 @@ impl Failsafe {
     /// A race or a promotion begins; it is over when the answer is dropped.
     ///
     /// # Errors
-    /// It must not: somebody has this node's promise.
-    pub fn begin(&self) -> Result<UnderWay<'_>, Promise> {
+    /// It must not: that one has this node's promise.
+    pub fn begin(&self) -> Result<UnderWay<'_>, MemberName> {
         self.ledger().begin(ptarmigan_clock::now())?;
         Ok(UnderWay(self))
     }
@@ -117,11 +117,15 @@ impl Failsafe {
         stored.unwrap_or_else(|_| Err(promise_file::Error::interrupted()))
     }
 
-    /// This node leads (contract HA-022, HA-256).
-    pub async fn forget(&self) {
+    /// The promise that lasts until then is not owed any more (contract HA-022, HA-256), and no round counts.
+    pub async fn forget(&self, until: Option<Monotonic>) {
         self.failed();
-        self.ledger().forget();
+        let Some(until) = until else { return };
+        self.ledger().forget(until);
         let _writing = self.writing.lock().await;
+        if self.promise(ptarmigan_clock::now()).is_some() {
+            return;
+        }
         let file = Arc::clone(&self.file);
         if let Err(error) = tokio::task::spawn_blocking(move || file.remove()).await.unwrap_or(Ok(())) {
             tracing::warn!("the promise of failsafe mode stays: {error}");

@@ -24,6 +24,7 @@ pub mod node;
 pub mod observe;
 pub mod overrun;
 pub mod peers;
+mod planned_panic;
 pub mod postmaster;
 pub mod publish;
 pub mod release;

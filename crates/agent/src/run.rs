@@ -8,6 +8,7 @@ use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    task::JoinSet,
 };
 
 use crate::{
@@ -100,11 +101,11 @@ async fn daemon(configuration: Configuration, logging: &Logging) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut beside = tokio::task::JoinSet::new();
+    let mut beside = JoinSet::new();
     beside.spawn(requests::serve(Arc::clone(&node), receiver));
     beside.spawn(postmaster::watch(Arc::clone(&node)));
     notify(&[NotifyState::Ready]);
-    let end = AssertUnwindSafe(serve(&node, &rest, logging, signals)).catch_unwind().await;
+    let end = AssertUnwindSafe(serve(&node, &rest, logging, signals, &mut beside)).catch_unwind().await;
     let (mut code, stop_postgres) = match end {
         Ok(None) => (ExitCode::SUCCESS, true),
         Ok(Some(exit)) => {
@@ -146,12 +147,14 @@ async fn serve(
     rest: &ptarmigan_rest::Handle,
     logging: &Logging,
     mut signals: Signals,
+    beside: &mut JoinSet<()>,
 ) -> Option<Exit> {
     let mut agent = Agent::new(Arc::clone(node));
     loop {
         let ended = tokio::select! {
             biased;
             () = signals.end.received() => return None,
+            _ = beside.join_next() => return Some(alone()),
             ended = agent.cycle() => ended,
             () = overrun::overrun(node) => {
                 // The cycle is given up where it stands; the next one sees what has become of it.
@@ -166,6 +169,7 @@ async fn serve(
             tokio::select! {
                 biased;
                 () = signals.end.received() => return None,
+                _ = beside.join_next() => return Some(alone()),
                 // SIGHUP does not shorten the wait (contract T-8).
                 _ = signals.hangup.recv() => node.known().reload_asked = true,
                 () = agent.sleep() => break,
@@ -175,6 +179,12 @@ async fn serve(
             reload(node, rest, logging).await;
         }
     }
+}
+
+/// What runs beside the loop never ends by itself. Without it nobody hears of a dead postmaster or of an operator, and where
+/// it panicked the loop may do so next.
+fn alone() -> Exit {
+    Exit { stop_postgres: true, reason: "a task beside the HA loop ended, stopping PostgreSQL".into() }
 }
 
 /// SIGHUP or `POST /reload` (contract CF-10, D.5).

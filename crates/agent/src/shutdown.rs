@@ -30,12 +30,30 @@ pub async fn shutdown(node: &Arc<Node>) -> bool {
     let led = node.leads();
     let leaving = synchronous::leave(node).await;
     let (hook, released) = release::early(node);
-    if let Err(error) = stop(node, led.then_some(hook)).await {
+    let mut stopped = stop(node, led.then_some(hook)).await;
+    if let Err(error) = &stopped {
         tracing::error!("{error}; killing it");
-        if let Err(error) = kill(node).await {
-            tracing::error!("{error}, the leader lock is kept");
-            return false;
-        }
+        stopped = kill(node).await;
+    }
+    if !finish(node, led, &released, stopped).await {
+        return false;
+    }
+    drop(leaving);
+    // The member key goes with its lease where this is not answered.
+    let _ = tokio::time::timeout(node.configuration.timing().retry_timeout, write_member(node)).await;
+    true
+}
+
+/// Gives the lock up, where PostgreSQL is stopped.
+async fn finish(
+    node: &Arc<Node>,
+    led: bool,
+    released: &AtomicBool,
+    stopped: Result<(), stop::Error>,
+) -> bool {
+    if let Err(error) = stopped {
+        tracing::error!("{error}, the leader lock is kept");
+        return false;
     }
     node.watchdog().disable();
     let patience = node.configuration.timing().retry_timeout;
@@ -46,9 +64,6 @@ pub async fn shutdown(node: &Arc<Node>) -> bool {
         }
     }
     node.postgres.set_state(MemberState::Stopped);
-    drop(leaving);
-    // The member key goes with its lease where this is not answered.
-    let _ = tokio::time::timeout(patience, write_member(node)).await;
     true
 }
 
@@ -97,4 +112,83 @@ pub async fn kill(node: &Node) -> Result<(), stop::Error> {
     let request =
         StopRequest { timeout: Some(Duration::from_secs(1)), ..StopRequest::new(StopMode::Immediate) };
     server::stop(node, request).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ptarmigan_dcs::memory::Fault;
+    use ptarmigan_ha::Action;
+    use ptarmigan_types::{Key, Lsn};
+
+    use super::*;
+    use crate::{execute::execute, testing::Fixture};
+
+    /// A leader whose PostgreSQL is stopped already.
+    async fn leader() -> Fixture {
+        let fixture = Fixture::new();
+        fixture.put(Key::Status, r#"{"optime": 7, "slots": {"b": 5}}"#).await;
+        execute(&fixture.node, &Action::AcquireLock).await.unwrap();
+        fixture.node.postgres.set_role(Role::Primary);
+        fixture.look().await;
+        fixture
+    }
+
+    #[tokio::test]
+    async fn sd_6_the_lock_goes_once_postgresql_is_stopped() {
+        let fixture = leader().await;
+        assert!(shutdown(&fixture.node).await);
+        let after = fixture.cluster().await;
+        assert_eq!((after.leader, fixture.node.leads()), (None, false));
+        // Without a data directory the position is not known, and the old one stays.
+        assert_eq!(after.status.last_lsn, Lsn(7));
+        let other = Fixture::new();
+        other.join("b", None, true).await;
+        other.look().await;
+        assert!(shutdown(&other.node).await);
+        assert!(other.cluster().await.leader.is_some(), "somebody else's lock stays");
+    }
+
+    #[tokio::test]
+    async fn sd_5_what_a_release_writes_is_where_a_successor_must_have_got() {
+        let fixture = leader().await;
+        release::release(&fixture.node, Some(Lsn(9))).await;
+        let after = fixture.cluster().await;
+        let slots = Some(BTreeMap::from([("b".to_owned(), Lsn(5))]));
+        assert_eq!((after.leader, after.status.last_lsn, after.status.slots), (None, Lsn(9), slots));
+    }
+
+    #[tokio::test]
+    async fn sd_7_the_member_says_that_it_is_stopped_and_keeps_its_role() {
+        let fixture = leader().await;
+        assert!(shutdown(&fixture.node).await);
+        let cluster = fixture.cluster().await;
+        let member = &cluster.member(&fixture.node.name).unwrap().data;
+        assert_eq!((&member.0["state"], &member.0["role"]), (&"stopped".into(), &"primary".into()));
+    }
+
+    #[tokio::test]
+    async fn sd_8_the_lock_stays_where_postgresql_could_not_be_stopped() {
+        let fixture = leader().await;
+        let released = AtomicBool::new(false);
+        let source = std::io::ErrorKind::TimedOut.into();
+        let stubborn = Err(stop::Error(ptarmigan_postgres::postmaster::Error::Process { pid: 7, source }));
+        assert!(!finish(&fixture.node, true, &released, stubborn).await);
+        let after = fixture.cluster().await;
+        assert!(after.leader.is_some() && fixture.node.leads());
+        assert!(after.member(&fixture.node.name).is_none(), "nor is it said to be stopped");
+    }
+
+    #[tokio::test]
+    async fn sd_10_a_store_that_does_not_answer_keeps_no_shutdown_waiting() {
+        let fixture = leader().await;
+        fixture.store.set_fault(&fixture.node.name, Fault::Unreachable);
+        assert!(shutdown(&fixture.node).await);
+        assert!(!fixture.node.leads());
+        assert!(
+            fixture.cluster().await.leader.is_some(),
+            "it runs out by itself: nothing renews it any more"
+        );
+    }
 }

@@ -54,6 +54,22 @@ fn remarks(effective: &Effective) -> Vec<&str> {
 }
 
 #[test]
+fn cf_5_defaults_then_the_dynamic_configuration_then_the_local_one() {
+    let parameters = |effective: &Effective| Value::Object(effective.settings.postgresql.parameters.clone());
+    let dynamic =
+        json!({"loop_wait": 5, "postgresql": {"use_pg_rewind": true, "parameters": {"work_mem": "4MB"}}});
+    let effective = build(&least(), dynamic.clone());
+    assert_eq!((effective.settings.loop_wait_s, effective.settings.ttl_s), (5, 30), "ttl by default");
+    assert!(effective.settings.postgresql.use_pg_rewind);
+    assert_eq!(parameters(&effective), json!({"work_mem": "4MB"}));
+    let mut local = with("/postgresql/use_pg_rewind", json!(false));
+    local["postgresql"]["parameters"] = json!({"work_mem": "8MB"});
+    let effective = build(&local, dynamic);
+    assert!(!effective.settings.postgresql.use_pg_rewind);
+    assert_eq!(parameters(&effective), json!({"work_mem": "8MB"}));
+}
+
+#[test]
 fn cf_20_defaults() {
     let effective = build(&least(), json!({}));
     let settings = &effective.settings;

@@ -45,8 +45,9 @@ pub enum Action {
     /// Ask these members, all in parallel, to promise that they do not lead while the DCS is away (contract FS-3). The
     /// lease goes on only where every one of them does; asking nobody is a promise that everybody gave.
     AskFailsafe(Vec<PeerAddress>),
-    /// Drop the promise that this node gave to another leader, and what it knows of a round of its own.
-    ForgetFailsafe,
+    /// Drop what is known of a round of this node's own, and the promise that it gave another leader, where that one lasts
+    /// until then: a newer one stays.
+    ForgetFailsafe(Option<Monotonic>),
     /// Clear `/failover`.
     ClearFailover(When),
     /// Write `/sync` (contract B.21, B.22); its own revision does not count. Answered by [`Outcome::Written`].

@@ -55,6 +55,9 @@ pub struct Promise {
     pub api_url: String,
     /// Its slots and their positions.
     pub slots: Option<BTreeMap<String, Lsn>>,
+    /// The create revision of the last lock that it held then, as far as known: with a later one it leads by right again.
+    #[serde(default)]
+    pub lock: Option<Revision>,
     /// Until when.
     pub until: Monotonic,
 }
@@ -81,6 +84,12 @@ pub struct Standing {
     pub leads: bool,
     /// The last holder of the lock that I know of, and the create revision of its lock.
     pub last_leader: Option<(MemberName, Revision)>,
+}
+
+impl Standing {
+    fn last_lock_of(&self, name: &MemberName) -> Option<Revision> {
+        self.last_leader.as_ref().filter(|(leader, _)| leader == name).map(|(_, lock)| *lock)
+    }
 }
 
 /// Why a promise is refused.
@@ -181,6 +190,7 @@ impl Ledger {
             conn_url: request.conn_url.clone(),
             api_url: request.api_url.clone(),
             slots: request.slots.clone(),
+            lock: request.lock.max(standing.last_lock_of(&request.name)),
             until,
         };
         self.promise = Some(promise.clone());
@@ -190,10 +200,10 @@ impl Ledger {
     /// A race or a promotion begins.
     ///
     /// # Errors
-    /// It does not: this node has promised somebody not to lead.
-    pub fn begin(&mut self, now: Monotonic) -> Result<(), Promise> {
+    /// It does not: this node has promised that one not to lead.
+    pub fn begin(&mut self, now: Monotonic) -> Result<(), MemberName> {
         match self.promise(now) {
-            Some(promise) => Err(promise.clone()),
+            Some(promise) => Err(promise.to.clone()),
             None => {
                 self.under_way += 1;
                 Ok(())
@@ -206,9 +216,10 @@ impl Ledger {
         self.under_way = self.under_way.saturating_sub(1);
     }
 
-    /// This node leads: it owes nobody anything (contract HA-022, HA-256).
-    pub fn forget(&mut self) {
-        self.promise = None;
+    /// The promise that lasts until then is not owed any more (contract HA-022, HA-256): this node leads, or the other one
+    /// leads by right again.
+    pub fn forget(&mut self, until: Monotonic) {
+        self.promise = self.promise.take().filter(|promise| promise.until != until);
     }
 }
 
@@ -388,7 +399,17 @@ pub(crate) fn clear(r: &mut Round<'_>, renewed: bool) {
         return;
     }
     if r.memory.failsafe.until.take().is_some() || r.obs.promise.is_some() {
-        r.request(Action::ForgetFailsafe);
+        r.request(Action::ForgetFailsafe(r.obs.promise.as_ref().map(|promise| promise.until)));
+    }
+}
+
+/// Safer and quicker than the contract (docs/compatibility.md): a leader that has won another lock since leads by that one,
+/// and not by promises. Its lease ends later than they would.
+pub(crate) fn release_promise(r: &mut Round<'_>) {
+    let (Some(promise), Some(leader)) = (&r.obs.promise, &r.view.leader) else { return };
+    if promise.to == leader.name && promise.lock.is_some_and(|lock| lock < leader.create_revision) {
+        r.fired("FS-8", format!("{} has the lock again", promise.to));
+        r.request(Action::ForgetFailsafe(Some(promise.until)));
     }
 }
 

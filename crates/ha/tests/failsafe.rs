@@ -328,8 +328,8 @@ fn fs_7_a_race_and_a_promise_exclude_each_other() {
     ledger.end();
     assert_eq!(ledger.give(&standing(), &request(), NOW), Err(Refusal::Racing));
     ledger.end();
-    let promise = ledger.give(&standing(), &request(), NOW).unwrap();
-    assert_eq!(ledger.begin(NOW + secs(29)), Err(promise));
+    ledger.give(&standing(), &request(), NOW).unwrap();
+    assert_eq!(ledger.begin(NOW + secs(29)), Err(name("a")));
     ledger.begin(NOW + secs(30)).unwrap();
     ledger.end();
     ledger.end();
@@ -361,14 +361,16 @@ fn fs_8_a_promise_is_kept_to_one_leader_and_never_gets_shorter() {
     let newer = Request { name: name("c"), lock: Some(99), ..request() };
     assert_eq!(ledger.give(&standing(), &newer, NOW + secs(20)), Err(Refusal::Promised(name("a"))));
     assert!(ledger.give(&standing(), &newer, NOW + secs(100)).is_ok());
-    ledger.forget();
+    ledger.forget(NOW);
+    assert!(ledger.promise(NOW + secs(100)).is_some(), "another one");
+    ledger.forget(NOW + secs(130));
     assert_eq!(ledger.promise(NOW + secs(100)), None);
 }
 
 #[test]
 fn fs_8_a_promise_survives_the_daemon() {
     let mut ledger = Ledger::with(Some(promise("a", NOW + secs(5))));
-    assert_eq!(ledger.begin(NOW), Err(promise("a", NOW + secs(5))));
+    assert_eq!(ledger.begin(NOW), Err(name("a")));
     ledger.begin(NOW + secs(5)).unwrap();
 }
 
@@ -392,17 +394,38 @@ fn fs_8_a_lock_that_was_won_unheard_is_given_up_for_the_promise() {
 }
 
 #[test]
+fn fs_8_a_leader_with_another_lock_leads_by_that_one() {
+    let given = |lock| {
+        let mut ledger = Ledger::default();
+        let standing = Standing { last_leader: Some((name("a"), 7)), ..standing() };
+        ledger.give(&standing, &Request { lock, ..request() }, NOW).unwrap().lock
+    };
+    assert_eq!([given(None), given(Some(5)), given(Some(9))], [Some(7), Some(7), Some(9)]);
+    let seen = |lock, leads: &str| {
+        let promise = Promise { lock, ..promise("b", at(1001)) };
+        let scene = Scene::standby().led_by(leads).with(|scene| scene.obs.promise = Some(promise));
+        scene.play().did(&Action::ForgetFailsafe(Some(at(1001))))
+    };
+    // The lock in the view was created at revision 7.
+    assert!(seen(Some(6), "b"));
+    for (lock, leads) in [(Some(7), "b"), (None, "b"), (Some(6), "c")] {
+        assert!(!seen(lock, leads), "{lock:?} {leads}");
+    }
+}
+
+#[test]
 fn ha_022_the_holder_forgets_promises_and_rounds() {
     let scene = Scene::primary().with(|scene| {
         scene.memory.failsafe.until = Some(at(1020));
-        scene.obs.promise = Some(promise("b", at(1001)));
+        scene.obs.promise = Some(promise("z", at(1001)));
     });
     let played = scene.play();
-    played.does(&Action::ForgetFailsafe);
+    played.does(&Action::ForgetFailsafe(Some(at(1001))));
     assert_eq!(played.memory().failsafe.until, None);
-    Scene::primary().play().does_not(&Action::ForgetFailsafe);
+    let forgets = |action: &Action| matches!(action, Action::ForgetFailsafe(_));
+    assert!(!Scene::primary().play().has(forgets));
     for scene in [scene.clone().led_by("b"), scene.with(|scene| scene.renew = refused())] {
-        scene.play().does_not(&Action::ForgetFailsafe);
+        assert!(!scene.play().has(forgets));
     }
 }
 

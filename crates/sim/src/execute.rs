@@ -31,14 +31,7 @@ impl World {
                 let limit = self.patience(member);
                 self.ask_store(member, Call::Renew(held.clone()), limit)
             }
-            Action::AcquireLock => {
-                if let Err(reason) = self.begin_race(member) {
-                    return Some(Outcome::Refused(reason));
-                }
-                self.checks.failsafe.leads(self.now, member, "races");
-                let limit = self.members[member].settings.retry_timeout;
-                self.ask_store(member, Call::Acquire, limit)
-            }
+            Action::AcquireLock => self.acquire_lock(member),
             Action::ReleaseLock(held) => self.ask(member, Call::Release(held.clone())),
             Action::ForgetLease => {
                 if self.members[member].lease.until().is_some() {
@@ -65,11 +58,7 @@ impl World {
                 self.write_key(member, "failsafe", Some(json!(members).to_string()), *when)
             }
             Action::AskFailsafe(members) => self.ask_failsafe(member, members),
-            Action::ForgetFailsafe => {
-                self.members[member].failsafe.forget();
-                self.checks.failsafe.forgotten(member);
-                Some(Outcome::Done)
-            }
+            Action::ForgetFailsafe(until) => Some(self.forget_failsafe(member, *until)),
             Action::ClearFailover(when) => self.write_key(member, "failover", Some("{}".into()), *when),
             Action::WriteSync { state, when } => self.write_key(member, "sync", Some(state.to_json()), *when),
             Action::DeleteSync(revision) => self.write_key(member, "sync", None, When::Revision(*revision)),
@@ -96,6 +85,15 @@ impl World {
             }),
             on_node => self.on_node(member, on_node),
         }
+    }
+
+    fn acquire_lock(&mut self, member: usize) -> Option<Outcome> {
+        if let Err(reason) = self.begin_race(member) {
+            return Some(Outcome::Refused(reason));
+        }
+        self.checks.failsafe.leads(self.now, member, "races");
+        let limit = self.members[member].settings.retry_timeout;
+        self.ask_store(member, Call::Acquire, limit)
     }
 
     fn on_node(&mut self, member: usize, action: &Action) -> Option<Outcome> {

@@ -58,11 +58,6 @@ impl Failsafe {
     pub fn stored(&self, now: Monotonic) -> Self {
         Self { ledger: Ledger::with(self.ledger.promise(now).cloned()), ..Self::default() }
     }
-
-    /// This node leads.
-    pub fn forget(&mut self) {
-        self.ledger.forget();
-    }
 }
 
 /// What a leader must keep back of its lease for a round.
@@ -71,6 +66,15 @@ pub const fn reserve(member: &Member) -> Duration {
 }
 
 impl World {
+    /// The promise that lasts until then is not owed any more.
+    pub fn forget_failsafe(&mut self, member: usize, until: Option<Monotonic>) -> Outcome {
+        if let Some(until) = until {
+            self.members[member].failsafe.ledger.forget(until);
+            self.checks.failsafe.forgotten(member, until);
+        }
+        Outcome::Done
+    }
+
     /// A race begins, unless somebody has this member's promise.
     ///
     /// # Errors
@@ -80,7 +84,7 @@ impl World {
             return Ok(());
         }
         let failsafe = &mut self.members[member].failsafe;
-        failsafe.ledger.begin(self.now).map_err(|promise| format!("promised {} not to lead", promise.to))?;
+        failsafe.ledger.begin(self.now).map_err(|other| format!("promised {other} not to lead"))?;
         failsafe.races = true;
         Ok(())
     }

@@ -58,6 +58,8 @@ pub async fn ask(node: &Node, members: &[PeerAddress]) -> Outcome {
         return Outcome::Failed("the answers came after the end of the lease that they were for".into());
     }
     node.lease.prolong(asked, until);
+    // Contract HA-401, D.6.
+    node.watchdog().keepalive();
     node.watchdog().keepalive();
     node.failsafe.passed(until, positions.clone());
     publish::publish(node);

@@ -100,8 +100,10 @@ async fn fs_8_a_promise_is_stored_and_keeps_this_node_from_racing() {
     assert_eq!(fixture.cluster().await.leader, None);
     // Another life of the daemon.
     let again = Failsafe::new(PromiseFile::beside(&node.postgres.data_dir()));
-    assert_eq!(again.promise(ptarmigan_clock::now()), Some(promise));
-    assert_eq!(run(&fixture, Action::ForgetFailsafe).await, Outcome::Done);
+    assert_eq!(again.promise(ptarmigan_clock::now()), Some(promise.clone()));
+    run(&fixture, Action::ForgetFailsafe(None)).await;
+    assert!(node.failsafe.promise(ptarmigan_clock::now()).is_some());
+    run(&fixture, Action::ForgetFailsafe(Some(promise.until))).await;
     assert!(matches!(run(&fixture, Action::AcquireLock).await, Outcome::Held { .. }));
     let forgotten = Failsafe::new(PromiseFile::beside(&node.postgres.data_dir()));
     assert_eq!(forgotten.promise(ptarmigan_clock::now()), None);

@@ -23,7 +23,7 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
     // Nor is a promise given from here on that another one leads.
     let _promotion = match node.failsafe.begin() {
         Ok(promotion) => promotion,
-        Err(promise) => return JobEnd::Failed(format!("promised {} not to lead", promise.to)),
+        Err(other) => return JobEnd::Failed(format!("promised {other} not to lead")),
     };
     // The lease may have run out while the script ran, and the server may have moved to another timeline.
     let now = ptarmigan_clock::now();

@@ -36,7 +36,8 @@ fn is_busy(r: &Round<'_>) -> bool {
     r.obs.postgres.is_starting() || r.actions.iter().chain(done).any(begins)
 }
 
-/// A standby that follows somebody, where logical slots are configured at all: the answer is waited for only here.
+/// A standby that follows somebody, where logical slots are configured at all: the answer is waited for only here. Not while
+/// the leader is without the DCS.
 fn may_copy(r: &Round<'_>) -> bool {
     let standby = r.obs.postgres.server.as_ref().is_some_and(|server| server.in_recovery);
     r.obs.settings.has_logical_slots
@@ -45,6 +46,7 @@ fn may_copy(r: &Round<'_>) -> bool {
         && matches!(r.obs.postgres.role, Role::Replica)
         && !r.view.is_unlocked()
         && !r.has_lock()
+        && r.obs.promise.is_none()
 }
 
 /// Contract B.23.5. The restart that it takes is nothing that maintenance mode allows (docs/compatibility.md).

@@ -47,8 +47,10 @@ impl Checker {
         }
     }
 
-    /// A member leads by right.
-    pub fn forgotten(&mut self, member: usize) {
-        self.promises.remove(&member);
+    /// The promise that lasts until then is not owed any more, as the member judges.
+    pub fn forgotten(&mut self, member: usize, until: Monotonic) {
+        if self.promises.get(&member).is_some_and(|(_, promised)| *promised == until) {
+            self.promises.remove(&member);
+        }
     }
 }
