@@ -113,9 +113,10 @@ fn wish_in_pause(r: &mut Round<'_>) -> Step<Option<bool>> {
     manual_failover(r, &wish)
 }
 
-/// HA-204, HA-207: only who is a primary already.
+/// HA-204, HA-207: only who is a primary already, by its own word: what a server that somebody starts by hand will be, the
+/// role that was noted before does not tell.
 fn may_take_lock_in_pause(r: &mut Round<'_>) -> bool {
-    let primary = r.obs.postgres.is_primary();
+    let primary = r.obs.postgres.server.as_ref().is_some_and(|server| !server.in_recovery);
     r.fired(if primary { "HA-204" } else { "HA-207" }, "");
     primary
 }

@@ -339,7 +339,7 @@ impl World {
         {
             asking.answers.sort_by(|one, other| one.name.cmp(&other.name));
             let standbys =
-                asking.answers.iter().filter(|answer| answer.in_recovery && !answer.tags.nofailover());
+                asking.answers.iter().filter(|answer| answer.in_recovery && answer.limitation().is_none());
             let positions = standbys.map(|answer| (answer.timeline.unwrap_or_default(), answer.lsn));
             self.members[member].best_peer = positions.max();
             self.loop_answered(member, Outcome::Peers(asking.answers));

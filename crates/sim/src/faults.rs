@@ -186,6 +186,12 @@ impl World {
             self.machine_up(member);
         }
         self.members.iter_mut().for_each(|member| member.restart = None);
+        // Nobody but a leader writes a deleted configuration again, and in pause nobody may become one.
+        if !self.store.keys.contains_key("config") && self.checks.initialize.identifier().is_some() {
+            let text = self.scenario.dynamic.clone();
+            self.write("config", Some(&text), Condition::Always);
+            self.tell();
+        }
         if self.is_paused() {
             self.pause(false);
         }
