@@ -114,11 +114,15 @@ fn wish_in_pause(r: &mut Round<'_>) -> Step<Option<bool>> {
 }
 
 /// HA-204, HA-207: only who is a primary already, by its own word: what a server that somebody starts by hand will be, the
-/// role that was noted before does not tell.
+/// role that was noted before does not tell. Safer than the contract (docs/compatibility.md): HA-205 holds in pause too. A
+/// primary that an operator let somebody else overtake must not be led to again by whoever looks for the lock.
 fn may_take_lock_in_pause(r: &mut Round<'_>) -> bool {
-    let primary = r.obs.postgres.server.as_ref().is_some_and(|server| !server.in_recovery);
-    r.fired(if primary { "HA-204" } else { "HA-207" }, "");
-    primary
+    if r.obs.postgres.server.as_ref().is_none_or(|server| server.in_recovery) {
+        r.fired("HA-207", "");
+        return false;
+    }
+    r.fired("HA-204", "");
+    primary_may_take_lock(r)
 }
 
 /// HA-205: a running primary takes the lock back unless a later timeline exists.
