@@ -11,8 +11,10 @@
 
 mod adoption;
 mod bootstrap;
+mod callbacks;
 mod configuration;
 mod crash;
+mod custom_bootstrap;
 mod ending;
 mod failover;
 mod failsafe;
@@ -20,7 +22,9 @@ mod leader_key;
 mod pause;
 mod prober;
 mod refusals;
+mod reinitialize;
 mod relay;
+mod scheduled_restart;
 mod secrets;
 mod site;
 mod store;

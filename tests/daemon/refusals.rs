@@ -35,6 +35,9 @@ async fn a_node_that_cannot_be_right_ends_with_1_and_disturbs_nobody() {
     let taken = site.another("taken", |config| config["restapi"]["listen"] = json!(address));
     assert_refuses(taken, &address).await;
 
+    let citus = site.another("citus", |config| config["citus"] = json!({"group": 1, "database": "citus"}));
+    assert_refuses(citus, "Citus is not supported yet").await;
+
     // without its programs it cannot join; it says so and tries again
     let mut lost = site.another("lost", |config| config["postgresql"]["bin_dir"] = json!("/nonexistent/bin"));
     lost.start().unwrap();
@@ -136,4 +139,37 @@ async fn a_node_lives_through_what_can_be_mended() {
     .await
     .unwrap();
     assert_eq!(site.cluster.primaries().await, [0]);
+}
+
+/// HA-089: a standby does not begin a cluster of its own, and what it served until then it goes on serving.
+#[tokio::test]
+async fn sd_3_a_standby_that_finds_no_cluster_leaves_its_server_alone() {
+    let (mut site, leader) = Site::ready("join-refused", 2, |_| {}).await;
+    let replica = 1 - leader;
+    for index in [leader, replica] {
+        site.node_mut(index).kill_daemon().unwrap();
+    }
+    for key in ["initialize", "leader"] {
+        assert!(site.delete(key).await);
+    }
+    let postmaster = site.node(replica).postmaster_pid().unwrap();
+    let lines = site.log_lines(replica);
+    site.node_mut(replica).start().unwrap();
+    let status = site.node_mut(replica).wait_for_end(LIMIT).await.unwrap();
+    let said = site.log_since(replica, lines);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("Start the daemon on the primary first"), "{said}");
+    assert_eq!(site.node(replica).postmaster_pid().unwrap(), postmaster);
+    assert_eq!(site.sql(replica, "SELECT pg_is_in_recovery()").await.unwrap(), "t");
+
+    site.node_mut(leader).start().unwrap();
+    wait_until("the primary to lead", LIMIT, || async {
+        ensure!(site.node(leader).is_primary().await, "{}", site.node(leader).log_tail(10));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    site.node_mut(replica).start().unwrap();
+    assert_eq!(site.settled().await, leader);
+    assert_eq!(site.node(replica).postmaster_pid().unwrap(), postmaster);
 }

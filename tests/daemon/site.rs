@@ -1,6 +1,12 @@
 //! A cluster with its folder, and looks at it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use ptarmigan_testkit::{
@@ -20,6 +26,19 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// `ttl` of every cluster here, the shortest that the contract allows.
 pub(crate) const TTL: Duration = Duration::from_secs(20);
+
+/// Writes a script that its owner may run, and returns its path.
+pub(crate) fn script(path: &Path, body: &str) -> String {
+    fs::write(path, format!("#!/bin/sh\nset -eu\n{body}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
+/// The folder of the node that a configuration belongs to.
+pub(crate) fn home_of(config: &Value) -> PathBuf {
+    let data_dir = Path::new(config["postgresql"]["data_dir"].as_str().unwrap());
+    data_dir.parent().unwrap().to_owned()
+}
 
 /// A cluster named `demo` below `/service/`. Its logs are shown where the test fails.
 pub(crate) struct Site {
@@ -111,7 +130,7 @@ impl Site {
 
     /// A node's configuration as it was written, to be altered and written again.
     pub(crate) fn config(&self, index: usize) -> Value {
-        let text = std::fs::read_to_string(self.node(index).config_path()).unwrap();
+        let text = fs::read_to_string(self.node(index).config_path()).unwrap();
         Value::Object(ptarmigan_config::yaml::parse_mapping(&text).unwrap().0)
     }
 
@@ -231,7 +250,7 @@ impl Site {
     /// The processes of a node's PostgreSQL whose title contains `title`.
     pub(crate) fn servers(&self, index: usize, title: &str) -> Vec<rustix::process::Pid> {
         let titled = |pid: rustix::process::Pid| {
-            let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+            let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
             String::from_utf8_lossy(&line).contains(title)
         };
         self.node(index).processes().into_iter().map(|found| found.pid).filter(|pid| titled(*pid)).collect()

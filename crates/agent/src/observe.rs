@@ -174,7 +174,9 @@ fn newest_history(node: &Node, data_dir: &std::path::Path) -> Timeline {
 
 /// Contract RW-1, asked only where the answer can matter: of a standby or a stopped server.
 async fn rewind_possible(node: &Node) -> bool {
-    if !node.postgres.settings().use_pg_rewind || node.postgres.state() == MemberState::Starting {
+    let starting =
+        matches!(node.postgres.state(), MemberState::Starting | MemberState::StartingAfterCustomBootstrap);
+    if !node.postgres.settings().use_pg_rewind || starting {
         return false;
     }
     // It asks programs, so it is asked once in the life of a postmaster.

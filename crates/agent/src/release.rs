@@ -73,6 +73,7 @@ pub fn early(node: &Arc<Node>) -> (Hook<ControlData>, Arc<AtomicBool>) {
     (hook, released)
 }
 
+/// Whether somebody has everything up to there, and may take over.
 async fn others_have(node: &Node, lsn: Lsn) -> bool {
     let Some(view) = node.known().view.clone() else { return false };
     let answers = peers::ask_others(node, &view.cluster).await;
@@ -84,4 +85,61 @@ async fn others_have(node: &Node, lsn: Lsn) -> bool {
         .iter()
         .filter(|answer| !bound || sync.matches(answer.name.as_str()))
         .any(|answer| can_take_over_with(answer, Some(lsn), view.cluster.status.last_lsn, 0, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use ptarmigan_types::Timeline;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{Fixture, peer};
+
+    fn shut_down_at(lsn: u64) -> ControlData {
+        ControlData {
+            pg_control_version: 1300,
+            catalog_version: 202_209_061,
+            system_identifier: "7000000000000000001".into(),
+            state: ptarmigan_postgres::ControlState::ShutDown,
+            checkpoint_lsn: Lsn(lsn),
+            redo_lsn: Lsn(lsn),
+            redo_wal_file: "000000010000000000000001".into(),
+            checkpoint_timeline: 1 as Timeline,
+            previous_timeline: 1,
+            min_recovery_end_lsn: Lsn::ZERO,
+            min_recovery_end_timeline: 0,
+            wal_log_hints: true,
+            data_checksum_version: 1,
+            wal_segment_bytes: 16 << 20,
+            max_connections: 100,
+            max_worker_processes: 8,
+            max_wal_senders: 10,
+            max_prepared_transactions: 0,
+            max_locks_per_transaction: 64,
+            fields: std::collections::BTreeMap::new(),
+        }
+    }
+
+    /// The checkpoint is on disk, the postmaster waits for its archiver: whoever has all of it need not wait.
+    #[tokio::test]
+    async fn sd_5_the_lock_goes_as_soon_as_somebody_has_the_shutdown_checkpoint() {
+        for (theirs, released) in [(1000, true), (999, false)] {
+            let fixture = Fixture::new();
+            let node = &fixture.node;
+            drop(execute(node, &Action::AcquireLock).await);
+            node.postgres.set_role(Role::Primary);
+            let xlog = json!({"received_location": theirs, "replayed_location": theirs});
+            let address = peer(&json!({"state": "running", "role": "replica", "timeline": 1, "xlog": xlog}));
+            fixture.join("b", Some(&address), false).await;
+            fixture.look().await;
+            let (hook, flag) = early(node);
+            hook(shut_down_at(1000)).await;
+            assert_eq!(flag.load(Ordering::Acquire), released, "{theirs}");
+            let cluster = fixture.cluster().await;
+            assert_eq!(cluster.leader.is_none(), released, "{theirs}");
+            assert_eq!(cluster.status.last_lsn, Lsn(1000), "told in both cases");
+            assert_eq!(node.postgres.role() == Role::Demoted, released);
+            assert_eq!(node.leads(), !released);
+        }
+    }
 }

@@ -89,7 +89,7 @@ pub async fn start(node: &Node, request: StartRequest, how: How) -> Result<Start
 /// # Errors
 /// As [`ptarmigan_postgres::Postgres::stop`].
 pub async fn stop(node: &Node, request: StopRequest) -> Result<Stopped, stop::Error> {
-    node.told.callbacks().stops(node.postgres.is_alive());
+    node.told.callbacks().stops(node.postgres.role(), node.postgres.is_alive());
     let stopped = node.postgres.stop(request).await?;
     tell(node, |callbacks, role| callbacks.stopped(role, stopped.was_running));
     Ok(stopped)

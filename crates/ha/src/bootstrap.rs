@@ -123,6 +123,8 @@ pub(crate) fn finish_bootstrap(r: &mut Round<'_>, renewed: Option<bool>) -> Step
     match r.memory.post_bootstrap {
         None if !r.obs.postgres.is_primary() => {
             r.fired("HA-061", "");
+            // Nothing but a look tells when a server that answers all the time is no standby any more.
+            r.wake_within(Duration::from_secs(1));
             Ok("waiting for end of recovery after bootstrap".into())
         }
         None => {

@@ -82,8 +82,8 @@ pub struct Callbacks {
     due: Due,
     /// Nothing is called before the new cluster is there.
     bootstrapping: bool,
-    /// A running server was told to stop, and nobody has seen its end yet.
-    stopping: bool,
+    /// A running server of that role was told to stop, and nobody has seen its end yet.
+    stopping: Option<Role>,
 }
 
 impl Callbacks {
@@ -118,7 +118,7 @@ impl Callbacks {
                 }
             }
         };
-        self.stopping = false;
+        self.stopping = None;
         self.due = Due::Event(event);
     }
 
@@ -143,15 +143,18 @@ impl Callbacks {
     }
 
     /// The server is about to be stopped for good. `running`: it is there to be stopped.
-    pub const fn stops(&mut self, running: bool) {
-        self.stopping |= running;
+    pub fn stops(&mut self, role: Role, running: bool) {
+        if running {
+            self.stopping.get_or_insert(role);
+        }
     }
 
-    /// The server is stopped for good. `was_running`: whoever stopped it found it running.
+    /// The server is stopped for good. `was_running`: whoever stopped it found it running. The role that is passed is that
+    /// of the server that was stopped: a leader may be a demoted one already, because its lock went before its archiver.
     pub fn stopped(&mut self, role: Role, was_running: bool) -> Option<Call> {
-        let stopped = std::mem::take(&mut self.stopping) || was_running;
+        let stopped = self.stopping.take().or_else(|| was_running.then_some(role));
         self.due = Due::Nothing;
-        if stopped { self.call(Event::Stop, role) } else { None }
+        self.call(Event::Stop, stopped?)
     }
 
     /// The server was told to read its files again, not for the sake of another role.
@@ -271,17 +274,18 @@ mod tests {
     #[test]
     fn b_25_on_stop_for_a_server_that_ran() {
         let mut callbacks = called();
-        callbacks.stops(false);
+        callbacks.stops(Role::Replica, false);
         assert_eq!(callbacks.stopped(Role::Replica, false), None);
-        callbacks.stops(true);
-        assert_eq!(callbacks.stopped(Role::Promoted, true), call(Event::Stop, Role::Primary));
+        callbacks.stops(Role::Promoted, true);
+        assert_eq!(callbacks.stopped(Role::Demoted, true), call(Event::Stop, Role::Primary));
         assert_eq!(callbacks.stopped(Role::Primary, false), None, "told once");
         // The action that stopped it was given up; the next one finds nothing any more.
-        callbacks.stops(true);
-        assert_eq!(callbacks.stopped(Role::Primary, false), call(Event::Stop, Role::Primary));
+        callbacks.stops(Role::Primary, true);
+        callbacks.stops(Role::Demoted, false);
+        assert_eq!(callbacks.stopped(Role::Demoted, false), call(Event::Stop, Role::Primary));
         // What was due at the end of its start is not due any more.
         callbacks.starts(How::Start);
-        callbacks.stops(true);
+        callbacks.stops(Role::Replica, true);
         assert!(callbacks.stopped(Role::Replica, true).is_some());
         assert_eq!(callbacks.accepts(Role::Replica), None);
     }
@@ -293,7 +297,7 @@ mod tests {
         callbacks.starts(How::Start);
         assert_eq!(callbacks.accepts(Role::Uninitialized), None);
         assert_eq!(callbacks.reloaded(Role::Primary), None);
-        callbacks.stops(true);
+        callbacks.stops(Role::Primary, true);
         assert_eq!(callbacks.stopped(Role::Primary, true), None);
         assert_eq!(callbacks.bootstrapped(Role::Primary), call(Event::Start, Role::Primary));
         assert_eq!(callbacks.accepts(Role::Primary), None, "on_start was called");

@@ -4,6 +4,7 @@ use ptarmigan_types::Role;
 
 use crate::{
     action::{Action, DemoteMode, Job},
+    callbacks::Event,
     failsafe, follow, manual,
     observation::JobKind,
     pause, race,
@@ -100,9 +101,7 @@ pub(crate) fn enforce_primary_role(r: &mut Round<'_>, leads: &str, promoted: &st
     }
     if r.obs.postgres.is_primary() {
         r.fired("HA-253", "");
-        if r.obs.postgres.role != Role::Primary {
-            r.request(Action::SetRole(Role::Primary));
-        }
+        note_primary(r);
         sync::replicate(r)?;
         update_history(r);
         return Ok(leads.into());
@@ -116,6 +115,19 @@ pub(crate) fn enforce_primary_role(r: &mut Round<'_>, leads: &str, promoted: &st
     sync::before_promotion(r)?;
     r.fired("HA-256", format!("timeline {:?}", r.obs.postgres.timeline()));
     r.start(Job::Promote { timeline: r.obs.postgres.timeline() }, promoted)
+}
+
+/// Safer than the contract (docs/compatibility.md): a server that was promoted by others, or whose promotion outlived the
+/// daemon that ordered it, is a change of role like any other to whoever moves addresses.
+pub(crate) fn note_primary(r: &mut Round<'_>) {
+    let role = r.obs.postgres.role;
+    if role == Role::Primary {
+        return;
+    }
+    r.request(Action::SetRole(Role::Primary));
+    if role != Role::Promoted {
+        r.request(Action::RunCallback(Event::RoleChange));
+    }
 }
 
 /// B.24: once for every timeline that this node leads, and again where the key does not fit.

@@ -31,8 +31,9 @@ pub(crate) fn seen_by_leader(r: &mut Round<'_>) -> Step<Option<String>> {
                 return Ok(None);
             }
             Due::Now => {}
-            Due::Stale | Due::Unusable => {
-                r.fired("SA-2", "stale or unusable schedule");
+            stale_or_unusable => {
+                let rule = if stale_or_unusable == Due::Stale { "SA-2" } else { "SA-4" };
+                r.fired(rule, "the wish is dropped");
                 r.request(clear);
                 return Ok(None);
             }

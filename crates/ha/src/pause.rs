@@ -5,7 +5,7 @@ use ptarmigan_types::{Failover, MemberState, Role};
 
 use crate::{
     action::Action,
-    follow, manual,
+    follow, leader, manual,
     memory::RewindState,
     observation::{ControlState, JobEnd, JobKind, JobResult},
     round::{Round, Step, finish},
@@ -129,8 +129,8 @@ pub(crate) fn left_alone(r: &mut Round<'_>) -> Option<String> {
     let postgres = &r.obs.postgres;
     if postgres.is_primary() || postgres.role == Role::Promoted {
         r.fired("HA-280", "");
-        if postgres.is_primary() && postgres.role != Role::Primary {
-            r.request(Action::SetRole(Role::Primary));
+        if postgres.is_primary() {
+            leader::note_primary(r);
         }
         return Some("continue to run as primary without lock".into());
     }

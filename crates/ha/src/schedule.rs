@@ -83,8 +83,8 @@ pub(crate) fn scheduled_restart(r: &mut Round<'_>) -> Step<()> {
             r.wake_within(left);
             Ok(())
         }
-        Due::Stale | Due::Unusable => {
-            r.fired("SA-2", "");
+        stale_or_unusable @ (Due::Stale | Due::Unusable) => {
+            r.fired(if stale_or_unusable == Due::Stale { "SA-2" } else { "SA-4" }, "");
             r.request(Action::ClearScheduledRestart);
             Ok(())
         }

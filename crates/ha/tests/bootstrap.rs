@@ -5,6 +5,7 @@ mod support;
 use ptarmigan_ha::{
     Action, DemoteMode, Job, Outcome, RewindState,
     action::When,
+    callbacks::Event,
     memory::FailedJob,
     observation::{ControlState, DataDirectory, JobEnd, JobKind},
 };
@@ -144,6 +145,23 @@ fn bs_3_without_a_leader_by_a_method_that_needs_none() {
     initializing.play().fired("BS-4").starts_nothing();
 }
 
+#[test]
+fn bs_4_whoever_can_do_nothing_waits() {
+    let cases: [Change; 3] = [
+        |scene| scene.view().initialize = Some(Initialize { value: SYSTEM_IDENTIFIER.into(), revision: 2 }),
+        |scene| scene.view().initialize = Some(Initialize { value: String::new(), revision: 2 }),
+        |scene| {
+            scene.view().leader = Some(leader("b"));
+            scene.member("b").0.shift_remove("conn_url");
+        },
+    ];
+    for change in cases {
+        let played = nothing_yet().with(change).play();
+        played.fired("BS-4").starts_nothing().does_not(&claim()).line("waiting for leader to bootstrap");
+        played.wakes_in(secs(10));
+    }
+}
+
 /// The bootstrapping node, its server up.
 fn bootstrapping(post_bootstrap: Option<bool>) -> Scene {
     Scene::standby().writable().unled().with(|scene| {
@@ -175,10 +193,49 @@ fn ha_060_a_failed_bootstrap_is_cleared_away() {
 }
 
 #[test]
+fn ha_020_a_bootstrap_that_failed_ends_the_process() {
+    let played = bootstrapping(None)
+        .with(|scene| scene.pg().running = false)
+        .ended(JobKind::Bootstrap, JobEnd::Failed("exit status: 1".into()))
+        .play();
+    let exit = Action::Exit { stop_postgres: true, reason: "failed to bootstrap cluster".into() };
+    played.before(&Action::AbandonBootstrap, &exit).before(&Action::DeleteInitialize, &exit);
+    assert_eq!(played.actions.last(), Some(&exit), "nothing comes after the end");
+}
+
+#[test]
 fn ha_061_waits_for_the_end_of_recovery() {
     let played = bootstrapping(None).with(|scene| scene.server().in_recovery = true).play();
     played.fired("HA-061").starts_nothing().line("waiting for end of recovery after bootstrap");
     assert!(played.memory().bootstrapping);
+    played.wakes_in(secs(1));
+}
+
+/// A restored backup may recover for hours, and answers nobody where `hot_standby` is off.
+#[test]
+fn ha_061_a_recovery_that_takes_long_has_no_limit() {
+    let mut scene = bootstrapping(None).with(|scene| {
+        scene.obs.settings.primary_start_timeout = secs(0);
+        scene.pg().state = MemberState::StartingAfterCustomBootstrap;
+        scene.pg().role = Role::Uninitialized;
+        scene.pg().server = None;
+        scene.pg().in_state_for = secs(100_000);
+    });
+    let played = scene.play();
+    played.fired("HA-045").fired("HA-061").starts_nothing().wakes_in(secs(1));
+    played.does_not(&Action::AbandonBootstrap).line("waiting for end of recovery after bootstrap");
+    scene.memory = played.decision.memory;
+    // Nothing was taken from the store that could be lost meanwhile.
+    let dark = scene.clone().dark().play();
+    dark.starts_nothing().does_not(&Action::AbandonBootstrap);
+    assert!(dark.memory().bootstrapping);
+    // It ended without having reached its target.
+    scene.clone().with(|scene| scene.pg().running = false).play().fired("HA-060");
+    let done = scene.with(|scene| {
+        scene.pg().state = MemberState::Running;
+        scene.pg().server = Some(facts(false));
+    });
+    done.play().fired("HA-062").starts(&Job::PostBootstrap).does(&Action::SetRole(Role::Primary));
 }
 
 #[test]
@@ -194,6 +251,8 @@ fn ha_064_the_new_cluster_is_written_then_the_lock_is_taken() {
     played.fired("HA-064").line("initialized a new cluster").wakes_in(secs(0));
     played.before(&identity, &Action::WriteConfig).before(&Action::WriteConfig, &Action::AcquireLock);
     played.does(&Action::EnsureCheckpoint).does(&Action::SetRole(Role::Primary)).starts_nothing();
+    let on_start = Action::RunCallback(Event::Start);
+    played.before(&Action::AcquireLock, &on_start).before(&Action::SetRole(Role::Primary), &on_start);
     let memory = played.memory();
     assert!(!memory.bootstrapping && memory.joined && memory.post_bootstrap.is_none());
     assert_eq!(memory.rewind, RewindState::Initial);
@@ -219,6 +278,7 @@ fn ha_064_nothing_is_put_over_what_somebody_else_wrote() {
     }
     let lost = bootstrapping(Some(true)).with(|scene| scene.acquire = refused()).play();
     lost.line("lost the leader lock after bootstrap").does_not(&Action::SetRole(Role::Primary));
+    lost.does_not(&Action::RunCallback(Event::Start));
     assert!(!lost.memory().bootstrapping, "from now on it steps down like any primary without the lock");
 }
 

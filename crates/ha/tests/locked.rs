@@ -130,8 +130,8 @@ fn ha_231_sa_2_sa_4_a_scheduled_switchover() {
     for due in [0, -15] {
         scheduled(after(due)).fired("HA-235").starts(&GRACEFUL);
     }
-    for dropped in [after(-16), ScheduledAt::Unusable("soon".into())] {
-        scheduled(dropped).fired("SA-2").starts_nothing().does(&CLEAR);
+    for (dropped, rule) in [(after(-16), "SA-2"), (ScheduledAt::Unusable("soon".into()), "SA-4")] {
+        scheduled(dropped).fired(rule).starts_nothing().does(&CLEAR);
     }
 }
 

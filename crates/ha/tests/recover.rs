@@ -5,6 +5,7 @@ mod support;
 use ptarmigan_ha::{
     Action, DemoteMode, Job, RewindState,
     action::{Divergence, ReloadAfter},
+    callbacks::Event,
     memory::FailedJob,
     observation::{ControlState, JobEnd, JobKind},
 };
@@ -37,6 +38,11 @@ fn ha_070_a_holder_that_did_not_start_gives_the_lock_up() {
         played.fired("HA-012").fired("HA-070").does(&Action::ReleaseLock(leader("a"))).starts_nothing();
         played.line("removed leader key after trying and failing to start postgres").wakes_in(secs(1));
         assert_eq!(played.did(&Action::SetRole(Role::Demoted)), demoted, "{role:?}");
+        let told = Action::RunCallback(Event::RoleChange);
+        assert_eq!(played.did(&told), demoted, "{role:?}");
+        if demoted {
+            played.before(&Action::SetRole(Role::Demoted), &told);
+        }
         assert!(!played.memory().recovering);
     }
     let restarted = Scene::primary()

@@ -4,10 +4,11 @@ mod support;
 
 use ptarmigan_ha::{
     Action, Job,
-    observation::{RestartFilter, ScheduledRestart},
+    action::When,
+    observation::{ControlState, JobEnd, JobKind, RestartFilter, ScheduledRestart},
     schedule::{Due, due, due_at, restart_refused},
 };
-use ptarmigan_types::{Role, ScheduledAt};
+use ptarmigan_types::{MemberState, Role, ScheduledAt};
 use support::*;
 
 #[test]
@@ -26,6 +27,23 @@ fn sa_1_to_sa_4_when_something_is_due() {
         assert_eq!(due(&ScheduledAt::At(after(seconds)), wall(), secs(loop_wait)), expected);
     }
     assert_eq!(due(&ScheduledAt::Unusable("x".into()), wall(), secs(10)), Due::Unusable);
+}
+
+/// A restart's time is read when it is asked for; that of a switchover is whatever somebody wrote into the key.
+#[test]
+fn sa_4_a_time_that_is_none_is_cleared() {
+    let wish = |at: &str| {
+        Scene::primary().with(|scene| {
+            let mut wish = failover(Some("a"), Some("c"));
+            wish.scheduled_at = Some(ScheduledAt::Unusable(at.into()));
+            scene.view().failover = Some(wish);
+        })
+    };
+    for at in ["tomorrow", "2030-01-01T12:00:00", ""] {
+        let played = wish(at).play();
+        played.fired("SA-4").starts_nothing();
+        assert!(played.has(|action| matches!(action, Action::ClearFailover(When::Revision(_)))), "{at}");
+    }
 }
 
 fn scheduled(scene: Scene, seconds: i64, change: impl FnOnce(&mut ScheduledRestart)) -> Scene {
@@ -49,6 +67,27 @@ fn sa_3_rs_4_rs_7_a_restart_that_is_due_begins_and_is_forgotten() {
         played.before(&Action::ClearScheduledRestart, &Action::StartJob(RESTART));
         assert!(played.memory().recovering);
     }
+}
+
+/// What the start may take is the request's own limit, as long as it runs; `primary_start_timeout` where it has none.
+#[test]
+fn rs_4_the_restart_is_verified_and_has_its_own_limit() {
+    let restarted = Scene::primary().ended(JobKind::Restart, JobEnd::Done).with(|scene| {
+        scene.pg().state = MemberState::Starting;
+        scene.pg().server = None;
+        scene.pg().in_state_for = secs(20);
+        scene.obs.start_timeout = Some(secs(60));
+    });
+    let starting = restarted.play();
+    starting.fired("HA-044").line("PostgreSQL is still starting up, 40 seconds until timeout");
+    assert!(starting.memory().recovering, "it is verified once it has had its time");
+    let plain = restarted.clone().with(|scene| scene.obs.start_timeout = None).play();
+    plain.line("PostgreSQL is still starting up, 280 seconds until timeout");
+    let died = restarted.down(MemberState::StartFailed, ControlState::InProduction).play();
+    died.fired("HA-012").fired("HA-070").does(&Action::ReleaseLock(leader("a")));
+    let up = Scene::primary().ended(JobKind::Restart, JobEnd::Done).play();
+    up.fired("HA-012").fired("HA-072");
+    assert!(!up.memory().recovering);
 }
 
 #[test]

@@ -58,6 +58,15 @@ fn ha_042_ha_043_a_start_that_takes_too_long() {
 }
 
 #[test]
+fn ha_043_nobody_to_fail_over_to() {
+    for peers in [Vec::new(), vec![ptarmigan_ha::facts::PeerAnswer { watchdog_failed: true, ..peer("b") }]] {
+        let played = starting(400).with(|scene| scene.peers = peers).play();
+        played.fired("HA-043").starts_nothing().does_not(&Action::ReleaseLock(leader("a")));
+        played.does(&Action::RenewLock(leader("a")));
+    }
+}
+
+#[test]
 fn ha_044_time_left() {
     for (spent, line, wake) in [
         (5, "PostgreSQL is still starting up, 295 seconds until timeout", 10),

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
-use ptarmigan_config::{BootstrapMethod, BootstrapSettings, Credentials, options};
+use ptarmigan_config::{BootstrapSettings, Credentials, options};
 use ptarmigan_types::MemberState;
 
 use crate::{
@@ -17,12 +17,35 @@ use crate::{
     version::{self, ServerVersion},
 };
 
+pub mod custom;
+
 /// Why a cluster could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A way of bootstrapping that is not implemented.
-    #[error("bootstrap.method {0:?} with a command is not supported yet")]
-    Unsupported(String),
+    /// The command of a custom method ended well and left no data directory behind.
+    #[error("bootstrap.{method}.command left no usable data directory in {path}: {source}", path = path.display())]
+    NoData {
+        /// The method.
+        method: String,
+        /// Where it had to be.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: version::Error,
+    },
+    /// Nothing says who may connect once the trust of a custom bootstrap ends.
+    #[error("{path} is missing and postgresql.pg_hba is not set: nobody could connect after the bootstrap", path = path.display())]
+    NoPgHba {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A recovery parameter that PostgreSQL does not know.
+    #[error("bootstrap.{method}.recovery_conf.{name} is no recovery parameter")]
+    RecoveryParameter {
+        /// The method.
+        method: String,
+        /// Its name as configured.
+        name: String,
+    },
     /// An option that `initdb` may not get, or that cannot be passed.
     #[error("{0}")]
     Option(String),
@@ -67,11 +90,8 @@ pub enum Error {
 /// caller puts it aside.
 ///
 /// # Errors
-/// A custom method is configured, an option is forbidden, or `initdb` failed.
+/// An option is forbidden, or `initdb` failed.
 pub async fn initdb(pg: &Postgres, bootstrap: &BootstrapSettings) -> Result<(), Error> {
-    if let BootstrapMethod::Custom { name, .. } = &bootstrap.method {
-        return Err(Error::Unsupported(name.clone()));
-    }
     pg.set_state(MemberState::InitializingNewCluster);
     let result = run_initdb(pg, bootstrap).await;
     if result.is_err() {
@@ -263,6 +283,7 @@ async fn run_post_bootstrap(pg: &Postgres, command: &str, version: ServerVersion
 
 #[cfg(test)]
 mod tests {
+    use ptarmigan_config::BootstrapMethod;
     use serde_json::{Value, json};
 
     use super::*;

@@ -1,7 +1,5 @@
 //! A replica from nothing: the configured methods in order until one succeeds (contract B.17.3).
 
-use std::{io, path::PathBuf};
-
 use ptarmigan_config::ReplicaMethod;
 use ptarmigan_types::MemberState;
 
@@ -50,14 +48,6 @@ pub enum Error {
     /// A configuration file of the new data directory cannot be written.
     #[error(transparent)]
     Files(#[from] files::Error),
-    /// A trigger file cannot be removed.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: io::Error,
-    },
 }
 
 /// Creates the data directory of a replica (contract B.17.3). The state is `creating replica`, afterwards `stopped`.
@@ -71,24 +61,8 @@ pub async fn clone(pg: &Postgres, source: Option<&Upstream>, methods: &[String])
     let result = try_methods(pg, source, methods).await;
     pg.set_state(MemberState::Stopped);
     let method = result?;
-    finish(pg)?;
+    pg.settle_copied_data()?;
     Ok(method)
-}
-
-/// Restores the configuration files from their copies beside the data, and removes what would promote the replica.
-fn finish(pg: &Postgres) -> Result<(), Error> {
-    let settings = pg.settings();
-    let paths = pg.config_files();
-    let mut restored = vec![paths.conf, paths.hba, paths.ident];
-    if settings.custom_conf.is_none() {
-        restored.push(paths.base);
-    }
-    files::backup::restore(&restored, &["pg_ident.conf"], &settings.data_dir)?;
-    let path = settings.data_dir.join("promote");
-    match std::fs::remove_file(&path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Io { path, source }),
-        _ => Ok(()),
-    }
 }
 
 async fn try_methods(pg: &Postgres, source: Option<&Upstream>, methods: &[String]) -> Result<String, Error> {

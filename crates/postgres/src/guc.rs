@@ -209,6 +209,9 @@ impl Postgres {
             all.retain(|name, _| !name.eq_ignore_ascii_case("hot_standby_feedback"));
             all.insert("hot_standby_feedback".to_owned(), "on".to_owned());
         }
+        if let Some(custom) = self.custom_bootstrap() {
+            custom.adjust(&mut all);
+        }
         let mut checked = self.0.checked_parameters.lock().await;
         if let Some((input, output)) = checked.as_ref().filter(|(input, _)| *input == all) {
             let _ = input;

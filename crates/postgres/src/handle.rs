@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     binaries::{self, Tool},
+    bootstrap::custom::CustomBootstrap,
     command::Command,
     connection::{self, Purpose, Session},
     controldata::{self, ControlData},
@@ -73,6 +74,8 @@ pub(crate) struct Inner {
     /// The recovery settings that the server had last.
     recovery_settings: watch::Sender<Option<Current>>,
     pub(crate) pending_restart: watch::Sender<PendingRestart>,
+    /// What is different as long as a custom bootstrap runs.
+    custom_bootstrap: watch::Sender<Option<CustomBootstrap>>,
 }
 
 /// Server parameters by name.
@@ -114,6 +117,7 @@ impl Postgres {
             recovery: watch::Sender::new(None),
             recovery_settings: watch::Sender::new(None),
             pending_restart: watch::Sender::new(PendingRestart::new()),
+            custom_bootstrap: watch::Sender::new(None),
         }))
     }
 
@@ -188,6 +192,15 @@ impl Postgres {
 
     pub(crate) fn remember_recovery(&self, recovery: Recovery) {
         self.0.recovery.send_replace(Some(recovery));
+    }
+
+    /// What is different as long as a custom bootstrap runs; `None` where none does.
+    pub(crate) fn custom_bootstrap(&self) -> Option<CustomBootstrap> {
+        *self.0.custom_bootstrap.borrow()
+    }
+
+    pub(crate) fn set_custom_bootstrap(&self, custom: Option<CustomBootstrap>) {
+        self.0.custom_bootstrap.send_replace(custom);
     }
 
     pub(crate) fn remembered_recovery_settings(&self) -> Option<Current> {

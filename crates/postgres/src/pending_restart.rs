@@ -73,7 +73,8 @@ impl Postgres {
 
     /// Writes the files for the role of now and reloads a running server where they changed (contract CF-25, PR-3).
     pub async fn reload_config(&self, force: bool) -> Result<Applied, Error> {
-        if self.role() == Role::Uninitialized || self.version().is_err() {
+        let custom_bootstrap = self.custom_bootstrap().is_some();
+        if self.role() == Role::Uninitialized || custom_bootstrap || self.version().is_err() {
             return Ok(Applied::default());
         }
         let written = self.write_config(self.role()).await?;

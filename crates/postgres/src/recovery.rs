@@ -56,13 +56,15 @@ pub enum Recovery {
     Standby(BTreeMap<String, String>),
     /// Up to a target, then as a primary, with these parameters (custom bootstrap).
     Target(BTreeMap<String, String>),
+    /// As the files say that whoever made the data directory left behind (custom bootstrap).
+    Existing,
 }
 
 impl Recovery {
     /// The parameters.
     pub fn parameters(&self) -> BTreeMap<String, String> {
         match self {
-            Self::None => BTreeMap::new(),
+            Self::None | Self::Existing => BTreeMap::new(),
             Self::Standby(parameters) | Self::Target(parameters) => parameters.clone(),
         }
     }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ptarmigan_ha::{
     Action, DemoteMode, Job, Memory, Observation, Outcome,
     action::ReloadAfter,
+    callbacks::Callbacks,
     observation::{ControlState, DataDirectory, JobKind, JobView, PostgresView, ServerFacts, WatchdogView},
 };
 use ptarmigan_types::{Cluster, Leader, MemberState, Monotonic, Role};
@@ -51,7 +52,13 @@ impl World {
             Process::Down => (MemberState::Stopped, Role::Replica),
             _ => (MemberState::Starting, Role::Replica),
         };
+        this.role_since = now;
+        let accepts = this.state == MemberState::Running;
         self.note(member, "daemon starts");
+        self.checks.callbacks.daemon_starts(member);
+        if accepts {
+            self.call_back(member, Callbacks::accepts);
+        }
         self.begin_cycle(member);
     }
 
@@ -282,6 +289,9 @@ impl World {
             self.checks.counts.rounds_exceeded += 1;
         } else {
             this.memory = decision.memory;
+            if !this.memory.bootstrapping {
+                this.callbacks.bootstraps_no_more();
+            }
         }
         if self.bug == Some(Bug::Restless) && self.random.percent(10) {
             self.let_go(member);

@@ -81,6 +81,8 @@ bugs! {
     WatchdogIgnored = "watchdog-ignored" by "watchdog",
     /// `member_slots_ttl` is not looked at.
     SlotsDroppedAtOnce = "slots-dropped-at-once" by "slots",
+    /// Callbacks hear of no change of role.
+    RoleChangeNotTold = "role-change-not-told" by "callbacks",
 }
 
 impl Bug {

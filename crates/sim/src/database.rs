@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ptarmigan_ha::callbacks::Callbacks;
 use ptarmigan_types::{History, MemberState, Role, Timeline};
 
 use crate::{
@@ -30,6 +31,7 @@ impl World {
         self.note(member, "postgres ready");
         if self.members[member].is_alive() {
             self.set_state(member, MemberState::Running);
+            self.call_back(member, Callbacks::accepts);
         }
         self.connect(member, generation);
         self.member_writes(member);

@@ -113,6 +113,7 @@ impl World {
             Action::ReloadRecovery { upstream } => {
                 let upstream = upstream.as_ref().and_then(|upstream| self.server_of(upstream));
                 self.repoint(member, upstream);
+                self.call_back(member, |callbacks, role| callbacks.reloaded(role));
             }
             Action::CheckDivergence { upstream } => {
                 return Some(Outcome::Divergence(self.check_divergence(member, upstream)));
@@ -122,9 +123,14 @@ impl World {
                 let wait = self.random.millis(50, 3000);
                 self.after(wait, Event::Checkpointed { member, epoch });
             }
+            Action::RunCallback(event) => {
+                self.call_back(member, |callbacks, role| callbacks.run(*event, role));
+            }
             Action::SyncSlots => self.sync_slots(member),
             Action::StopImmediate => {
+                self.tell_stops(member);
                 self.members[member].postgres.gone(false);
+                self.tell_stopped(member);
                 self.set_state(member, MemberState::Stopped);
             }
             Action::AbandonBootstrap | Action::RemoveDataDirectory => {
@@ -149,7 +155,10 @@ impl World {
 
     /// Notes a role.
     pub fn set_role(&mut self, member: usize, role: Role) {
-        self.members[member].role = role;
+        if self.members[member].role != role {
+            self.members[member].role = role;
+            self.members[member].role_since = self.now;
+        }
     }
 
     /// Notes a state; a change wakes the loop.

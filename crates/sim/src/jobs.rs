@@ -5,6 +5,7 @@ use std::time::Duration;
 use ptarmigan_ha::{
     Upstream,
     action::{DemoteMode, Job},
+    callbacks::{Callbacks, How},
     observation::{ControlState, JobEnd, JobKind, JobResult},
 };
 use ptarmigan_types::{MemberState, Role, Status};
@@ -119,9 +120,12 @@ impl World {
                 match stage {
                     0 => self.stop_standby(member),
                     1 => {
+                        let restart = self.members[member].postgres.process != Process::Down;
+                        let from = self.members[member].role;
                         self.stopped(member);
                         self.set_role(member, *role);
-                        self.start(member, false, upstream, *timeout)
+                        let how = How::Follow { from, to: *role, restart };
+                        self.start(member, false, upstream, *timeout, how)
                     }
                     _ => self.started(member),
                 }
@@ -139,12 +143,15 @@ impl World {
         primary: bool,
         upstream: Option<usize>,
         limit: Option<Duration>,
+        how: How,
     ) -> Step {
+        self.members[member].callbacks.starts(how);
         let slowest = self.network.start_millis;
         let needed = self.random.millis(100, slowest.max(101));
         let names = self.members[member].names.for_start();
         let postgres = &mut self.members[member].postgres;
         if !postgres.present {
+            self.call_back(member, Callbacks::attempted);
             return failed("there is no data directory");
         }
         postgres.synchronous.file = names;
@@ -156,6 +163,7 @@ impl World {
     }
 
     fn started(&mut self, member: usize) -> Step {
+        self.call_back(member, Callbacks::attempted);
         if self.members[member].postgres.process == Process::Down {
             self.set_state(member, MemberState::StartFailed);
             return failed("the server ended while it started");
@@ -178,7 +186,7 @@ impl World {
         if !self.may_lead(member, Duration::ZERO) {
             return failed("the leader lease is over, a primary is not started");
         }
-        self.start(member, true, None, Some(limit))
+        self.start(member, true, None, Some(limit), How::Start)
     }
 
     fn stop_standby(&mut self, member: usize) -> Step {
@@ -228,6 +236,7 @@ impl World {
             1 => self.demote_stop(member, mode),
             2 => {
                 self.stopped(member);
+                self.tell_stopped(member);
                 self.set_role(member, Role::Demoted);
                 if !matches!(mode, DemoteMode::Graceful | DemoteMode::Immediate) {
                     return NEXT;
@@ -251,16 +260,19 @@ impl World {
             }
             3 => NEXT,
             4 => self.member_call(member).map_or(NEXT, Step::Ask),
-            5 if mode == DemoteMode::Offline => self.start(member, false, None, None),
-            6 => {
+            5 if mode == DemoteMode::Offline => {
+                let from = self.members[member].role;
                 self.set_role(member, Role::Replica);
-                self.started(member)
+                let how = How::Follow { from, to: Role::Replica, restart: false };
+                self.start(member, false, None, None, how)
             }
+            6 => self.started(member),
             _ => Step::End(JobEnd::Done),
         }
     }
 
     fn demote_stop(&mut self, member: usize, mode: DemoteMode) -> Step {
+        self.tell_stops(member);
         if self.members[member].postgres.process == Process::Down {
             return NEXT;
         }
@@ -308,12 +320,13 @@ impl World {
                 if this.postgres.process != Process::Up || !this.postgres.in_recovery {
                     return failed("there is no standby to promote");
                 }
-                this.role = Role::Promoted;
                 this.postgres.promoting = true;
                 if let Some(job) = &mut this.job {
                     job.cancellable = false;
                 }
-                let generation = this.postgres.generation;
+                self.set_role(member, Role::Promoted);
+                self.call_back(member, Callbacks::changes_role);
+                let generation = self.members[member].postgres.generation;
                 let slow = self.random.percent(5);
                 let wait = if slow { self.random.millis(800, 8000) } else { self.random.millis(20, 800) };
                 self.after(wait, Event::Promoted { member, generation });
@@ -343,7 +356,7 @@ impl World {
                 }
                 self.set_state(member, MemberState::Restarting);
                 let upstream = if primary { None } else { self.node_to_follow(member) };
-                self.start(member, primary, upstream, limit)
+                self.start(member, primary, upstream, limit, How::Restart)
             }
             _ => self.started(member),
         }
@@ -353,6 +366,7 @@ impl World {
         match stage {
             1 if self.random.percent(4) => failed("initdb failed"),
             0 => {
+                self.members[member].callbacks.bootstraps();
                 self.set_state(member, MemberState::InitializingNewCluster);
                 Step::Wait(self.random.millis(1000, 5000))
             }
@@ -362,7 +376,7 @@ impl World {
                 let term = self.terms;
                 self.members[member].postgres.initialize(system_identifier, term);
                 self.set_role(member, Role::Primary);
-                self.start(member, true, None, None)
+                self.start(member, true, None, None, How::Start)
             }
             _ => self.started(member),
         }
@@ -385,8 +399,9 @@ impl World {
                 self.members[member].postgres.copy(&copied);
                 self.data_replaced(member);
                 let upstream = self.node_to_follow(member);
+                let how = How::Follow { from: self.members[member].role, to: Role::Replica, restart: false };
                 self.set_role(member, Role::Replica);
-                self.start(member, false, upstream, None)
+                self.start(member, false, upstream, None, how)
             }
             _ => self.started(member),
         }
@@ -396,7 +411,9 @@ impl World {
         if stage > 0 {
             return self.clone_data(member, source, stage - 1);
         }
+        self.tell_stops(member);
         self.members[member].postgres.gone(false);
+        self.tell_stopped(member);
         self.members[member].postgres.present = false;
         self.members[member].postgres.wal.clear();
         self.set_role(member, Role::Uninitialized);
@@ -405,9 +422,13 @@ impl World {
 
     fn rewind(&mut self, member: usize, leader: &Upstream, stage: u32) -> Step {
         match stage {
-            0 => self.stop_standby(member),
+            0 => {
+                self.tell_stops(member);
+                self.stop_standby(member)
+            }
             1 => {
                 self.stopped(member);
+                self.tell_stopped(member);
                 Step::Wait(self.random.millis(500, 8000))
             }
             _ => {

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod bugs;
+pub mod callbacks;
 pub mod checkers;
 pub mod counts;
 pub mod database;

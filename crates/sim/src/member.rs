@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use ptarmigan_ha::{
     Action, Decision, Lease, Memory, Observation, Outcome,
     action::{Job, PeerAddress},
+    callbacks::Callbacks,
     facts::PeerAnswer,
     observation::{JobKind, JobResult, ScheduledRestart, Settings},
     slots::{Published, Retained},
@@ -238,6 +239,8 @@ pub struct Member {
     pub left_alone: Option<u64>,
     /// Grows with every start and end of the daemon: what was meant for an earlier one is dropped.
     pub epoch: u64,
+    /// What its callbacks were told, and which are due.
+    pub callbacks: Callbacks,
     /// Where the loop is.
     pub phase: Phase,
     /// The core's memory.
@@ -260,6 +263,8 @@ pub struct Member {
     pub known: Option<Arc<Cluster>>,
     /// The role as last set.
     pub role: Role,
+    /// Since when.
+    pub role_since: Monotonic,
     /// The state as last set.
     pub state: MemberState,
     /// Since when.
@@ -314,6 +319,7 @@ impl Member {
             watchdog: Watchdog::default(),
             left_alone: None,
             epoch: 0,
+            callbacks: Callbacks::default(),
             phase: Phase::Dead,
             memory: Memory::default(),
             sleep: 0,
@@ -325,6 +331,7 @@ impl Member {
             cut_since: None,
             known: None,
             role: Role::Uninitialized,
+            role_since: Monotonic(0),
             state: MemberState::Stopped,
             state_since: Monotonic(0),
             job: None,

@@ -2,8 +2,14 @@
 
 use std::sync::Arc;
 
+use ptarmigan_config::BootstrapMethod;
 use ptarmigan_ha::{Upstream, callbacks::How};
-use ptarmigan_postgres::{bootstrap, postmaster::start::StartRequest, recovery::Recovery};
+use ptarmigan_postgres::{
+    bootstrap,
+    postmaster::start::StartRequest,
+    recovery::Recovery,
+    stop::{StopMode, StopRequest},
+};
 use ptarmigan_types::{MemberState, Role};
 
 use super::{clone, follow, start::await_start};
@@ -11,19 +17,27 @@ use crate::{node::Node, server};
 
 const NO_SECTION: &str = "there is no bootstrap section in the configuration";
 
-/// `initdb` and the first start.
+/// `initdb` or the operator's command, and the first start. A recovery may go on after it: the loop waits for its end
+/// (contract HA-061).
 pub(super) async fn run(node: &Arc<Node>) -> Result<(), String> {
     let effective = node.configuration.current();
     let section = effective.settings.bootstrap.as_ref().ok_or(NO_SECTION)?;
     server::bootstraps(node);
-    node.postgres.set_state(MemberState::InitializingNewCluster);
-    bootstrap::initdb(&node.postgres, section).await.map_err(|error| error.to_string())?;
-    let request = StartRequest {
-        role: Role::Primary,
-        recovery: Recovery::None,
-        passfile_lines: Vec::new(),
-        timeout: None,
+    let recovery = match &section.method {
+        BootstrapMethod::Initdb => {
+            node.postgres.set_state(MemberState::InitializingNewCluster);
+            bootstrap::initdb(&node.postgres, section).await.map_err(|error| error.to_string())?;
+            Recovery::None
+        }
+        BootstrapMethod::Custom { .. } => {
+            bootstrap::custom::run(&node.postgres, section).await.map_err(|error| error.to_string())?
+        }
     };
+    start(node, recovery).await
+}
+
+async fn start(node: &Arc<Node>, recovery: Recovery) -> Result<(), String> {
+    let request = StartRequest { role: Role::Primary, recovery, passfile_lines: Vec::new(), timeout: None };
     await_start(node, request, How::Start).await.map(drop)
 }
 
@@ -34,9 +48,18 @@ pub(super) async fn standby_leader(node: &Arc<Node>) -> Result<(), String> {
     follow::run(node, Some(&Upstream::Remote), Role::StandbyLeader, None).await
 }
 
-/// Users, and the operator's script.
+/// Users, and the operator's script; then the normal configuration where a command made the data.
 pub(super) async fn post_bootstrap(node: &Arc<Node>) -> Result<(), String> {
     let effective = node.configuration.current();
     let section = effective.settings.bootstrap.as_ref().ok_or(NO_SECTION)?;
-    bootstrap::post_bootstrap(&node.postgres, section).await.map_err(|error| error.to_string())
+    bootstrap::post_bootstrap(&node.postgres, section).await.map_err(|error| error.to_string())?;
+    if !bootstrap::custom::finish(&node.postgres).await.map_err(|error| error.to_string())? {
+        return Ok(());
+    }
+    tracing::info!("restarting PostgreSQL with its normal configuration");
+    node.postgres.set_state(MemberState::Restarting);
+    let request = StopRequest { checkpoint: true, ..StopRequest::new(StopMode::Fast) };
+    node.postgres.stop(request).await.map_err(|error| error.to_string())?;
+    node.postgres.set_state(MemberState::Restarting);
+    start(node, Recovery::None).await
 }

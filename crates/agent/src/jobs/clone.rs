@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::Upstream;
 use ptarmigan_postgres::{
-    clone, data_directory,
+    clone,
     stop::{StopMode, StopRequest},
 };
 use ptarmigan_types::Role;
@@ -38,7 +38,7 @@ pub(super) async fn copy(
     copied.map(drop).map_err(|error| error.to_string())
 }
 
-/// Stops the server, removes its data, copies again.
+/// Stops the server and copies again. What is there is removed by the method, unless it makes use of it (`keep_data`).
 pub(super) async fn reinitialize(
     node: &Arc<Node>,
     source: Option<&Upstream>,
@@ -52,7 +52,6 @@ pub(super) async fn reinitialize(
         None => local::clone_source(node, from_leader),
     };
     let source = source.ok_or("there is no leader to copy from")?;
-    data_directory::remove(&node.postgres.data_dir()).await.map_err(|error| error.to_string())?;
     run(node, Some(&source), from_leader).await
 }
 

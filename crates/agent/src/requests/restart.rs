@@ -73,11 +73,16 @@ async fn restart_now(node: &Arc<Node>, filter: &RestartFilter, timeout: Option<D
         node.known().start_timeout = Some(limit);
     }
     node.wake();
-    match answer.await {
-        Ok(Ok(Restarted::Running)) => Reply::text(200, "restarted successfully"),
-        Ok(Ok(Restarted::StillStarting)) => Reply::text(503, "postgres is still starting"),
-        Ok(Err(reason)) => Reply::text(503, format!("restart failed: {reason}")),
-        Err(_) => Reply::text(503, "restart was cancelled"),
+    outcome(answer.await.ok())
+}
+
+/// Contract RS-6; `None`: the restart was cancelled.
+fn outcome(restarted: Option<Result<Restarted, String>>) -> Reply {
+    match restarted {
+        Some(Ok(Restarted::Running)) => Reply::text(200, "restarted successfully"),
+        Some(Ok(Restarted::StillStarting)) => Reply::text(503, "postgres is still starting"),
+        Some(Err(reason)) => Reply::text(503, format!("restart failed: {reason}")),
+        None => Reply::text(503, "restart was cancelled"),
     }
 }
 
@@ -134,6 +139,26 @@ mod tests {
         assert_eq!(text(&reply), (503, "promote already in progress".into()));
         assert_eq!(fixture.node.known().start_timeout, None, "the action in flight keeps its own limit");
         fixture.node.jobs.close().await;
+    }
+
+    #[tokio::test]
+    async fn rs_6_results() {
+        for (restarted, expected) in [
+            (Some(Ok(Restarted::Running)), (200, "restarted successfully")),
+            (Some(Ok(Restarted::StillStarting)), (503, "postgres is still starting")),
+            (Some(Err("no space".to_owned())), (503, "restart failed: no space")),
+            (None, (503, "restart was cancelled")),
+        ] {
+            let (status, said) = text(&outcome(restarted));
+            assert_eq!((status, said.as_str()), expected);
+        }
+        // A server without a data directory is none to restart, and the request's own limit ends with it.
+        let fixture = Fixture::new();
+        let reply =
+            post(&fixture.node, &RestartRequest { timeout_s: Some(5), ..RestartRequest::default() }).await;
+        let (status, said) = text(&reply);
+        assert!(status == 503 && said.starts_with("restart failed: "), "{status} {said}");
+        assert_eq!(fixture.node.known().start_timeout, None);
     }
 
     /// A flood of requests must not stand between a leader and its next renewal.

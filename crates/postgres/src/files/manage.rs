@@ -91,12 +91,15 @@ impl Postgres {
         if !passfile_lines.is_empty() {
             pgpass::write(&self.pgpass_path(), passfile_lines)?;
         }
-        auto_conf::clean(&data_dir)?;
         let kind = match &recovery {
             Recovery::None => signal::Signal::None,
             Recovery::Standby(_) => signal::Signal::Standby,
             Recovery::Target(_) => signal::Signal::Recovery,
+            Recovery::Existing => signal::get(&data_dir),
         };
+        if recovery != Recovery::Existing {
+            auto_conf::clean(&data_dir)?;
+        }
         self.remember_recovery(recovery);
         let written = self.write_config(role).await?;
         // Last: a standby that lacks its parameters would recover from nowhere, but a primary that is one by mistake
@@ -156,6 +159,9 @@ impl Postgres {
             ("ident_file", &files.ident, of_role(&settings.pg_ident, &settings.pg_ident_by_role)),
         ];
         let mut changed = false;
+        if self.custom_bootstrap().is_some() {
+            return self.trust_ourselves();
+        }
         for (guc, path, lines) in managed {
             let elsewhere = settings.parameters.get(guc).map(guc::text);
             let is_default = elsewhere.is_none_or(|value| settings.config_dir.join(value) == *path);
@@ -166,14 +172,34 @@ impl Postgres {
         Ok(changed)
     }
 
-    /// Copies the configuration files into the data directory (contract C.5, `*.backup`).
+    /// Copies the configuration files into the data directory (contract C.5, `*.backup`); not those of a custom bootstrap.
     pub fn backup_config(&self) -> Result<(), Error> {
+        if self.custom_bootstrap().is_some() {
+            return Ok(());
+        }
         backup::save(&self.config_files().all(), &self.data_dir())
+    }
+
+    /// Puts missing configuration files back from their copies beside the data, and removes what would promote the server
+    /// (contract B.17.2, B.17.3): for a data directory that was copied from elsewhere.
+    pub(crate) fn settle_copied_data(&self) -> Result<(), Error> {
+        let settings = self.settings();
+        let paths = self.config_files();
+        let mut restored = vec![paths.conf, paths.hba, paths.ident];
+        if settings.custom_conf.is_none() {
+            restored.push(paths.base);
+        }
+        backup::restore(&restored, &["pg_ident.conf"], &settings.data_dir)?;
+        let path = settings.data_dir.join("promote");
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// The recovery parameters in force: those that we wrote, else those that a managed file has from before us.
     fn recovery_parameters(&self) -> BTreeMap<String, String> {
-        if let Some(recovery) = self.remembered_recovery() {
+        if let Some(recovery) = self.remembered_recovery().filter(|known| *known != Recovery::Existing) {
             return recovery.parameters();
         }
         let text = std::fs::read_to_string(self.config_files().conf).unwrap_or_default();

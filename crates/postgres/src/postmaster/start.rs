@@ -167,13 +167,12 @@ impl Postgres {
             self.set_state(MemberState::Starting);
         }
         let outcome = self.start_and_wait(request).await;
-        if self.state() != MemberState::StartingAfterCustomBootstrap
-            && let Err(error) = self.backup_config()
-        {
+        if let Err(error) = self.backup_config() {
             tracing::warn!("{error}");
         }
         match &outcome {
             Ok(Started::Accepting(_)) => self.set_state(MemberState::Running),
+            Ok(Started::StillStarting(_)) if self.custom_bootstrap().is_some() => {}
             Ok(Started::StillStarting(_)) => self.set_state(MemberState::Starting),
             Err(_) if restarting => self.set_state(MemberState::RestartFailed),
             Err(_) => self.set_state(MemberState::StartFailed),

@@ -258,6 +258,36 @@ mod tests {
         assert_eq!(compared(&current, &wanted(), 15), Difference::Restart);
     }
 
+    #[tokio::test]
+    async fn rc_2_a_server_that_does_not_answer_is_compared_by_what_it_said_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = crate::Options {
+            name: "n".into(),
+            scope: "demo".to_owned(),
+            settings: std::sync::Arc::new(crate::testing::settings(
+                serde_json::json!({"data_dir": folder.path().display().to_string()}),
+            )),
+        };
+        let pg = Postgres::new(options);
+        std::fs::write(folder.path().join("PG_VERSION"), "15\n").unwrap();
+        let mut wanted = wanted();
+        wanted.passfile_lines.clear();
+        let held = TEXT.replace("passfile=/p ", "");
+        wanted.conninfo = Some(ConnInfo::parse(&held).unwrap());
+        // Nothing was heard of it yet: nothing is known to be wrong.
+        assert_eq!(pg.recovery_difference(&wanted, None).await.unwrap(), Difference::None);
+        let mut said = current();
+        said.settings.insert("primary_conninfo".to_owned(), setting(&held));
+        pg.remember_recovery_settings(said.clone());
+        files::signal::set(folder.path(), files::signal::Signal::Standby).unwrap();
+        assert_eq!(pg.recovery_difference(&wanted, None).await.unwrap(), Difference::None);
+        said.settings.insert("primary_conninfo".to_owned(), setting(&held.replace("host=h", "host=old")));
+        pg.remember_recovery_settings(said);
+        assert_eq!(pg.recovery_difference(&wanted, None).await.unwrap(), Difference::Reload);
+        files::signal::set(folder.path(), files::signal::Signal::None).unwrap();
+        assert_eq!(pg.recovery_difference(&wanted, None).await.unwrap(), Difference::Restart);
+    }
+
     #[test]
     fn rc_3_context_decides_between_reload_and_restart() {
         let other = with("primary_slot_name", setting("other"));

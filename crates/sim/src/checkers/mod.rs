@@ -1,5 +1,6 @@
 //! What must never happen, one file each, and what has to happen in the end.
 
+pub mod callbacks;
 pub mod durability;
 pub mod failsafe;
 pub mod flapping;
@@ -92,6 +93,8 @@ pub struct Checks {
     pub keys_seen: synchronous::Seen,
     /// Failsafe mode.
     pub failsafe: failsafe::Checker,
+    /// The operator's callbacks.
+    pub callbacks: callbacks::Checker,
     /// Objections that are no checker's own.
     pub others: Vec<Violation>,
     /// Faults that have not ended.
@@ -117,6 +120,7 @@ impl Checks {
             .or(self.strict.violation.as_ref())
             .or(self.sync_key.violation.as_ref())
             .or(self.failsafe.violation.as_ref())
+            .or(self.callbacks.violation.as_ref())
             .or_else(|| self.others.first())
     }
 
@@ -154,6 +158,9 @@ impl World {
     /// Looks at the whole.
     pub fn check_all(&mut self) {
         self.after(LOOK, Event::Check);
+        if let Some(violation) = callbacks::judge(self) {
+            self.checks.others.push(violation);
+        }
         let history = self.store.keys.get("history");
         let timeline = history.map_or(0, |raw| History::read(&raw.value, 0).timeline());
         let checked = self.scenario.check_timeline && !self.checks.durability.is_manual(self.now);
