@@ -102,13 +102,14 @@ impl World {
         self.tell();
     }
 
-    /// All daemons run and hear each other; the store may be slow, or out of reach for some.
+    /// All daemons run and hear each other, and none is about to fall silent; the store may be slow, or out of reach for some.
     pub fn everybody_hears(&self) -> bool {
         let hears = |member: &Member| {
             let silent = member.trouble.is_frozen(self.now) || member.trouble.hung;
             !silent && !matches!(member.phase, Phase::Dead | Phase::FirstLook)
         };
-        self.network.cut.is_empty() && self.members.iter().all(hears)
+        let stays = self.network.cut.is_empty() && self.network.doomed.is_empty();
+        stays && self.members.iter().all(hears)
     }
 
     /// `reinitialize` on a standby.
