@@ -8,6 +8,7 @@ use crate::{
     follow, leader, manual,
     memory::RewindState,
     observation::{ControlState, JobEnd, JobKind, JobResult},
+    rewind,
     round::{Round, Step, finish},
     watchdog,
 };
@@ -25,6 +26,11 @@ pub(crate) fn note(r: &mut Round<'_>) {
         r.fired("HA-005", "");
         r.memory.was_paused = false;
         r.memory.rewind = RewindState::Initial;
+        // Safer than the contract (docs/compatibility.md): the question may have been open when the pause began, or come up
+        // in it, and on the leader's own timeline nothing else asks it again (HA-293).
+        if !r.obs.postgres.is_primary() {
+            rewind::trigger(r, "the pause is over");
+        }
         // An operator may have put another data directory in its place.
         r.request(Action::ForgetIdentity);
     }

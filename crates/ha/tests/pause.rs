@@ -58,7 +58,15 @@ fn ha_005_the_end_of_pause_looks_at_the_data_directory_anew() {
     });
     let played = scene.play();
     played.fired("HA-005").does(&Action::ForgetIdentity);
-    assert_eq!((played.memory().was_paused, played.memory().rewind), (false, RewindState::Initial));
+    assert!(!played.memory().was_paused);
+    // Whether the WAL left the leader's is asked anew, whatever was known or open before.
+    played.fired("RW-2").fired("RW-8");
+    assert_eq!(played.memory().rewind, RewindState::NotNeed);
+    let primary = Scene::primary().with(|scene| {
+        scene.memory.was_paused = true;
+        scene.memory.rewind = RewindState::Failed;
+    });
+    assert_eq!(primary.play().memory().rewind, RewindState::Initial);
     Scene::standby().play().silent("HA-005").does_not(&Action::ForgetIdentity);
 }
 
