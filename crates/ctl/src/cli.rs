@@ -349,10 +349,9 @@ pub(crate) struct Version {
 pub(crate) struct Flush {
     #[arg(value_name = "CLUSTER_NAME")]
     pub(crate) cluster: String,
-    #[arg(value_name = "MEMBER_NAMES")]
-    pub(crate) members: Vec<String>,
-    #[arg(value_name = "TARGET", value_enum, required = true)]
-    pub(crate) what: FlushTarget,
+    /// Names of members, and at last what is discarded.
+    #[arg(value_name = "[MEMBER_NAMES]... {restart|switchover}", required = true)]
+    names_and_target: Vec<String>,
     /// Citus group.
     #[arg(long, value_name = "INTEGER")]
     pub(crate) group: Option<i64>,
@@ -364,8 +363,29 @@ pub(crate) struct Flush {
     pub(crate) force: bool,
 }
 
+impl Flush {
+    /// The names of members.
+    pub(crate) fn members(&self) -> &[String] {
+        self.names_and_target.split_last().map_or(&[], |(_, names)| names)
+    }
+
+    /// What is discarded.
+    ///
+    /// # Errors
+    /// The last word is neither, with what to say of it.
+    pub(crate) fn target(&self) -> Result<FlushTarget, String> {
+        match self.names_and_target.last().map_or("", String::as_str) {
+            "restart" => Ok(FlushTarget::Restart),
+            "switchover" => Ok(FlushTarget::Switchover),
+            other => Err(format!(
+                "Invalid value for '{{restart|switchover}}': '{other}' is not one of 'restart', 'switchover'."
+            )),
+        }
+    }
+}
+
 /// What is discarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FlushTarget {
     /// Scheduled restarts.
     Restart,
@@ -401,7 +421,14 @@ pub(crate) fn parse(program: &'static str, arguments: &[OsString], console: Cons
     let mut command = as_click(Cli::command(), true).name(program).bin_name(program);
     let parsed =
         command.try_get_matches_from_mut(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.map_err(|error| report(&mut command, arguments, &error, console))
+    let checked = parsed.and_then(|cli| match &cli.command {
+        Command::Flush(flush) => match flush.target() {
+            Ok(_) => Ok(cli),
+            Err(message) => Err(command.error(ErrorKind::InvalidValue, message)),
+        },
+        _ => Ok(cli),
+    });
+    checked.map_err(|error| report(&mut command, arguments, &error, console))
 }
 
 /// Click's manners: the last of a repeated option counts, an option's value may look like an option, help is only

@@ -12,7 +12,8 @@ use support::{PROGRAM, Ptctl};
 async fn c_1_usage_errors_exit_2_with_usage_hint_and_error() {
     for (arguments, usage, error) in [
         ("nope", "Usage: ptctl [OPTIONS] COMMAND [ARGS]...", "Error: No such command 'nope'."),
-        ("pause", "Usage: ptctl [OPTIONS] COMMAND [ARGS]...", "Error: No such command 'pause'."),
+        ("query", "Usage: ptctl [OPTIONS] COMMAND [ARGS]...", "Error: No such command 'query'."),
+        ("flush demo a", "Usage: ptctl", "'a' is not one of 'restart', 'switchover'."),
         ("list --foo", "Usage: ptctl list ", "--foo"),
         ("list --form json", "Usage: ptctl list ", "--form"),
         ("list -f csv", "ptctl list ", "csv"),

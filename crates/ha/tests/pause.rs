@@ -316,6 +316,15 @@ fn ha_204_a_primary_takes_its_lock_back_where_the_data_are_the_clusters() {
 }
 
 #[test]
+fn ha_204_a_server_that_says_nothing_yet_is_no_primary() {
+    let silent = paused(Scene::primary().unled()).with(|scene| {
+        scene.pg().state = MemberState::Stopped;
+        scene.pg().server = None;
+    });
+    silent.play().fired("HA-207").does_not(&Action::AcquireLock).starts_nothing();
+}
+
+#[test]
 fn ha_207_in_pause_nobody_races() {
     let played = paused(Scene::unlocked()).play();
     played.fired("HA-207").fired("HA-281").does_not(&Action::AcquireLock).starts_nothing();

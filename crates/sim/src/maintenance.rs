@@ -1,7 +1,7 @@
 //! Maintenance mode: operators who pause a cluster, stop and start its servers by hand, move the leader, and resume.
 
 use ptarmigan_types::Failover;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
     member::Member,
@@ -13,20 +13,12 @@ use crate::{
 impl World {
     /// The cluster is paused, as `/config` has it.
     pub fn is_paused(&self) -> bool {
-        self.config().get("pause").is_some_and(|pause| *pause == Value::Bool(true))
-    }
-
-    fn config(&self) -> Map<String, Value> {
-        let text = self.store.keys.get("config").map_or("{}", |raw| &*raw.value);
-        serde_json::from_str(text).unwrap_or_default()
+        self.dynamic_config().get("pause").is_some_and(|pause| *pause == Value::Bool(true))
     }
 
     /// `pause` or `resume`.
     pub fn pause(&mut self, paused: bool) {
-        let mut config = self.config();
-        if config.is_empty() {
-            return;
-        }
+        let mut config = self.dynamic_config();
         if paused {
             config.insert("pause".into(), true.into());
         } else {

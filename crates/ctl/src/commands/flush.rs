@@ -1,6 +1,6 @@
 //! `flush`: takes a scheduled restart or switchover back (contract C.5).
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use ptarmigan_dcs::{Condition, Written};
 use ptarmigan_types::Key;
 use reqwest::Method;
@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(super) async fn run(context: &Context, options: Flush) -> Result<()> {
-    match options.what {
+    match options.target().map_err(Error::msg)? {
         FlushTarget::Restart => restart(context, options).await,
         FlushTarget::Switchover => switchover(context, options).await,
     }
@@ -22,7 +22,7 @@ pub(super) async fn run(context: &Context, options: Flush) -> Result<()> {
 async fn restart(context: &Context, options: Flush) -> Result<()> {
     let session = context.open(Some(&options.cluster), options.group, NoGroup::Refused)?;
     let cluster = session.view().await?;
-    let members = select(context, &session, &cluster, &options.members, options.role)?;
+    let members = select(context, &session, &cluster, options.members(), options.role)?;
     if !options.force {
         confirm_members(context, "flush", &members, None).await?;
     }
