@@ -160,7 +160,7 @@ async fn lv_2_members_that_see_etcd_keep_their_promise_and_a_new_node_does_not_r
     site.cluster.nodes.push(third);
     site.node_mut(2).start().unwrap();
     let lines = site.log_lines(1);
-    all_along(cut_at, TTL + TTL, async || {
+    all_along(cut_at, TTL + TTL / 2, async || {
         assert_eq!(site.key("leader").await, None, "somebody took the lock");
     })
     .await;

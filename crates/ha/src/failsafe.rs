@@ -407,6 +407,10 @@ pub(crate) fn clear(r: &mut Round<'_>, renewed: bool) {
 /// and not by promises. Its lease ends later than they would.
 pub(crate) fn release_promise(r: &mut Round<'_>) {
     let (Some(promise), Some(leader)) = (&r.obs.promise, &r.view.leader) else { return };
+    if promise.to == leader.name && leader.create_revision == 0 {
+        // The leader of LV-2: when the promise is over, there is a race.
+        r.wake_within(promise.until.since(r.obs.now));
+    }
     if promise.to == leader.name && promise.lock.is_some_and(|lock| lock < leader.create_revision) {
         r.fired("FS-8", format!("{} has the lock again", promise.to));
         r.request(Action::ForgetFailsafe(Some(promise.until)));

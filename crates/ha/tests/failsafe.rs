@@ -475,7 +475,7 @@ fn lv_2_it_is_followed_and_nobody_races() {
     *scene.view() = seen.unwrap();
     let played = scene.play();
     played.fired("HA-176").starts_nothing().does_not(&Action::AcquireLock);
-    played.line("no action. I am (a), a secondary, and following a leader (b)");
+    played.line("no action. I am (a), a secondary, and following a leader (b)").wakes_in(secs(1));
 }
 
 #[test]

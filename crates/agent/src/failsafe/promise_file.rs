@@ -54,9 +54,13 @@ impl PromiseFile {
     pub fn beside(data_dir: &Path) -> Self {
         let mut beside = data_dir.as_os_str().to_owned();
         beside.push(".failsafe");
-        let run_dir = RunDir::create(data_dir, None).map(|dir| dir.path().join(NAME));
+        let mut paths = vec![PathBuf::from(beside)];
+        let folder = data_dir.parent().unwrap_or(data_dir);
+        if rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_err() {
+            paths.extend(RunDir::create(data_dir, None).map(|dir| dir.path().join(NAME)));
+        }
         let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
-        Self { paths: [Some(beside.into()), run_dir.ok()].into_iter().flatten().collect(), boot_id }
+        Self { paths, boot_id }
     }
 
     /// Stores a promise for good before it returns.
