@@ -3,7 +3,7 @@
 CARGO_TARGET_DIR ?= $(HOME)/.cache/ptarmigan/target
 export CARGO_TARGET_DIR
 
-.PHONY: help setup build test demo bench sim sim-bugs sim-coverage lint fmt tidy ci
+.PHONY: help setup build test torture demo bench sim sim-bugs sim-coverage lint fmt tidy ci
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ test: build
 	else \
 		cargo test --workspace --lib --bins --tests --no-fail-fast -- --test-threads=2; \
 	fi
+
+## torture  the primary is killed over and over under synchronous replication, about 25 minutes: make torture ROUNDS=20
+torture: build
+	PTARMIGAN_TORTURE_ROUNDS=$(or $(ROUNDS),20) cargo test --test daemon synchronous::torture -- --nocapture
 
 ## demo    a cluster on this machine, and a failover: make demo ARGS=--keep
 demo: setup

@@ -275,3 +275,140 @@ fn settle_sql(names: &str) -> String {
          FROM (SELECT pg_is_in_recovery() AS in_recovery) r"
     )
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use ptarmigan_types::Key;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{Fixture, until};
+
+    /// Node `a` of a cluster that `b` leads, in this mode; `/sync` as given.
+    pub(crate) async fn follower(mode: &serde_json::Value, sync: &str) -> Fixture {
+        let fixture = Fixture::new();
+        fixture.put(Key::Config, &json!({"synchronous_mode": mode, "loop_wait": 1}).to_string()).await;
+        fixture.put(Key::Sync, sync).await;
+        drop(fixture.join("b", None, true).await);
+        let view = fixture.look().await;
+        crate::apply::adopt_dynamic(&fixture.node, view.cluster.config.as_ref());
+        fixture
+    }
+
+    pub(crate) const NAMED: &str = r#"{"leader":"b","quorum":0,"sync_standby":"a"}"#;
+
+    async fn published(fixture: &Fixture) -> serde_json::Value {
+        let cluster = fixture.cluster().await;
+        let tags = cluster.member(&fixture.node.name).unwrap().data.tags();
+        json!(tags)
+    }
+
+    #[tokio::test]
+    async fn rs_8_a_standby_asks_to_be_left_out_and_waits_for_it() {
+        let fixture = follower(&json!(true), NAMED).await;
+        let node = Arc::clone(&fixture.node);
+        let asking = tokio::task::LocalSet::new();
+        let left = asking.run_until(async {
+            let leaving = tokio::task::spawn_local(async move { leave(&node).await });
+            until("the tags to be published", || fixture.node.known().leaving_sync == 1).await;
+            tokio::time::timeout(Duration::from_secs(5), async {
+                while published(&fixture).await != json!({"nosync": true, "sync_priority": 0}) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await
+            .unwrap();
+            assert!(!leaving.is_finished(), "/sync still names it");
+            fixture.put(Key::Sync, r#"{"leader":"b","quorum":0,"sync_standby":null}"#).await;
+            leaving.await.unwrap()
+        });
+        let left = left.await;
+        assert!(left.is_some());
+        assert_eq!(fixture.node.snapshot.load().tags, fixture.node.tags(), "the configured ones stay");
+        drop(left);
+        assert_eq!(fixture.node.effective_tags(), fixture.node.tags());
+    }
+
+    #[tokio::test]
+    async fn rs_8_nobody_is_asked_where_there_is_nothing_to_leave() {
+        assert!(leave(&follower(&json!(false), NAMED).await.node).await.is_none());
+        let leader = follower(&json!(true), NAMED).await;
+        leader.node.lease.hold(leader.node.lease.ask(), ptarmigan_clock::now() + Duration::from_secs(60));
+        assert!(leave(&leader.node).await.is_none());
+        // A key of somebody who does not lead any more says nothing: it is waited for, and not for ever.
+        let stale = follower(&json!(true), r#"{"leader":"c","quorum":0,"sync_standby":null}"#).await;
+        let begin = ptarmigan_clock::now();
+        assert!(leave(&stale.node).await.is_some());
+        let waited = ptarmigan_clock::now().since(begin);
+        assert!(waited >= Duration::from_secs(2) && waited < Duration::from_secs(10), "{waited:?}");
+        // Without a key nobody is named.
+        assert!(!is_named(&Cluster::default(), &stale.node.name));
+    }
+
+    #[tokio::test]
+    async fn dm_9_who_starts_as_a_standby_names_nobody() {
+        let fixture = follower(&json!("quorum"), NAMED).await;
+        let postgres = &fixture.node.postgres;
+        postgres.own_synchronous_standby_names(Some("b"));
+        clear(&fixture.node);
+        assert_eq!(postgres.owned_synchronous_standby_names().as_deref(), Some(""));
+        let off = follower(&json!(false), NAMED).await;
+        clear(&off.node);
+        assert_eq!(off.node.postgres.owned_synchronous_standby_names(), None);
+    }
+
+    #[tokio::test]
+    async fn dm_3_primary_stop_timeout_counts_in_synchronous_mode() {
+        for (config, limit) in [
+            (json!({"synchronous_mode": true, "primary_stop_timeout": 7}), Some(7)),
+            (json!({"synchronous_mode": "quorum", "master_stop_timeout": 7}), Some(7)),
+            (json!({"synchronous_mode": true}), None),
+            (json!({"primary_stop_timeout": 7}), None),
+        ] {
+            let fixture = Fixture::new();
+            fixture.put(Key::Config, &config.to_string()).await;
+            let view = fixture.look().await;
+            crate::apply::adopt_dynamic(&fixture.node, view.cluster.config.as_ref());
+            assert_eq!(stop_timeout(&fixture.node), limit.map(Duration::from_secs), "{config}");
+        }
+    }
+
+    #[tokio::test]
+    async fn c_4_names_are_the_loops_and_given_back() {
+        let fixture = follower(&json!(true), NAMED).await;
+        let node = &fixture.node;
+        let owned = || node.postgres.owned_synchronous_standby_names();
+        // No server runs: what it was started with last is in its file, and strict mode waits for somebody in any case.
+        claim(node);
+        assert_eq!(owned().as_deref(), Some(""));
+        node.postgres.own_synchronous_standby_names(None);
+        fixture.put(Key::Config, r#"{"synchronous_mode":true,"synchronous_mode_strict":true}"#).await;
+        let view = fixture.look().await;
+        crate::apply::adopt_dynamic(node, view.cluster.config.as_ref());
+        node.postgres.set_role(Role::Primary);
+        claim(node);
+        assert_eq!(owned().as_deref(), Some(PLACEHOLDER));
+        // Off: a leader waits until the core has deleted /sync, anybody else gives it back.
+        fixture.put(Key::Config, "{}").await;
+        let view = fixture.look().await;
+        crate::apply::adopt_dynamic(node, view.cluster.config.as_ref());
+        claim(node);
+        assert_eq!(owned().as_deref(), Some(PLACEHOLDER));
+        node.postgres.set_role(Role::Replica);
+        claim(node);
+        assert_eq!(owned(), None);
+        // A cluster that is being bootstrapped has no /config yet.
+        let new = Fixture::new();
+        new.configure(&json!({"bootstrap": {"dcs": {"synchronous_mode": true}}}));
+        new.look().await;
+        claim(&new.node);
+        assert_eq!(new.node.postgres.owned_synchronous_standby_names(), None);
+    }
+
+    #[test]
+    fn b_21_who_goes_by_other_names_is_counted() {
+        let sql = settle_sql("ANY 1 (\"B-1\",\"o'c\")");
+        assert!(sql.contains("lower(application_name) IN ('b-1','o''c')"), "{sql}");
+        assert!(settle_sql(PLACEHOLDER).contains("IN (NULL)"));
+    }
+}

@@ -105,6 +105,7 @@ impl Synchronous for Scene {
             postmaster: self.obs.postgres.postmaster_start_time.clone(),
             position: HERE,
         });
+        self.memory.synchronous.waits_in = self.obs.postgres.postmaster_start_time.clone();
         self
     }
 
@@ -249,6 +250,7 @@ fn sy_9_a_standby_that_has_everything_joins_the_key_last() {
     // Not before the names are in force everywhere,
     let fresh = caught_up.clone().with(|scene| {
         scene.memory.synchronous.settled = None;
+        scene.memory.synchronous.waits_in = None;
         scene.settled = None;
     });
     let played = fresh.play();

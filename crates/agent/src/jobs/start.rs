@@ -110,6 +110,20 @@ mod tests {
     use crate::testing::Fixture;
 
     #[tokio::test]
+    async fn rs_5_a_synchronous_standby_asks_to_be_left_out_before_it_restarts() {
+        use crate::synchronous::tests::{NAMED, follower};
+        for (mode, waits) in [(serde_json::json!(true), true), (serde_json::json!(false), false)] {
+            let fixture = follower(&mode, NAMED).await;
+            fixture.node.postgres.set_role(Role::Replica);
+            let begin = ptarmigan_clock::now();
+            assert!(restart(&fixture.node, None).await.is_err(), "there is no server to start");
+            let waited = ptarmigan_clock::now().since(begin);
+            assert_eq!(waited >= Duration::from_secs(2), waits, "{mode}: {waited:?}");
+            assert_eq!(fixture.node.known().leaving_sync, 0, "back as it was");
+        }
+    }
+
+    #[tokio::test]
     async fn primary_is_not_started_without_the_lease() {
         let fixture = Fixture::new();
         let node = &fixture.node;

@@ -48,13 +48,13 @@ pub(crate) fn before_promotion(r: &mut Round<'_>) -> Step<()> {
     };
     let keep = if count == Some(0) { NameSet::default() } else { keep };
     let text = standby_names::print(settings.mode, &keep, count, Abilities::ALL);
-    in_force(r, text)
+    in_force(r, &text)
 }
 
 /// A commit of the new primary must wait for these from the first one on.
-fn in_force(r: &mut Round<'_>, text: String) -> Step<()> {
-    if r.obs.postgres.synchronous.names.as_ref() != Some(&text) {
-        let set = matches!(r.need(Action::SetStandbyNames(Wanted::Text(text.clone())))?, Outcome::Done);
+fn in_force(r: &mut Round<'_>, text: &str) -> Step<()> {
+    if r.obs.postgres.synchronous.names.as_deref() != Some(text) {
+        let set = matches!(r.need(Action::SetStandbyNames(Wanted::Text(text.into())))?, Outcome::Done);
         r.fired(
             "HA-255",
             format!("synchronous_standby_names {text:?}{}", if set { "" } else { ": not set" }),
@@ -68,8 +68,7 @@ fn in_force(r: &mut Round<'_>, text: String) -> Step<()> {
     if text.is_empty() {
         return Ok(());
     }
-    let question = Action::SettleStandbyNames { names: text, from_nothing: true };
-    if matches!(r.need(question)?, Outcome::Settled(Some(_))) {
+    if steps::ask(r, text)?.is_some() {
         return Ok(());
     }
     r.fired("HA-255", "synchronous_standby_names is not in force yet");

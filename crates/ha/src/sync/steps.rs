@@ -30,6 +30,9 @@ const LATER: Duration = Duration::from_secs(1);
 pub struct Memory {
     /// The names that every process of the server goes by.
     pub settled: Option<Settled>,
+    /// The life of the postmaster in which commits are known to wait for somebody, whoever that is.
+    #[serde(default)]
+    pub waits_in: Option<String>,
     /// The revision of `/sync` that this leader wrote itself: no write that was asked for before can follow it any more.
     pub fenced: Option<Revision>,
     /// Since when the two places are not what they should be.
@@ -243,22 +246,31 @@ fn settled(r: &mut Round<'_>, text: &str) -> Step<Option<ptarmigan_types::Lsn>> 
     let known = r.memory.synchronous.settled.clone();
     let same_life = known.as_ref().is_some_and(|known| known.postmaster == postmaster);
     if text.is_empty() {
-        r.memory.synchronous.settled =
-            Some(Settled { names: String::new(), postmaster, position: ptarmigan_types::Lsn(u64::MAX) });
+        r.memory.synchronous.settled = None;
+        r.memory.synchronous.waits_in = None;
         return Ok(None);
     }
     if let Some(known) = known.as_ref().filter(|known| same_life && known.names == text) {
         return Ok(Some(known.position));
     }
-    let from_nothing = !same_life || known.is_none_or(|known| known.names.is_empty());
-    let question = Action::SettleStandbyNames { names: text.to_owned(), from_nothing };
-    if let Outcome::Settled(Some(position)) = r.need(question)? {
-        let position = *position;
+    if let Some(position) = ask(r, text)? {
         r.memory.synchronous.settled = Some(Settled { names: text.to_owned(), postmaster, position });
         look_again(r);
         return Ok(Some(position));
     }
     look_again(r);
+    Ok(None)
+}
+
+/// Whether every process goes by these names. Where nobody was named before, commits may wait for nobody yet.
+pub(crate) fn ask(r: &mut Round<'_>, text: &str) -> Step<Option<ptarmigan_types::Lsn>> {
+    let postmaster = r.obs.postgres.postmaster_start_time.clone();
+    let from_nothing = postmaster.is_none() || r.memory.synchronous.waits_in != postmaster;
+    let question = Action::SettleStandbyNames { names: text.to_owned(), from_nothing };
+    if let Outcome::Settled(Some(position)) = r.need(question)? {
+        r.memory.synchronous.waits_in = postmaster;
+        return Ok(Some(*position));
+    }
     Ok(None)
 }
 
