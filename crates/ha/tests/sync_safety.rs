@@ -170,8 +170,7 @@ impl World {
         let row = |(index, standby): (usize, &&str)| {
             let (position, connected) = self.standbys[index];
             let listed = names.members.contains(&name(standby));
-            let before =
-                names.members.sorted().iter().take_while(|other| other.as_str() != **standby).count();
+            let before = names.members.sorted().iter().take_while(|other| other.as_str() != *standby).count();
             let state = match names.kind {
                 _ if !listed => "async",
                 Kind::Quorum => "quorum",

@@ -177,6 +177,7 @@ impl Places {
             self.sync = written;
         }
         let set = matches!(r.need(Action::SetStandbyNames(Wanted::Text(text.clone())))?, Outcome::Done);
+        r.memory.synchronous.settled = None;
         r.fired(rule, format!("synchronous_standby_names {:?}{}", text, if set { "" } else { ": not set" }));
         look_again(r);
         Ok(())
@@ -253,6 +254,8 @@ fn settled(r: &mut Round<'_>, text: &str) -> Step<Option<ptarmigan_types::Lsn>> 
     if let Some(known) = known.as_ref().filter(|known| same_life && known.names == text) {
         return Ok(Some(known.position));
     }
+    // Names that are named again later begin anew: in between others were.
+    r.memory.synchronous.settled = None;
     if let Some(position) = ask(r, text)? {
         r.memory.synchronous.settled = Some(Settled { names: text.to_owned(), postmaster, position });
         look_again(r);
