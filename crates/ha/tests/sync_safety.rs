@@ -1,6 +1,8 @@
 //! A leader's cycles under synchronous replication, with standbys that come, go and fall behind, settings that change, and a
 //! store that answers late or not at all: after every single step, whoever may be promoted has every acknowledged commit.
 
+#![expect(clippy::unwrap_used, reason = "tests: a step that fails ends them")]
+
 mod support;
 
 use std::sync::Arc;
