@@ -109,7 +109,12 @@ async fn standby_by_hand(site: &Site, standby: usize) {
     assert!(site.node(standby).postmaster_pid().is_err());
     by_hand(site, standby, &["start"]).await;
     wait_for_state(site, standby, "running", "replica").await;
-    assert!(site.node(standby).is_replica().await);
+    wait_until("health checks to call it a replica", LIMIT, || async {
+        ensure!(site.node(standby).is_replica().await);
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
 /// With a primary that is stopped the lock goes, nobody takes it, and it comes back with the primary.
@@ -139,7 +144,12 @@ async fn daemon_restarted(site: &mut Site, primary: usize) {
     site.node_mut(primary).start().unwrap();
     wait_for_lines(site, primary, "PAUSE: no action. I am (", 2).await;
     wait_for_holder(site, Some(primary)).await;
-    assert!(site.node(primary).is_primary().await);
+    wait_until("health checks to call it a primary", LIMIT, || async {
+        ensure!(site.node(primary).is_primary().await);
+        Ok(())
+    })
+    .await
+    .unwrap();
     assert_eq!(site.node(primary).postmaster_pid().unwrap(), postmaster);
     wait_for_state(site, primary, "running", "primary").await;
 }
