@@ -4,6 +4,7 @@ use ptarmigan_types::{Cluster, MemberName, Role};
 
 use crate::{
     action::{Action, DemoteMode, Job, Outcome, RecoveryDifference},
+    callbacks::Event,
     observation::Settings,
     pause, rewind,
     round::{Round, Step},
@@ -138,9 +139,15 @@ fn no_difference(r: &mut Round<'_>, role: Role, follows: &str) -> Step<String> {
     Ok(follows.into())
 }
 
+/// Without a start nobody else tells the operator's callbacks that the role is another one (contract B.25, HA-292).
 fn note_role(r: &mut Round<'_>, role: Role) {
-    if r.obs.postgres.role != role {
-        r.request(Action::SetRole(role));
+    let old = r.obs.postgres.role;
+    if old == role {
+        return;
+    }
+    r.request(Action::SetRole(role));
+    if matches!(old, Role::Primary | Role::Promoted | Role::Replica | Role::StandbyLeader) {
+        r.request(Action::RunCallback(Event::RoleChange));
     }
 }
 

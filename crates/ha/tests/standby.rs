@@ -408,6 +408,9 @@ fn ha_288_with_nobody_to_follow_everything_stays() {
 fn ha_292_only_the_role_differs() {
     let played = Scene::standby_leader().with(|scene| scene.pg().role = Role::Replica).play();
     played.fired("HA-292").does(&Action::SetRole(Role::StandbyLeader)).starts_nothing();
+    let told = Action::RunCallback(ptarmigan_ha::callbacks::Event::RoleChange);
+    played.before(&Action::SetRole(Role::StandbyLeader), &told);
+    Scene::standby_leader().play().does_not(&told);
     Scene::standby_leader().play().silent("HA-292").does_not(&Action::SetRole(Role::StandbyLeader));
 }
 
