@@ -458,3 +458,11 @@ fn ha_404_in_pause_a_silent_dcs_changes_nothing() {
     let promoting = paused(Scene::standby()).dark().job(JobKind::Promote).play();
     promoting.does(&Action::CancelJob).starts_nothing();
 }
+
+#[test]
+fn ha_162_a_standby_leader_keeps_its_lock_in_pause() {
+    let played = paused(Scene::standby().led_by("a").in_standby_cluster()).play();
+    played.fired("HA-162").fired("HA-163").silent("HA-161").starts_nothing();
+    assert!(!releases(&played));
+    assert!(played.decision.line.starts_with("PAUSE: "), "{}", played.decision.line);
+}
