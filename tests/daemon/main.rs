@@ -19,6 +19,7 @@ mod ending;
 mod failover;
 mod failsafe;
 mod leader_key;
+mod logical_slots;
 mod pause;
 mod prober;
 mod refusals;
