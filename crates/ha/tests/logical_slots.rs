@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use ptarmigan_ha::{
     Action, Job, Outcome,
     action::DemoteMode,
+    failsafe::Promise,
     memory::FailedJob,
     observation::{JobEnd, JobKind},
     slots::{Actual, Kind, PrimaryXmins, Readiness, precedes_or_equals},
 };
 use ptarmigan_types::{Lsn, MemberState, Role};
-use support::{Change, Scene, at, name};
+use support::{Change, NOW, Scene, at, failover, name, secs};
 
 fn slot(catalog_xmin: Option<&str>) -> Actual {
     Actual {
@@ -113,6 +114,17 @@ fn b_23_6_slots_are_copied_only_beside_nothing_else() {
         ("copying failed a moment ago", |s| {
             s.memory.failed = Some(FailedJob { kind: JobKind::CopySlots, at: at(995) });
         }),
+        ("a switchover is asked for", |s| s.view().failover = Some(failover(Some("b"), Some("a")))),
+        ("a leader in failsafe mode was promised not to lead", |s| {
+            s.obs.promise = Some(Promise {
+                to: name("b"),
+                conn_url: "postgres://b:5432/postgres".into(),
+                api_url: "http://b:8008/patroni".into(),
+                slots: None,
+                until: NOW + secs(1),
+            });
+        }),
+        ("maintenance mode: nobody asked for a restart", |s| s.obs.settings.pause = true),
         ("promoted", |s| s.pg().role = Role::Promoted),
         ("no logical slots are configured", |s| s.obs.settings.has_logical_slots = false),
     ];

@@ -445,6 +445,7 @@ fn adopt(this: &mut Member, cluster: &Cluster) {
     if let Some(lag) = number("maximum_lag_on_failover") {
         this.settings.maximum_lag_on_failover_bytes = lag;
     }
+    this.settings.has_logical_slots = crate::logical::permanent(cluster).contains_key(crate::logical::CDC);
     this.settings.synchronous = synchronous::daemon::settings(&config.value);
     this.dynamic = Some(config.value.clone());
 }

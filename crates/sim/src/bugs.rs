@@ -83,6 +83,14 @@ bugs! {
     SlotsDroppedAtOnce = "slots-dropped-at-once" by "slots",
     /// Callbacks hear of no change of role.
     RoleChangeNotTold = "role-change-not-told" by "callbacks",
+    /// `ignore_slots` is not looked at.
+    IgnoreSlotsUnread = "ignore-slots-unread" by "slots",
+    /// A leader publishes where a slot of its own making begins as its consumer's position.
+    SlotSpeaksForConsumer = "slot-speaks-for-consumer" by "slots",
+    /// A standby advances a logical slot to its own position.
+    SlotBeyondFeedback = "slot-beyond-feedback" by "logical_slots",
+    /// Logical slots are not copied to standbys.
+    SlotsNotCopied = "slots-not-copied" by "logical_slots",
 }
 
 impl Bug {

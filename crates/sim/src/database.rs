@@ -52,6 +52,7 @@ impl World {
         self.members[member].checkpoint = true;
         self.note(member, &format!("promoted to timeline {timeline}"));
         self.judge_promotion(member);
+        self.judge_logical(member);
         self.wake(member);
         self.member_writes(member);
     }

@@ -126,7 +126,10 @@ impl World {
             Action::RunCallback(event) => {
                 self.call_back(member, |callbacks, role| callbacks.run(*event, role));
             }
-            Action::SyncSlots => self.sync_slots(member),
+            Action::SyncSlots => {
+                let to_copy = self.sync_slots(member);
+                return Some(if to_copy.is_empty() { Outcome::Done } else { Outcome::SlotsToCopy(to_copy) });
+            }
             Action::StopImmediate => {
                 self.tell_stops(member);
                 self.members[member].postgres.gone(false);

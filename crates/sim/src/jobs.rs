@@ -1,6 +1,6 @@
 //! The long actions, step by step, as the agent carries them out.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
     Upstream,
@@ -8,9 +8,10 @@ use ptarmigan_ha::{
     callbacks::{Callbacks, How},
     observation::{ControlState, JobEnd, JobKind, JobResult},
 };
-use ptarmigan_types::{MemberState, Role, Status};
+use ptarmigan_types::{Cluster, MemberName, MemberState, Role, Status};
 
 use crate::{
+    bugs::Bug,
     member::{Call, Running, Timing, Waiter},
     postgres::Process,
     store::Condition,
@@ -133,7 +134,7 @@ impl World {
             Job::Restart { timeout } => self.restart(member, *timeout, stage, primary),
             Job::Rewind { leader, .. } => self.rewind(member, leader, stage),
             Job::CrashRecovery => self.crash_recovery(member, stage),
-            Job::CopySlots { .. } => failed("there are no logical slots"),
+            Job::CopySlots { leader, slots } => self.copy_slots(member, leader, slots, stage),
         }
     }
 
@@ -452,6 +453,36 @@ impl World {
                 }
                 Step::End(JobEnd::Done)
             }
+        }
+    }
+
+    fn copy_slots(&mut self, member: usize, leader: &MemberName, slots: &[String], stage: u32) -> Step {
+        if self.bug == Some(Bug::SlotsNotCopied) {
+            return Step::End(JobEnd::Done);
+        }
+        match stage {
+            0 => Step::Wait(self.random.millis(5, 300)),
+            1 => match self.read_slots_of(member, leader, slots) {
+                Ok(()) => Step::Wait(self.random.millis(1, 50)),
+                Err(reason) => failed(&reason),
+            },
+            2 => {
+                let asked = |view: &Arc<Cluster>| view.is_leader(leader) && view.failover.is_none();
+                let follows = self.members[member].known.as_ref().is_some_and(asked);
+                if follows && self.members[member].role == Role::Replica {
+                    // Whoever steps down at this moment does not wait for this standby.
+                    self.checks.durability.disturbed();
+                    return self.stop_standby(member);
+                }
+                failed("it does not lead any more")
+            }
+            3 => {
+                self.stopped(member);
+                self.write_slots(member);
+                let upstream = self.node_to_follow(member);
+                self.start(member, false, upstream, None)
+            }
+            _ => self.started(member),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod execute;
 pub mod failsafe;
 pub mod faults;
 pub mod jobs;
+pub mod logical;
 pub mod maintenance;
 pub mod member;
 pub mod operator;

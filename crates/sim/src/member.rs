@@ -301,6 +301,8 @@ pub struct Member {
     pub retained: Retained,
     /// What slots tell of their consumers.
     pub published: Published,
+    /// What is known of logical slots.
+    pub logical: crate::logical::Known,
     /// Failsafe mode.
     pub failsafe: Failsafe,
 }
@@ -350,6 +352,7 @@ impl Member {
             slots: None,
             retained: Retained::default(),
             published: Published::default(),
+            logical: crate::logical::Known::default(),
             failsafe: Failsafe::default(),
         }
     }

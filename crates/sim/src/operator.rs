@@ -8,7 +8,7 @@ use ptarmigan_ha::{
     observation::{RestartFilter, ScheduledRestart},
 };
 use ptarmigan_types::{Failover, MemberName};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     member::{Member, Phase, Timing},
@@ -53,6 +53,8 @@ impl World {
             8 => self.reinitialize_request(member),
             9 => self.schedule_restart(member),
             10 => self.revoke_lease(),
+            // In maintenance mode nobody would put it back.
+            13 if self.is_paused() => {}
             13 => self.delete_key("config"),
             14 => self.delete_key("initialize"),
             _ => self.delete_leader_key(),
@@ -189,7 +191,23 @@ impl World {
         if self.scenario.failsafe {
             config.insert("failsafe_mode".into(), json!(self.random.percent(70)));
         }
+        self.configure_slots(&mut config);
         self.write("config", Some(&Value::Object(config).to_string()), Condition::Always);
         self.tell();
+    }
+
+    /// The logical slot comes and goes, and absent members are given more time, or less.
+    fn configure_slots(&mut self, config: &mut Map<String, Value>) {
+        let drawn = self.scenario.slots.logical;
+        if drawn.cdc {
+            config.remove("slots");
+            let wanted = self.random.percent(75);
+            drawn.configure(config, wanted);
+        }
+        if self.random.percent(20) {
+            let ttl_s = [0, 10, 120, 1800][self.random.index(4)];
+            self.checks.slots.changed_ttl(ttl_s);
+            config.insert("member_slots_ttl".into(), json!(ttl_s));
+        }
     }
 }

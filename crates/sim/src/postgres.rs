@@ -73,6 +73,10 @@ pub struct Postgres {
     pub synchronous: Server,
     /// WAL before this is gone.
     pub removed: Lsn,
+    /// Rows that transactions up to this one needed are gone.
+    pub vacuumed: u64,
+    /// `hot_standby_feedback` is on.
+    pub feedback: bool,
     /// Where the last checkpoint began.
     pub redo: Lsn,
 }
@@ -197,6 +201,7 @@ impl Postgres {
         if let Some(new) = from.wal.get(self.wal.len()..records.min(from.wal.len())) {
             self.wal.extend_from_slice(new);
         }
+        self.vacuumed = self.vacuumed.max(from.vacuumed);
         let last = self.wal.last().map_or(1, |record| record.timeline);
         let caught_up = from.history.last().is_none_or(|left| self.end() >= left.lsn);
         if !caught_up {
@@ -221,6 +226,7 @@ impl Postgres {
             generation: self.generation + 1,
             synchronous: Server::of_file(&source.synchronous.file),
             removed: source.end(),
+            vacuumed: source.vacuumed,
             redo: source.end(),
             ..Self::default()
         };

@@ -73,6 +73,10 @@ pub fn simulate(seed: u64, options: Options) -> Report {
     world.after(Duration::from_millis(100), Event::Write);
     world.after(Duration::from_secs(10), Event::Check);
     world.begin_checkpoints();
+    let reads = world.scenario.slots.logical;
+    if reads.cdc || reads.archive || reads.foreign {
+        world.after(BOOTSTRAP / 3, Event::Consume);
+    }
     world.after(BOOTSTRAP / 2, Event::Operator);
     if faults > 0 {
         world.after(BOOTSTRAP, Event::Fault(Fault::Next));

@@ -92,6 +92,7 @@ impl Scenario {
         dynamic.insert("retry_timeout".into(), json!(retry_timeout_s));
         dynamic.insert("maximum_lag_on_failover".into(), json!(LAG_BYTES));
         dynamic.insert("member_slots_ttl".into(), json!(slots.member_slots_ttl_s));
+        slots.logical.configure(&mut dynamic, true);
         let synchronous = synchronous::drawn::Drawn::draw(random, &mut dynamic, options.synchronous);
         if synchronous.used {
             tags.iter_mut().for_each(|tags| synchronous::drawn::draw_tags(random, tags));

@@ -1,10 +1,7 @@
 //! Replication slots and the WAL that they keep: what the servers do with them, and what the daemon does about them once a
 //! cycle. What it decides is decided by the core.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use ptarmigan_ha::slots::{
     self, Actual, DropReason, Kind, Settings, Situation, SlotAction, View, plan, wanted,
@@ -14,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     bugs::Bug,
+    logical,
     postgres::{Postgres, Process},
     random::Random,
     world::{Event, World},
@@ -26,7 +24,7 @@ const CHECKPOINT_PERCENT: u64 = 40;
 /// `member_slots_ttl` where nothing is configured (contract C.3).
 const MEMBER_SLOTS_TTL_S: u64 = 1800;
 
-/// Physical slots as the core sees them, and what the checker wants to know of them.
+/// Slots as the core sees them, and what the checker wants to know of them.
 #[derive(Clone, Debug, Default)]
 pub struct Slots {
     /// By name. They are active as they were when the daemon looked last.
@@ -35,6 +33,8 @@ pub struct Slots {
     since: Vec<Lsn>,
     /// By name: when it was created.
     created: BTreeMap<String, Monotonic>,
+    /// By name: where it began.
+    born: BTreeMap<String, Lsn>,
 }
 
 /// One slot.
@@ -65,20 +65,42 @@ impl Slots {
         self.created.get(name).map_or(Duration::ZERO, |created| now.since(*created))
     }
 
+    /// All of them.
+    pub const fn all(&self) -> &BTreeMap<String, Actual> {
+        &self.actual
+    }
+
+    /// One of them.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Actual> {
+        self.actual.get_mut(name)
+    }
+
+    /// A slot that is no member's.
+    pub fn put(&mut self, name: &str, slot: Actual) {
+        self.born.insert(name.to_owned(), slot.restart_lsn.unwrap_or_default());
+        self.actual.insert(name.to_owned(), slot);
+    }
+
+    /// One goes.
+    pub fn remove(&mut self, name: &str) {
+        self.actual.remove(name);
+    }
+
+    /// A physical slot that nobody uses yet, if it is not there.
+    pub fn reserve(&mut self, name: &str, from: Lsn) {
+        if !self.actual.contains_key(name) {
+            self.put(name, physical(from));
+        }
+    }
+
+    /// Where that slot began.
+    pub fn born(&self, name: &str) -> Lsn {
+        self.born.get(name).copied().unwrap_or_default()
+    }
+
     fn create(&mut self, name: &str, owner: usize, from: Lsn, now: Monotonic) {
         self.created.insert(name.to_owned(), now);
-        let slot = Actual {
-            kind: Kind::Physical,
-            active: false,
-            xmin: None,
-            catalog_xmin: None,
-            restart_lsn: Some(from),
-            confirmed_flush_lsn: None,
-            lost: false,
-            failover: false,
-            synced: false,
-        };
-        self.actual.insert(name.to_owned(), slot);
+        self.put(name, physical(from));
         self.promise(owner, from);
     }
 
@@ -102,6 +124,21 @@ impl Slots {
     }
 }
 
+/// A physical slot.
+const fn physical(from: Lsn) -> Actual {
+    Actual {
+        kind: Kind::Physical,
+        active: false,
+        xmin: None,
+        catalog_xmin: None,
+        restart_lsn: Some(from),
+        confirmed_flush_lsn: None,
+        lost: false,
+        failover: false,
+        synced: false,
+    }
+}
+
 /// What is drawn of slots and WAL for a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Drawn {
@@ -111,6 +148,8 @@ pub struct Drawn {
     wal_keep_bytes: u64,
     /// `max_slot_wal_keep_size`, in bytes.
     slot_keep_bytes: Option<u64>,
+    /// Permanent slots, and others.
+    pub logical: logical::Drawn,
 }
 
 impl Drawn {
@@ -120,6 +159,7 @@ impl Drawn {
             member_slots_ttl_s: [MEMBER_SLOTS_TTL_S, MEMBER_SLOTS_TTL_S, 120, 10, 0][random.index(5)],
             wal_keep_bytes: random.between(1 << 20, 4 << 20),
             slot_keep_bytes: random.percent(15).then_some(8 << 20),
+            logical: logical::Drawn::draw(random),
         }
     }
 }
@@ -135,6 +175,7 @@ impl Postgres {
         let reserved = self.slots.actual.values().filter_map(|slot| slot.restart_lsn).min();
         let kept = Lsn(self.end().0.saturating_sub(drawn.wal_keep_bytes));
         self.removed = self.removed.max(reserved.map_or(kept, |reserved| reserved.min(kept)));
+        self.vacuum();
     }
 
     /// WAL of this upstream that this standby needs next is gone.
@@ -203,8 +244,10 @@ impl World {
     pub fn confirm(&mut self, upstream: usize, member: usize) {
         let name = self.members[member].slot.clone();
         let end = self.members[member].postgres.end();
+        let needed = self.members[member].postgres.feedback_xmin();
         let slots = &mut self.members[upstream].postgres.slots;
         let Some(slot) = slots.actual.get_mut(&*name) else { return };
+        (slot.xmin, slot.catalog_xmin) = (needed.clone(), needed);
         let Some(reserved) = slot.restart_lsn else { return };
         slot.restart_lsn = Some(end);
         if end < reserved {
@@ -247,27 +290,34 @@ impl World {
         Duration::from_secs(configured.and_then(Value::as_u64).unwrap_or(MEMBER_SLOTS_TTL_S))
     }
 
-    /// Creates, advances and drops slots, as the agent does.
-    pub fn sync_slots(&mut self, member: usize) {
-        let this = &self.members[member];
-        let Some(cluster) = this.known.clone() else { return };
-        if this.postgres.process != Process::Up || this.trouble.hung {
-            return;
+    /// Creates, advances and drops slots, as the agent does; the logical ones that have to be copied.
+    pub fn sync_slots(&mut self, member: usize) -> Vec<String> {
+        let Some(cluster) = self.members[member].known.clone() else { return Vec::new() };
+        if !self.serves_slots(member) {
+            return Vec::new();
         }
-        let none = Map::new();
-        let settings = settings(self.member_slots_ttl(&cluster), &none);
+        let this = &mut self.members[member];
+        this.logical.look(&this.postgres);
+        let this = &self.members[member];
+        let permanent = logical::permanent(&cluster);
+        let ignored =
+            if self.bug == Some(Bug::IgnoreSlotsUnread) { Vec::new() } else { logical::ignored(&cluster) };
+        let settings = settings(self.member_slots_ttl(&cluster), &permanent);
         let view =
             View { cluster: &cluster, me: &this.name, role: this.role, tags: &this.settings.tags, settings };
-        let Some(wanted) = wanted(&view) else { return };
+        let Some(wanted) = wanted(&view) else { return Vec::new() };
+        let feedback = slots::needs_feedback(&view);
+        let broken = this.logical.broken.clone();
         let situation = Situation {
-            paused: false,
+            paused: this.settings.pause,
             has_leader: !cluster.is_unlocked(),
             leader_is_me: cluster.is_leader(&this.name),
             is_primary: !this.postgres.in_recovery,
             replay_lsn: Some(this.postgres.end()),
-            broken: &BTreeSet::new(),
-            ignore_slots: &[],
+            broken: &broken,
+            ignore_slots: &ignored,
         };
+        self.members[member].postgres.feedback = feedback;
         let actual = self.take_slots(member);
         let mut actions = plan(&wanted.slots, &actual, &situation);
         if self.bug == Some(Bug::SlotsNotCreated) {
@@ -279,9 +329,19 @@ impl World {
         }
         let actual = self.take_slots(member);
         let this = &mut self.members[member];
-        this.slots = Some(this.published.update(&cluster, &wanted.slots, &actual));
+        let told = this.published.update(&cluster, &wanted.slots, &actual);
+        let raw = self.bug == Some(Bug::SlotSpeaksForConsumer);
+        this.slots = Some(if raw { slots::positions(&wanted.slots, &actual) } else { told });
         this.postgres.slots.actual = actual;
         self.judge_slots(member, &cluster);
+        if self.members[member].postgres.in_recovery {
+            self.ask_readiness(member, &cluster);
+        }
+        let copies = |action: SlotAction| match action {
+            SlotAction::Copy { name } => Some(name),
+            _ => None,
+        };
+        actions.into_iter().filter_map(copies).collect()
     }
 
     fn carry_out(&mut self, member: usize, action: &SlotAction) {
@@ -295,15 +355,22 @@ impl World {
                 if *reason == DropReason::NotWanted {
                     self.judge_drop(member, name);
                 }
+                self.judge_foreign(member, name);
                 self.members[member].postgres.slots.actual.remove(name);
             }
             SlotAction::Create { name } => {
                 let owner = self.members.iter().position(|owner| *owner.slot == **name);
                 let postgres = &self.members[member].postgres;
-                let Some(owner) = owner.filter(|_| !postgres.slots.actual.contains_key(name)) else { return };
+                if postgres.slots.actual.contains_key(name) {
+                    return;
+                }
                 self.note(member, &format!("creates slot {name}"));
                 let this = &mut self.members[member];
-                this.postgres.slots.create(name, owner, this.postgres.redo, self.now);
+                let redo = this.postgres.redo;
+                match owner {
+                    Some(owner) => this.postgres.slots.create(name, owner, redo, self.now),
+                    None => this.postgres.slots.reserve(name, redo),
+                }
                 this.published.made(name);
             }
             SlotAction::Advance { name, to } => {
@@ -314,9 +381,7 @@ impl World {
                     slot.restart_lsn = slot.restart_lsn.map(|lsn| lsn.max(to));
                 }
             }
-            SlotAction::CreateLogical { .. }
-            | SlotAction::AdvanceLogical { .. }
-            | SlotAction::Copy { .. } => {}
+            logical => self.logical_slot_action(member, logical),
         }
     }
 
@@ -324,8 +389,8 @@ impl World {
     pub fn published_slots(&self, member: usize) -> Option<BTreeMap<String, Lsn>> {
         let this = &self.members[member];
         let cluster = this.known.as_ref()?;
-        let none = Map::new();
-        let settings = settings(self.member_slots_ttl(cluster), &none);
+        let permanent = logical::permanent(cluster);
+        let settings = settings(self.member_slots_ttl(cluster), &permanent);
         slots::published(this.slots.clone()?, &this.name, this.postgres.end(), &settings)
     }
 
@@ -337,7 +402,8 @@ impl World {
         let this = &mut self.members[member];
         let mine = name_of_member(this.name.as_str());
         let existing = this.slots.iter().flatten().map(|(name, _)| name.as_str()).chain([mine.as_str()]);
-        let names = this.retained.update(&cluster, &this.name, existing, &Map::new(), ttl, now);
+        let names =
+            this.retained.update(&cluster, &this.name, existing, &logical::permanent(&cluster), ttl, now);
         Some(names).filter(|names| !names.is_empty())
     }
 }

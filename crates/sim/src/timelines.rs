@@ -82,6 +82,7 @@ impl Postgres {
         self.control = Some(ControlState::InArchiveRecovery);
         self.standby_signal = true;
         self.slots.clear();
+        self.vacuumed = source.vacuumed;
         self.removed = source.removed.min(parted);
         self.redo = self.redo.min(parted).max(self.removed);
         continues

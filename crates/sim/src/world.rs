@@ -217,6 +217,8 @@ pub enum Event {
     Check,
     /// Servers make checkpoints.
     Recycle,
+    /// Somebody reads by a slot.
+    Consume,
 }
 
 /// Whom an event is for.
@@ -459,6 +461,7 @@ impl World {
             Event::Operator => self.operate(),
             Event::Check => self.check_all(),
             Event::Recycle => self.recycle(),
+            Event::Consume => self.consume(),
             Event::FailsafeAsked { member, epoch, operation, peer, request } => {
                 self.failsafe_asked(member, epoch, operation, peer, &request);
             }

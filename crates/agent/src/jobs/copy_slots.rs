@@ -104,10 +104,13 @@ async fn wait_for_replay(node: &Node, states: &[State]) -> Result<(), String> {
     })
 }
 
-/// A standby that may have to lead is not restarted for a slot.
+/// A standby that may have to lead, or is an operator's candidate, is not restarted for a slot.
 fn still_follows(node: &Node, leader: &MemberName) -> Result<(), String> {
-    let leads = node.known().view.as_ref().is_some_and(|view| view.cluster.is_leader(leader));
-    if leads && node.postgres.role() == Role::Replica {
+    let cluster = node.known().view.as_ref().map(|view| view.cluster.clone()).unwrap_or_default();
+    if cluster.failover.is_some() {
+        return Err("a failover or switchover was asked for".into());
+    }
+    if cluster.is_leader(leader) && node.postgres.role() == Role::Replica {
         return Ok(());
     }
     Err(format!("{leader} does not lead any more"))

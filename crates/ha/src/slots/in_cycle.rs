@@ -40,16 +40,23 @@ fn is_busy(r: &Round<'_>) -> bool {
 /// the leader is without the DCS.
 fn may_copy(r: &Round<'_>) -> bool {
     let standby = r.obs.postgres.server.as_ref().is_some_and(|server| server.in_recovery);
+    // Who has promised a leader without the DCS not to lead must not be away when it asks again.
+    let failsafe = r.obs.promise.as_ref().is_some_and(|promise| promise.holds_at(r.obs.now));
+    // An operator's candidate must not be away when the leader steps down.
+    let wish = r.view.failover.is_some();
     r.obs.settings.has_logical_slots
         && !r.is_paused()
         && standby
+        && !failsafe
+        && !wish
+        && !r.is_paused()
         && matches!(r.obs.postgres.role, Role::Replica)
         && !r.view.is_unlocked()
         && !r.has_lock()
         && r.obs.promise.is_none()
 }
 
-/// Contract B.23.5. The restart that it takes is nothing that maintenance mode allows (docs/compatibility.md).
+/// Contract B.23.5.
 fn copy(r: &mut Round<'_>, slots: Vec<String>, line: String) -> Step<String> {
     let Some(leader) = r.view.leader_member().filter(|leader| leader.data.conn_url().is_some()) else {
         return Ok(line);

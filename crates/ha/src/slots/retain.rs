@@ -30,7 +30,7 @@ impl Retained {
     }
 
     /// At a renewal: takes over what the former leader published, marks the slots of present members, forgets those that
-    /// are older than `ttl`, and returns the names to publish, sorted. `existing` are the slots that `/status` will show;
+    /// are as old as `ttl`, and returns the names to publish, sorted. `existing` are the slots that `/status` will show;
     /// `permanent` the permanent ones.
     pub fn update<'a>(
         &mut self,
@@ -59,7 +59,7 @@ impl Retained {
                 }
             }
         }
-        self.seen.retain(|_, seen| now.since(*seen) <= ttl);
+        self.seen.retain(|_, seen| now.since(*seen) < ttl);
         self.seen.keys().cloned().collect()
     }
 }
@@ -96,8 +96,17 @@ mod tests {
         let names = retained.update(&both, &me, ["a", "b", "c", "other"], &none, TTL, at(100));
         assert_eq!(names, ["a", "b"]);
         let alone = cluster(&[("a", "{}")]);
-        assert_eq!(retained.update(&alone, &me, ["a", "b"], &none, TTL, at(130)), ["a", "b"]);
-        assert_eq!(retained.update(&alone, &me, ["a", "b"], &none, TTL, at(131)), ["a"]);
+        assert_eq!(retained.update(&alone, &me, ["a", "b"], &none, TTL, at(129)), ["a", "b"]);
+        assert_eq!(retained.update(&alone, &me, ["a", "b"], &none, TTL, at(130)), ["a"]);
+    }
+
+    #[test]
+    fn b_23_4_without_time_nothing_is_retained() {
+        let all = cluster(&[("a", "{}"), ("b", "{}")]);
+        let mut retained = Retained::default();
+        let names =
+            retained.update(&all, &MemberName::from("a"), ["a", "b"], &Map::new(), Duration::ZERO, at(1));
+        assert!(names.is_empty(), "every standby would keep slots of all members: {names:?}");
     }
 
     #[test]
@@ -129,8 +138,8 @@ mod tests {
             |cluster: &Cluster, seconds| retained.update(cluster, &me, [], &Map::new(), TTL, at(seconds));
         assert!(names(&led_by("b", 1), 40).is_empty(), "somebody else counts");
         assert_eq!(names(&led_by("a", 2), 50), ["x"]);
-        assert_eq!(names(&led_by("a", 2), 80), ["x"]);
-        assert!(names(&led_by("a", 2), 81).is_empty(), "what still stands there is my own");
-        assert_eq!(names(&led_by("a", 7), 82), ["x"], "the key was created again: another lock");
+        assert_eq!(names(&led_by("a", 2), 79), ["x"]);
+        assert!(names(&led_by("a", 2), 80).is_empty(), "what still stands there is my own");
+        assert_eq!(names(&led_by("a", 7), 81), ["x"], "the key was created again: another lock");
     }
 }

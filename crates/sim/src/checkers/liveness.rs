@@ -1,6 +1,6 @@
 //! When everything is repaired the cluster comes to rest: one leader that writes, and everybody else streams from it.
 
-use super::{Kind, Violation, slots, sync_rest};
+use super::{Kind, Violation, logical_slots, slots, sync_rest};
 use crate::world::World;
 
 /// What is not as it has to be in the end.
@@ -8,7 +8,9 @@ pub fn judge(world: &World) -> Option<Violation> {
     if let Some(violation) = slots::judge(world) {
         return Some(violation);
     }
-    let Some(what) = objection(world) else { return sync_rest::judge(world) };
+    let Some(what) = objection(world) else {
+        return logical_slots::judge(world).or_else(|| sync_rest::judge(world));
+    };
     Some(Violation { kind: Kind::Liveness, checker: "liveness", at: world.now, what })
 }
 

@@ -7,6 +7,7 @@ pub mod flapping;
 pub mod initialize_once;
 pub mod liveness;
 pub mod lock;
+pub mod logical_slots;
 pub mod pause;
 pub mod single_writable_primary;
 pub mod slots;
@@ -83,6 +84,8 @@ pub struct Checks {
     pub flapping: flapping::Checker,
     /// Replication slots.
     pub slots: slots::Checker,
+    /// Logical slots and their consumer.
+    pub logical: logical_slots::Checker,
     /// What was acknowledged under synchronous replication.
     pub sync_durability: sync_durability::Checker,
     /// `/sync` against the primary.
@@ -116,6 +119,7 @@ impl Checks {
             .or(self.pause.violation.as_ref())
             .or(self.flapping.violation.as_ref())
             .or(self.slots.violation.as_ref())
+            .or(self.logical.violation.as_ref())
             .or(self.sync_durability.violation.as_ref())
             .or(self.strict.violation.as_ref())
             .or(self.sync_key.violation.as_ref())

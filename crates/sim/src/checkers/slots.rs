@@ -22,15 +22,31 @@ const LATE: Duration = Duration::from_secs(60);
 pub struct Checker {
     /// When each member's key was last in the store.
     seen: Vec<Monotonic>,
-    /// When the store last gave trouble.
+    /// When the store last gave trouble, or maintenance mode kept slots.
     store_trouble: Monotonic,
     /// Who holds the lock, and since when.
     holder: Option<(usize, Monotonic)>,
+    /// The shortest and the longest `member_slots_ttl` that operators gave, in seconds.
+    ttl_s: Option<(u64, u64)>,
     /// The objection.
     pub violation: Option<Violation>,
 }
 
 impl Checker {
+    /// An operator changes `member_slots_ttl`.
+    pub fn changed_ttl(&mut self, seconds: u64) {
+        let (shortest, longest) = self.ttl_s.unwrap_or((seconds, seconds));
+        self.ttl_s = Some((shortest.min(seconds), longest.max(seconds)));
+    }
+
+    fn shortest_ttl(&self, drawn_s: u64) -> Duration {
+        Duration::from_secs(self.ttl_s.map_or(drawn_s, |(shortest, _)| shortest.min(drawn_s)))
+    }
+
+    fn longest_ttl(&self, drawn_s: u64) -> Duration {
+        Duration::from_secs(self.ttl_s.map_or(drawn_s, |(_, longest)| longest.max(drawn_s)))
+    }
+
     fn object(&mut self, at: Monotonic, what: impl FnOnce() -> String) {
         self.violation.get_or_insert_with(|| wrong("slots", at, what()));
     }
@@ -52,7 +68,8 @@ impl World {
         let trouble =
             network.store_down || network.lost_percent > 0 || network.store_millis > fine.store_millis;
         let late = network.stale_millis > 0 || !network.slow_links.is_empty();
-        if trouble || late || !network.store_cut.is_empty() {
+        let paused = self.members.iter().any(|member| member.settings.pause);
+        if paused || trouble || late || !network.store_cut.is_empty() {
             checker.store_trouble = self.now;
         }
         if checker.holder.map(|(holder, _)| holder) != holder {
@@ -89,7 +106,7 @@ impl World {
 
     /// A slot that nobody wants is dropped.
     pub fn judge_drop(&mut self, member: usize, slot: &str) {
-        let ttl = Duration::from_secs(self.scenario.slots.member_slots_ttl_s);
+        let ttl = self.checks.slots.shortest_ttl(self.scenario.slots.member_slots_ttl_s);
         let Some(owner) = self.members.iter().position(|owner| *owner.slot == *slot) else { return };
         let age = self.members[member].postgres.slots.age(slot, self.now);
         let checker = &mut self.checks.slots;
@@ -109,9 +126,16 @@ impl World {
         }
     }
 
+    /// A slot that operators told us to leave alone is dropped.
+    pub fn judge_foreign(&mut self, member: usize, slot: &str) {
+        if slot == crate::logical::FOREIGN {
+            self.checks.slots.object(self.now, || format!("m{member} drops a slot that ignore_slots names"));
+        }
+    }
+
     /// The leader has looked at its slots with this view.
     pub fn judge_slots(&mut self, member: usize, cluster: &Cluster) {
-        let ttl = Duration::from_secs(self.scenario.slots.member_slots_ttl_s);
+        let ttl = self.checks.slots.longest_ttl(self.scenario.slots.member_slots_ttl_s);
         let limit = ttl + LATE;
         let checker = &self.checks.slots;
         let leads_long =

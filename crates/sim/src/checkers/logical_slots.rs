@@ -1,0 +1,123 @@
+//! Whoever reads by a logical slot misses nothing: no slot stands beyond what its consumer has, and one that was said to
+//! be ready for a failover can be read after it. The consumer of a permanent physical slot finds the WAL that it needs. In
+//! the end every standby has what it needs to take over.
+
+use std::collections::BTreeSet;
+
+use ptarmigan_ha::slots::Kind as SlotKind;
+use ptarmigan_types::{Lsn, Monotonic};
+
+use super::{Kind, Violation, wrong};
+use crate::{logical::CDC, postgres::Record, world::World};
+
+/// The checker.
+#[derive(Debug, Default)]
+pub struct Checker {
+    /// Records that the consumer has, or that were there when its slot was created.
+    has: BTreeSet<u64>,
+    /// Members whose slot was not ready when they were promoted.
+    doubtful: BTreeSet<usize>,
+    /// How far the consumer of the physical slot is.
+    archived: Lsn,
+    /// Promotions with a slot that was ready.
+    pub ready: u64,
+    /// The objection.
+    pub violation: Option<Violation>,
+}
+
+impl Checker {
+    fn object(&mut self, at: Monotonic, what: impl FnOnce() -> String) {
+        self.violation.get_or_insert_with(|| wrong("logical_slots", at, what()));
+    }
+
+    /// The slot was created: the consumer begins here.
+    pub fn begins_anew(&mut self, member: usize, there: impl Iterator<Item = u64>) {
+        self.has.extend(there);
+        self.doubtful.remove(&member);
+    }
+
+    /// The consumer said that it has these.
+    pub fn confirmed(&mut self, records: impl Iterator<Item = u64>) {
+        self.has.extend(records);
+    }
+
+    /// The consumer reads, and everything before `from` is not sent.
+    pub fn reads(&mut self, at: Monotonic, member: usize, wal: &[Record], from: Lsn, usable: bool) {
+        let sent = wal.partition_point(|record| record.end <= from);
+        let missed = wal[..sent].iter().find(|record| !self.has.contains(&record.number)).copied();
+        if let Some(missed) = missed {
+            self.object(at, || {
+                format!("m{member}'s slot is at {from}, and its consumer never had {missed:?}")
+            });
+        } else if !usable && !self.doubtful.contains(&member) {
+            self.object(at, || format!("m{member}'s slot at {from} cannot be read from"));
+        }
+    }
+
+    /// A standby was promoted; `usable`: its slot, where it has one.
+    pub fn promoted(&mut self, at: Monotonic, member: usize, ready: bool, usable: Option<bool>) {
+        if !ready {
+            self.doubtful.insert(member);
+            return;
+        }
+        self.doubtful.remove(&member);
+        match usable {
+            Some(false) => {
+                self.object(at, || {
+                    format!("m{member} is promoted, and its slot, said to be ready, cannot be read from")
+                });
+            }
+            Some(true) => self.ready += 1,
+            None => {}
+        }
+    }
+
+    /// The consumer of the physical slot reads: its slot is at `reserved`, and began at `born`.
+    pub fn archives(&mut self, at: Monotonic, member: usize, reserved: Lsn, born: Lsn, to: Lsn) {
+        let archived = self.archived;
+        if reserved > archived && born <= archived && archived > Lsn::ZERO {
+            self.object(at, || {
+                format!("m{member}'s permanent slot is at {reserved}, its consumer at {archived}")
+            });
+        }
+        self.archived = to;
+    }
+}
+
+/// What is not as it has to be in the end.
+pub fn judge(world: &World) -> Option<Violation> {
+    let leader = world.store.keys.get("leader").and_then(|raw| world.index(&raw.value))?;
+    let config = world.members[leader].known.as_ref()?;
+    let wanted = crate::logical::permanent(config).contains_key(CDC);
+    let object = |what: String| {
+        Some(Violation { kind: Kind::Liveness, checker: "logical_slots", at: world.now, what })
+    };
+    for (index, member) in world.members.iter().enumerate() {
+        let streams = member.postgres.streams_from.is_some_and(|(upstream, _)| upstream == leader);
+        if index != leader && (!streams || member.settings.tags.nofailover()) {
+            continue;
+        }
+        let slot = member.postgres.slots.all().get(CDC);
+        let there = slot.is_some_and(|slot| slot.kind != SlotKind::Physical && !slot.lost);
+        if there != wanted {
+            return object(format!("m{index} has the logical slot: {there}, wanted: {wanted}"));
+        }
+        if !member.logical.readiness.is_empty() {
+            let theirs = &world.members[leader].postgres;
+            return object(format!(
+                "m{index}'s logical slot is not ready, or nobody found out: {:?} {slot:?}, {:?}, on the leader {:?}, by {:?}",
+                member
+                    .postgres
+                    .slots
+                    .all()
+                    .iter()
+                    .map(|(n, s)| (n, s.xmin.clone(), s.catalog_xmin.clone(), s.active))
+                    .collect::<Vec<_>>(),
+                member.logical.readiness,
+                theirs.slots.all().get(CDC),
+                theirs.slots.all().get(&*member.slot),
+            ));
+        }
+    }
+    None
+}
