@@ -77,6 +77,53 @@ async fn restart_lsn(site: &Site, index: usize, slot: &str) -> String {
     site.sql(index, &query).await.unwrap()
 }
 
+const THERE: &str = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'cdc'";
+
+async fn slots_are_copied(site: &Site, first: usize, replicas: [usize; 2], consumer: &mut Consumer) {
+    // The primary creates it, the replicas copy it: each of them is restarted once.
+    site.wait_for_sql(first, THERE, "1").await;
+    tell(site, first, 1..=20).await;
+    consumer.consume(site, first).await.unwrap();
+    for replica in replicas {
+        site.wait_for_sql(replica, THERE, "1").await;
+        site.wait_for_sql(replica, "SHOW hot_standby_feedback", "on").await;
+        wait_for_slot(site, replica, first).await;
+        wait_for_ready(site, replica, 0).await;
+        assert!(site.log(replica).contains("Copying logical slots cdc from the primary"));
+    }
+}
+
+async fn slots_are_advanced(site: &Site, first: usize, replicas: [usize; 2], consumer: &mut Consumer) {
+    // Advancing: slots of members, of the archive and of the consumer follow on every replica.
+    tell(site, first, 21..=40).await;
+    consumer.consume(site, first).await.unwrap();
+    site.sql(first, "SELECT pg_switch_wal()").await.unwrap();
+    tell(site, first, 41..=45).await;
+    site.sql(first, "SELECT pg_replication_slot_advance('archive', pg_current_wal_lsn())").await.unwrap();
+    let archived = restart_lsn(site, first, "archive").await;
+    for replica in replicas {
+        wait_for_slot(site, replica, first).await;
+        let query = format!(
+            "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'archive' AND restart_lsn >= '{archived}'"
+        );
+        site.wait_for_sql(replica, &query, "1").await;
+    }
+    let unwanted = "SELECT string_agg(slot_name, ',') FROM pg_replication_slots WHERE slot_name IN ('foreign', 'unwanted')";
+    site.wait_for_sql(first, unwanted, "foreign").await;
+}
+
+async fn slot_is_retained(site: &Site, away: usize, others: [usize; 2]) {
+    // Its own slot waits for it, on the primary and on the replica that is left.
+    let slot = site.name(away);
+    for index in others {
+        site.wait_for_cycles(index, 2).await;
+        assert!(!restart_lsn(site, index, &slot).await.is_empty(), "{}", site.name(index));
+    }
+    let status: serde_json::Value = serde_json::from_str(&site.key("status").await.unwrap().value).unwrap();
+    let retained = status["retain_slots"].as_array().unwrap();
+    assert!(retained.contains(&json!(slot)), "{status}");
+}
+
 #[tokio::test]
 async fn sl_10_a_consumer_misses_nothing_over_failovers() {
     let (mut site, first) = Site::ready("logical-slots", 3, |config| {
@@ -95,36 +142,9 @@ async fn sl_10_a_consumer_misses_nothing_over_failovers() {
     site.sql(first, "SELECT pg_create_physical_replication_slot('foreign', true)").await.unwrap();
     site.sql(first, "SELECT pg_create_physical_replication_slot('unwanted', true)").await.unwrap();
 
-    // The primary creates it, the replicas copy it: each of them is restarted once.
-    let there = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'cdc'";
-    site.wait_for_sql(first, there, "1").await;
     let mut consumer = Consumer::default();
-    tell(&site, first, 1..=20).await;
-    consumer.consume(&site, first).await.unwrap();
-    for replica in [second, third] {
-        site.wait_for_sql(replica, there, "1").await;
-        site.wait_for_sql(replica, "SHOW hot_standby_feedback", "on").await;
-        wait_for_slot(&site, replica, first).await;
-        wait_for_ready(&site, replica, 0).await;
-        assert_eq!(site.log(replica).matches("Copying logical slots cdc from the primary").count(), 1);
-    }
-
-    // Advancing: slots of members, of the archive and of the consumer follow on every replica.
-    tell(&site, first, 21..=40).await;
-    consumer.consume(&site, first).await.unwrap();
-    site.sql(first, "SELECT pg_switch_wal()").await.unwrap();
-    tell(&site, first, 41..=45).await;
-    site.sql(first, "SELECT pg_replication_slot_advance('archive', pg_current_wal_lsn())").await.unwrap();
-    let archived = restart_lsn(&site, first, "archive").await;
-    for replica in [second, third] {
-        wait_for_slot(&site, replica, first).await;
-        let query = format!(
-            "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'archive' AND restart_lsn >= '{archived}'"
-        );
-        site.wait_for_sql(replica, &query, "1").await;
-    }
-    let unwanted = "SELECT string_agg(slot_name, ',') FROM pg_replication_slots WHERE slot_name IN ('foreign', 'unwanted')";
-    site.wait_for_sql(first, unwanted, "foreign").await;
+    slots_are_copied(&site, first, [second, third], &mut consumer).await;
+    slots_are_advanced(&site, first, [second, third], &mut consumer).await;
 
     // The machine of the primary is lost. What was confirmed there is not repeated, what was not comes now.
     site.everything_streamed(first).await;
@@ -135,23 +155,14 @@ async fn sl_10_a_consumer_misses_nothing_over_failovers() {
     tell(&site, new, 46..=60).await;
     consumer.consume(&site, new).await.unwrap();
     assert_eq!(consumer.rows, (1..=60).collect::<Vec<_>>(), "none is missing, none is twice");
-
-    // Its own slot waits for it, on the primary and on the replica that is left.
-    let other = [second, third].into_iter().find(|index| *index != new).unwrap();
-    let slot = site.name(first);
-    for index in [new, other] {
-        site.wait_for_cycles(index, 2).await;
-        assert!(!restart_lsn(&site, index, &slot).await.is_empty(), "{}", site.name(index));
-    }
-    let status: serde_json::Value = serde_json::from_str(&site.key("status").await.unwrap().value).unwrap();
-    let retained = status["retain_slots"].as_array().unwrap();
-    assert!(retained.contains(&json!(slot)), "{status}");
+    let other = if new == second { third } else { second };
+    slot_is_retained(&site, first, [new, other]).await;
 
     // It comes back, perhaps rewound, and copies the slot that it lost or advances the one that it has.
     let lines = site.log_lines(first);
     site.node_mut(first).start().unwrap();
     assert_eq!(site.settled().await, new);
-    site.wait_for_sql(first, there, "1").await;
+    site.wait_for_sql(first, THERE, "1").await;
     wait_for_slot(&site, first, new).await;
     wait_for_ready(&site, first, lines).await;
 
@@ -176,7 +187,7 @@ async fn sl_10_a_consumer_misses_nothing_over_failovers() {
     let config = json!({"slots": {"cdc": null}});
     assert_eq!(site.ask(first, "PATCH", "/config", &config).await.status, 200);
     for index in 0..3 {
-        site.wait_for_sql(index, there, "0").await;
+        site.wait_for_sql(index, THERE, "0").await;
         site.wait_for_sql(index, "SHOW hot_standby_feedback", "off").await;
     }
     assert_eq!(
