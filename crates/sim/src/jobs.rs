@@ -472,15 +472,17 @@ impl World {
                 if follows && self.members[member].role == Role::Replica {
                     // Whoever steps down at this moment does not wait for this standby.
                     self.checks.durability.disturbed();
+                    self.tell_stops(member);
                     return self.stop_standby(member);
                 }
                 failed("it does not lead any more")
             }
             3 => {
                 self.stopped(member);
+                self.tell_stopped(member);
                 self.write_slots(member);
                 let upstream = self.node_to_follow(member);
-                self.start(member, false, upstream, None)
+                self.start(member, false, upstream, None, How::Start)
             }
             _ => self.started(member),
         }
