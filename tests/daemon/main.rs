@@ -20,6 +20,7 @@ mod failover;
 mod failsafe;
 mod leader_key;
 mod logical_slots;
+mod parameters;
 mod pause;
 mod prober;
 mod refusals;

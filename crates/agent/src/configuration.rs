@@ -44,6 +44,9 @@ pub enum Error {
     /// They cannot be used.
     #[error(transparent)]
     Effective(#[from] effective::Error),
+    /// The node belongs to a Citus cluster, whose groups would get in each other's way.
+    #[error("citus: Citus clusters are not supported yet; nothing was started")]
+    Citus,
 }
 
 impl Configuration {
@@ -61,6 +64,9 @@ impl Configuration {
             }
         }
         log_warnings(&effective.warnings);
+        if effective.merged.contains_key("citus") {
+            return Err(Error::Citus);
+        }
         Ok(Self {
             effective: ArcSwap::from_pointee(effective),
             sources: Mutex::new(Sources { argument: argument.map(Path::to_path_buf), local, seen: None }),
@@ -342,6 +348,18 @@ mod tests {
         fixture.configure(&json!({"tags": {"failover_priority": 8}}));
         assert!(configuration.reload());
         assert_eq!(priority(), 8);
+    }
+
+    #[test]
+    fn cf_29_a_node_of_a_citus_cluster_is_not_started() {
+        let fixture = Fixture::new();
+        let path = fixture.folder.path().join("node.yml");
+        fixture.configure(&json!({"citus": {"group": 1, "database": "d"}}));
+        let error = Configuration::start(Some(&path)).unwrap_err().to_string();
+        assert!(error.contains("not supported yet"), "{error}");
+        // A section that names no group is none: said, and gone on without.
+        fixture.configure(&json!({"citus": {"group": "one", "database": "d"}}));
+        Configuration::start(Some(&path)).unwrap();
     }
 
     #[test]

@@ -204,6 +204,7 @@ fn merged(
     config.insert("postgresql".to_owned(), Value::Object(postgresql));
     if let Some(citus) = citus(local) {
         config.insert("citus".to_owned(), citus.clone());
+        warnings.push(Warning::new("citus", "is not supported yet"));
         citus_bootstrap(&mut config);
     } else if local.contains_key("citus") {
         warnings.push(Warning::new("citus", "is ignored: it needs an integer group and a database"));

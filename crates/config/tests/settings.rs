@@ -88,6 +88,24 @@ fn cf_20_defaults() {
 }
 
 #[test]
+fn cf_5_defaults_then_dynamic_then_local() {
+    let local = with("/postgresql/parameters", json!({"work_mem": "3MB"}));
+    let dynamic = json!({"ttl": 40, "postgresql": {"pg_ctl_timeout": 17, "use_pg_rewind": true,
+        "parameters": {"work_mem": "2MB", "jit": "off"}}});
+    let mut own = local.clone();
+    own["postgresql"]["pg_ctl_timeout"] = json!(19);
+    for (local, timeout) in [(&local, 17), (&own, 19)] {
+        let effective = build(local, dynamic.clone());
+        let postgresql = &effective.merged["postgresql"];
+        assert_eq!((&effective.merged["ttl"], &effective.merged["loop_wait"]), (&json!(40), &json!(10)));
+        assert_eq!(postgresql["pg_ctl_timeout"], timeout);
+        assert_eq!(postgresql["use_pg_rewind"], true);
+        let parameters = ["work_mem", "jit", "max_connections"].map(|name| &postgresql["parameters"][name]);
+        assert_eq!(parameters, [&json!("3MB"), &json!("off"), &json!(100)]);
+    }
+}
+
+#[test]
 fn cf_21_node_addresses_are_not_taken_from_the_dynamic_configuration() {
     let dynamic = json!({"postgresql": {"listen": "x:1", "data_dir": "/x", "authentication": {}, "pgpass": "/p",
         "use_pg_rewind": true}, "restapi": {"listen": "x:1"}});
@@ -244,6 +262,7 @@ fn cf_29_citus_needs_a_group_and_a_database() {
     config.insert("citus".to_owned(), json!({"group": 0, "database": "d"}));
     let effective = build(&config, json!({}));
     assert_eq!(effective.merged["bootstrap"], json!({"dcs": {"synchronous_mode": "quorum"}}));
+    assert_eq!(effective.warnings[0].to_string(), "citus: is not supported yet");
     assert_eq!(Value::Object(Effective::bootstrap_dynamic(&config)), json!({"synchronous_mode": "quorum"}));
     config.insert("citus".to_owned(), json!({"group": "0", "database": "d"}));
     let effective = build(&config, json!({}));

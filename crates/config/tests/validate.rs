@@ -154,6 +154,13 @@ fn a_store_that_is_not_supported_is_named() {
 }
 
 #[test]
+fn cf_29_a_citus_section_is_checked_and_named() {
+    let not_yet = "citus  Citus clusters are not supported yet";
+    assert_eq!(changed("/citus", json!({"group": 0, "database": "d"})), [not_yet]);
+    assert_eq!(changed("/citus", json!({"group": 0})), ["citus.database  is not defined.", not_yet]);
+}
+
+#[test]
 fn a_secret_of_the_wrong_kind_is_not_shown() {
     let found =
         changed("/postgresql/authentication/replication", json!({"username": "r", "password": 123_456}));

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    Postgres, Purpose, Tool, connection,
+    Postgres, Purpose, Session, Tool, connection,
     files::manage::{WriteError, Written},
     postmaster,
     recovery::is_recovery_guc,
@@ -22,6 +22,12 @@ const RELOAD_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the server's program may take to tell a value.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(5);
+
+/// `wal_buffers = -1`: one part in 32 of `shared_buffers`, at most a segment, in blocks of WAL.
+const COMPUTED_WAL_BUFFERS: &str = "SELECT greatest(8, least( \
+    (SELECT setting::int8 FROM pg_settings WHERE name = 'shared_buffers') / 32, \
+    (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size') / \
+    (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_block_size')))";
 
 /// One parameter that a restart will change, as published under `pending_restart_reason` (contract PR-4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -123,7 +129,8 @@ impl Postgres {
              WHERE pending_restart OR name IN ({})",
             names.join(", ")
         );
-        let rows = self.session(Purpose::Heartbeat).await?.query_text(&sql).await?;
+        let session = self.session(Purpose::Heartbeat).await?;
+        let rows = session.query_text(&sql).await?;
         let mut reasons = PendingRestart::new();
         for row in &rows {
             let [Some(name), Some(setting), Some(old_value), Some(vartype), unit, Some(flag)] = &row[..]
@@ -138,7 +145,14 @@ impl Postgres {
             {
                 continue;
             }
-            let new_value = match self.value_after_restart(name).await {
+            let coming = self.coming_value(&session, name).await;
+            // A flag of the server may outlive its cause: a parameter that was set back by being taken away.
+            let is_same =
+                |coming: &String| scalar::same_setting(vartype, unit, &text(setting), &text(coming));
+            if coming.as_ref().is_some_and(is_same) {
+                continue;
+            }
+            let new_value = match coming {
                 Some(value) => scalar::to_largest_unit(&value, vartype, unit),
                 None => "?".to_owned(),
             };
@@ -146,6 +160,16 @@ impl Postgres {
         }
         self.0.pending_restart.send_replace(reasons.clone());
         Ok(reasons)
+    }
+
+    /// The value after a restart; where that is computed at the start, as it will be (contract PR-2).
+    async fn coming_value(&self, session: &Session, guc: &str) -> Option<String> {
+        let value = self.value_after_restart(guc).await?;
+        if guc != "wal_buffers" || value != "-1" {
+            return Some(value);
+        }
+        let rows = session.query_text(COMPUTED_WAL_BUFFERS).await.ok()?;
+        rows.first()?.first()?.clone()
     }
 
     /// What the files say, from `postgres -C`.

@@ -282,7 +282,7 @@ fn b_19_standby_follows_and_is_promoted() {
 }
 
 #[test]
-fn b_26_pr_5_standby_keeps_what_the_primary_had() {
+fn pr_5_standby_keeps_what_the_primary_had() {
     as_postgres(|guardian| async move {
         let workspace = Workspace::new("floor").unwrap();
         let node = Node::new(&workspace, &guardian, "a", &json!({}));
@@ -306,7 +306,7 @@ fn b_26_pr_5_standby_keeps_what_the_primary_had() {
 }
 
 #[test]
-fn c_6_changed_configuration_is_reloaded_and_restarts_are_pending() {
+fn pr_1_changed_configuration_is_reloaded_and_restarts_are_pending() {
     as_postgres(|guardian| async move {
         let workspace = Workspace::new("config").unwrap();
         let node = Node::primary(&workspace, &guardian, "a", &json!({})).await;
@@ -335,6 +335,72 @@ fn c_6_changed_configuration_is_reloaded_and_restarts_are_pending() {
         assert!(!node.pg.own_synchronous_standby_names(Some("\"x\"")));
         node.pg.reload_config(false).await.unwrap();
         assert_eq!(node.pg.status().await.unwrap().synchronous_standby_names, "\"x\"");
+    });
+}
+
+#[test]
+fn pr_2_unknown_names_do_not_count_and_computed_defaults_are_no_change() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("computed").unwrap();
+        let node = Node::primary(&workspace, &guardian, "a", &json!({})).await;
+        let computed = node.value("SHOW wal_buffers").await;
+        assert_ne!(computed, "-1");
+        let with =
+            |value: &str| json!({"parameters": {"wal_buffers": value, "no_such_thing": 1, "my.own": "x"}});
+        for (value, pending) in
+            [("-1", None), (computed.as_str(), None), ("1MB", Some("1MB")), ("128", Some("1MB"))]
+        {
+            node.pg.apply_config(node.settings(&with(value), &json!({})), false).await.unwrap();
+            let reasons = node.pg.pending_restart();
+            let found = reasons.get("wal_buffers").map(|change| change.new_value.as_str());
+            assert_eq!(
+                (found, reasons.len()),
+                (pending, usize::from(pending.is_some())),
+                "{value}: {reasons:?}"
+            );
+        }
+        assert_eq!(node.pg.pending_restart()["wal_buffers"].old_value, computed);
+        assert_eq!(node.value("SHOW my.own").await, "x");
+        // A custom name is compared as text, and taken away again.
+        node.pg.apply_config(node.settings(&json!({}), &json!({})), false).await.unwrap();
+        assert!(node.pg.pending_restart().is_empty());
+    });
+}
+
+#[test]
+fn pr_3_edits_of_others_are_pending_too_and_every_reload_replaces_the_reasons() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("edits").unwrap();
+        let node = Node::primary(&workspace, &guardian, "a", &json!({})).await;
+        let sql = node.pg.session(Purpose::Unlimited).await.unwrap();
+        sql.execute("ALTER SYSTEM SET shared_buffers = '20MB'").await.unwrap();
+        // Nothing of ours changed; the reload is what an operator asked for.
+        let applied = node.pg.reload_config(true).await.unwrap();
+        assert!(applied.reloaded && !applied.written.any());
+        let change = node.pg.pending_restart()["shared_buffers"].clone();
+        assert_eq!((&*change.old_value, &*change.new_value), ("128MB", "20MB"));
+        // What the program cannot tell is unknown, and what only a reload needs is not pending.
+        sql.execute("ALTER SYSTEM RESET shared_buffers").await.unwrap();
+        sql.execute("ALTER SYSTEM SET work_mem = '5MB'").await.unwrap();
+        node.pg.reload_config(true).await.unwrap();
+        assert!(node.pg.pending_restart().is_empty());
+        assert_eq!(node.pg.value_after_restart("no_such_thing").await, None);
+        // A controlled parameter is on the command line: nobody else changes it.
+        sql.execute("ALTER SYSTEM SET max_connections = 33").await.unwrap();
+        node.pg.reload_config(true).await.unwrap();
+        assert_eq!(node.pg.value_after_restart("max_connections").await.as_deref(), Some("33"));
+        node.pg.stop(StopRequest::new(StopMode::Fast)).await.unwrap();
+        node.start_primary().await;
+        assert_eq!(node.value("SHOW max_connections").await, "100");
+        // A server that is down has nothing pending.
+        node.pg
+            .apply_config(node.settings(&json!({}), &json!({"parameters": {"max_connections": 44}})), false)
+            .await
+            .unwrap();
+        assert!(!node.pg.pending_restart().is_empty());
+        node.pg.stop(StopRequest::new(StopMode::Fast)).await.unwrap();
+        node.pg.reload_config(false).await.unwrap();
+        assert!(node.pg.pending_restart().is_empty());
     });
 }
 

@@ -46,6 +46,9 @@ pub fn validate(config: &Map<String, Value>, options: Options, checks: &dyn Chec
     if let Some(store) = unsupported.filter(|store| !["consul", "etcd", "etcd3"].contains(store)) {
         validator.fault(store, None, "is a store that is not supported: use etcd3, etcd or consul");
     }
+    if config.contains_key("citus") {
+        validator.fault("citus", None, "Citus clusters are not supported yet");
+    }
     validator.faults
 }
 
