@@ -20,10 +20,15 @@ fn map(value: Value) -> Map<String, Value> {
     }
 }
 
-fn vectors(file: &str) -> Vec<Value> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata").join(file);
-    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+/// The lines of a file, those of one recorded function where it has several.
+fn vectors(file: &str, function: Option<&str>) -> Vec<Value> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
+    let text = fs::read_to_string(path).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| function.is_none_or(|function| line["fn"] == function)).collect()
 }
+
+const UTIL: &str = "../types/testdata/util_vectors.jsonl";
 
 fn local(file: &str) -> Map<String, Value> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/configs").join(file);
@@ -190,7 +195,7 @@ fn cf_25_a_role_has_its_own_parameters_and_lines() {
 
 #[test]
 fn cf_26_vectors() {
-    let vectors = vectors("timeouts.jsonl");
+    let vectors = vectors(UTIL, Some("validate_and_adjust_timeouts"));
     assert_eq!(vectors.len(), 11);
     for vector in vectors {
         let mut dynamic = map(vector["in"].clone());
@@ -454,7 +459,7 @@ fn settings_do_not_show_their_secrets() {
 
 #[test]
 fn user_option_vectors() {
-    let vectors = vectors("user_options.jsonl");
+    let vectors = vectors(UTIL, Some("process_user_options"));
     assert_eq!(vectors.len(), 10);
     for vector in vectors {
         let (arguments, warnings) = user_options("o", &vector["in"]["opts"], &["not-ok"]);
@@ -470,7 +475,7 @@ fn user_option_vectors() {
 
 #[test]
 fn address_vectors() {
-    for vector in vectors("addresses.jsonl") {
+    for vector in vectors("testdata/addresses.jsonl", None) {
         let input = &vector["in"];
         if vector["fn"] == "uri" {
             let address = match &input[1] {

@@ -11,7 +11,7 @@ use ptarmigan_types::MemberName;
 use serde_json::{Value, json};
 
 const QUORUM: &str = include_str!("../testdata/quorum_vectors.jsonl");
-const NAMES: &str = include_str!("../testdata/standby_names.jsonl");
+const UTIL: &str = include_str!("../../types/testdata/util_vectors.jsonl");
 
 fn names(value: &Value) -> NameSet {
     value.as_array().unwrap().iter().map(|name| MemberName::from(name.as_str().unwrap())).collect()
@@ -72,25 +72,32 @@ fn b_22_quorum_vectors() {
 #[test]
 fn b_21_standby_names_vectors() {
     let mut lines = 0;
-    for line in NAMES.lines() {
+    for line in UTIL.lines() {
         let vector: Value = serde_json::from_str(line).unwrap();
         let input = &vector["in"];
-        let answer = if vector["fn"] == "parse_sync_standby_names" {
-            parsed(input[0].as_str().unwrap())
-        } else {
-            let mode = if input["synchronous_mode"] == "quorum" { Mode::Quorum } else { Mode::Priority };
-            let abilities = Abilities {
-                several: input["pg>=9.6"].as_bool().unwrap(),
-                any: input["pg>=10"].as_bool().unwrap(),
-            };
-            let count = input["num"].as_u64().map(|count| u32::try_from(count).unwrap());
-            let text = print(mode, &names(&input["nodes"]), count, abilities);
-            if text.is_empty() { Value::Null } else { text.into() }
+        let answer = match vector["fn"].as_str().unwrap() {
+            "parse_sync_standby_names" => parsed(input[0].as_str().unwrap()),
+            "set_synchronous_standby_names" => printed(input),
+            // Where only one name can be given it stands alone.
+            "quote_standby_name" => {
+                let alone = Abilities { several: false, any: false };
+                print(Mode::Priority, &names(input), Some(1), alone).into()
+            }
+            _ => continue,
         };
         assert_eq!(answer, vector["out"], "{line}");
         lines += 1;
     }
-    assert_eq!(lines, 71);
+    assert_eq!(lines, 81);
+}
+
+fn printed(input: &Value) -> Value {
+    let mode = if input["synchronous_mode"] == "quorum" { Mode::Quorum } else { Mode::Priority };
+    let abilities =
+        Abilities { several: input["pg>=9.6"].as_bool().unwrap(), any: input["pg>=10"].as_bool().unwrap() };
+    let count = input["num"].as_u64().map(|count| u32::try_from(count).unwrap());
+    let text = print(mode, &names(&input["nodes"]), count, abilities);
+    if text.is_empty() { Value::Null } else { text.into() }
 }
 
 fn parsed(text: &str) -> Value {

@@ -14,6 +14,7 @@ pub mod merge;
 pub mod pyjson;
 pub mod scalar;
 pub mod schedule;
+pub mod service_name;
 pub mod slot;
 pub mod status;
 pub mod sync;
