@@ -1,6 +1,7 @@
 //! `ptarmigan`, the daemon beside each PostgreSQL: arguments, logging, and the start of the agent.
 
 mod generate;
+mod init;
 
 use std::{
     io::Write,
@@ -72,6 +73,9 @@ fn main() -> ExitCode {
             "PostgreSQL refuses to run as root, and so does ptarmigan: start it as the user that owns the data directory",
         );
         return ExitCode::FAILURE;
+    }
+    if init::is_first_process() {
+        return init::run();
     }
     let logging = logging::install();
     run(arguments.configuration().as_deref(), &logging)

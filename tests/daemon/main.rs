@@ -13,6 +13,7 @@ mod adoption;
 mod bootstrap;
 mod callbacks;
 mod configuration;
+mod container;
 mod crash;
 mod custom_bootstrap;
 mod ending;
