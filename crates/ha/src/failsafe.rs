@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     action::{Action, Outcome, PeerAddress, When},
+    candidates,
     round::{Round, Step},
 };
 
@@ -348,19 +349,34 @@ pub(crate) fn note_writes(r: &mut Round<'_>) {
 }
 
 /// HA-212: whoever is not in `/failsafe` does not race, because the leader does not ask it. For as long as such a leader may
-/// not have heard that the mode was switched off, that goes on.
-pub(crate) fn keeps_from_racing(r: &mut Round<'_>) -> bool {
-    let Some(members) = r.view.failsafe.as_ref().filter(|members| !members.is_empty()) else { return false };
-    if members.contains_key(&r.obs.me.0) {
-        return false;
+/// not have heard that the mode was switched off, that goes on. Safer than the contract (docs/compatibility.md): such a
+/// leader is one of those whom `/failsafe` names, so where all of them answer, and none as a primary, there is none. Whoever
+/// is ahead of all the others would keep them from taking over (HN-7) and may not take over itself otherwise.
+pub(crate) fn keeps_from_racing(r: &mut Round<'_>) -> Step<bool> {
+    let Some(named) = r.view.failsafe.as_ref().filter(|members| !members.is_empty()) else {
+        return Ok(false);
+    };
+    if named.contains_key(&r.obs.me.0) {
+        return Ok(false);
     }
     let off_for = r.memory.failsafe.off_since.map(|since| r.obs.now.since(since));
     if !r.obs.settings.failsafe_mode && off_for.is_none_or(|off_for| off_for >= r.obs.settings.ttl) {
-        return false;
+        return Ok(false);
     }
-    let names: Vec<&str> = members.keys().map(String::as_str).collect();
-    r.fired("HA-212", format!("/failsafe names {}", names.join(", ")));
-    true
+    let members: Vec<Member> =
+        named.iter().map(|(name, url)| url_only(&MemberName(name.clone()), None, url)).collect();
+    let asked: Vec<&Member> = members.iter().collect();
+    let answers = candidates::ask(r, &asked)?;
+    let silent: Vec<&str> = named
+        .keys()
+        .map(String::as_str)
+        .filter(|name| !answers.iter().any(|answer| answer.name.as_str() == *name && answer.in_recovery))
+        .collect();
+    if silent.is_empty() {
+        return Ok(false);
+    }
+    r.fired("HA-212", format!("/failsafe does not name this node, and may lead: {}", silent.join(", ")));
+    Ok(true)
 }
 
 /// LV-4: a leader that everybody promised not to lead stays one until it has the lock again, or somebody else has it.

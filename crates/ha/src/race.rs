@@ -55,7 +55,7 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         r.fired("HA-211", "the watchdog is required and cannot be used");
         return Ok(false);
     }
-    if failsafe::keeps_from_racing(r) {
+    if failsafe::keeps_from_racing(r)? {
         return Ok(false);
     }
     if is_left_out(r) {

@@ -227,14 +227,19 @@ fn ha_212_who_is_not_in_failsafe_does_not_race() {
         scene.view().failsafe_revision = members.map(|_| 5);
         scene
     };
-    let played = scene(Some(&["b", "c"])).play();
+    let silent = |scene: &mut Scene| scene.peers.retain(|peer| peer.name != name("c"));
+    let played = scene(Some(&["b", "c"])).with(silent).play();
     played.fired("HA-212").fired("HA-135").does_not(&Action::AcquireLock);
+    let leads = |scene: &mut Scene| scene.peers[0].in_recovery = false;
+    scene(Some(&["b", "c"])).with(leads).play().fired("HA-212").does_not(&Action::AcquireLock);
+    // Whoever goes on without the DCS is one of those: all of them answer, and none as a primary.
+    scene(Some(&["b", "c"])).play().silent("HA-212").does(&Action::AcquireLock);
     for members in [Some(&["a", "b"][..]), Some(&[][..]), None] {
         scene(members).play().silent("HA-212").does(&Action::AcquireLock);
     }
     // Whoever was cut off when the mode was switched off may not have heard of it yet.
     for (off_since, races) in [(None, false), (Some(971), false), (Some(970), true)] {
-        let mut off = scene(Some(&["b", "c"]));
+        let mut off = scene(Some(&["b", "c"])).with(silent);
         off.obs.settings.failsafe_mode = false;
         off.memory.failsafe.off_since = off_since.map(at);
         let played = off.play();

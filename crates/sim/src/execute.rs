@@ -59,7 +59,13 @@ impl World {
             }
             Action::AskFailsafe(members) => self.ask_failsafe(member, members),
             Action::ForgetFailsafe(until) => Some(self.forget_failsafe(member, *until)),
-            Action::ClearFailover(when) => self.write_key(member, "failover", Some("{}".into()), *when),
+            Action::ClearFailover(when) => {
+                if *when == When::Always {
+                    // Won on an operator's wish, however long ago that was.
+                    self.checks.durability.manual(self.now);
+                }
+                self.write_key(member, "failover", Some("{}".into()), *when)
+            }
             Action::WriteSync { state, when } => self.write_key(member, "sync", Some(state.to_json()), *when),
             Action::DeleteSync(revision) => self.write_key(member, "sync", None, When::Revision(*revision)),
             Action::SetStandbyNames(wanted) => Some(self.set_names(member, wanted)),
