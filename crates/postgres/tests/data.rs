@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _};
 
 use ptarmigan_ha::slots::{self, Kind, Situation, SlotAction, Wanted};
 use ptarmigan_postgres::{
-    ControlState, Login, Upstream, bootstrap, clone, crash_recovery, data_directory, history,
+    ControlState, Login, Upstream, archive, bootstrap, clone, crash_recovery, data_directory, history,
     replication::{self, Connection},
     rewind::{self, Outcome, Verdict},
     slots::sql,
@@ -512,6 +512,40 @@ fn rw_7_streaming_standby_descends_from_where_it_was() {
         standby.promote().await;
         let entries = history::read_local(&standby.pg.data_dir(), 4).unwrap().unwrap().entries;
         assert_eq!(entries.iter().map(|entry| entry.timeline).collect::<Vec<_>>(), [1], "{}", standby.log());
+    });
+}
+
+#[test]
+fn rw_11_segments_that_wait_are_archived_before_the_data_directory_changes() {
+    as_postgres(async {
+        let workspace = Workspace::new("ready").unwrap();
+        let mut server = Server::bootstrapped(&workspace, "a").await;
+        let archive = server.home.join("archive");
+        fs::create_dir(&archive).unwrap();
+        let conf = server.pg.data_dir().join("postgresql.conf");
+        let original = fs::read_to_string(&conf).unwrap();
+        let with = |command: &str| format!("{original}\narchive_mode = on\narchive_command = '{command}'\n");
+        fs::write(&conf, with("false")).unwrap();
+        server.stop().await;
+        server.start(&[]).await;
+        for value in ["x", "y"] {
+            server.execute(&format!("CREATE TABLE public.t_{value} ()")).await;
+            server.execute("SELECT pg_switch_wal()").await;
+        }
+        server.stop().await;
+        let marked = |kind: &str| {
+            let marks = fs::read_dir(server.pg.data_dir().join("pg_wal/archive_status")).unwrap().flatten();
+            marks.filter(|mark| mark.file_name().to_string_lossy().ends_with(kind)).count()
+        };
+        let waiting = marked(".ready");
+        assert!(waiting >= 2, "{waiting}");
+        // What cannot be archived goes on waiting, and nothing behind it is archived.
+        assert!(archive::archive_ready(&server.pg).await.is_err());
+        assert_eq!(marked(".ready"), waiting);
+        fs::write(&conf, with(&format!("cp %p {}/%f", archive.display()))).unwrap();
+        assert_eq!(archive::archive_ready(&server.pg).await.unwrap(), waiting);
+        assert_eq!((marked(".ready"), fs::read_dir(&archive).unwrap().count()), (0, waiting));
+        assert_eq!(archive::archive_ready(&server.pg).await.unwrap(), 0);
     });
 }
 
