@@ -96,7 +96,12 @@ impl World {
     pub fn reload_names(&mut self, member: usize) {
         let generation = self.members[member].postgres.generation;
         self.members[member].postgres.synchronous.checkpointer_behind = true;
+        // A WAL sender that is begun later begins with what the postmaster has read.
+        let senders = !self.members[member].postgres.synchronous.rows.is_empty();
         for reader in [Reader::Sessions, Reader::Senders, Reader::Checkpointer] {
+            if reader == Reader::Senders && !senders {
+                continue;
+            }
             let slow = self.random.percent(if reader == Reader::Checkpointer { 15 } else { 3 });
             let wait = if slow { self.random.millis(100, 4000) } else { self.random.millis(1, 20) };
             self.after(wait, Event::Reloaded { member, generation, reader });
@@ -113,6 +118,7 @@ impl World {
             return self.after(LOOK_AGAIN, Event::Reloaded { member, generation, reader });
         }
         let released = self.members[member].postgres.synchronous.read(reader);
+        self.note(member, &format!("{reader:?} read their configuration"));
         self.acknowledge_all(member, &released);
         self.judge_names(member);
     }

@@ -56,6 +56,11 @@ impl Checker {
         self.excused = Some((candidate.to_owned(), now + MANUAL));
     }
 
+    /// An operator named this candidate a short while ago.
+    pub fn is_excused(&self, now: Monotonic, name: &str) -> bool {
+        self.excused.as_ref().is_some_and(|(who, until)| who == name && now <= *until)
+    }
+
     /// A promotion: what the new primary has not got is lost.
     pub fn promoted(&mut self, now: Monotonic, name: &str, postgres: &Postgres) {
         let before = self.rows.len();
@@ -63,8 +68,7 @@ impl Checker {
         self.rows.retain(|record| postgres.has(record));
         let lost = before - self.rows.len();
         let protected = self.active_since.is_some_and(|since| since < self.vacated_at);
-        let excused = self.excused.as_ref().is_some_and(|(who, until)| who == name && now <= *until);
-        if lost > 0 && protected && !excused {
+        if lost > 0 && protected && !self.is_excused(now, name) {
             let what = format!(
                 "{lost} acknowledged transactions were lost under synchronous replication, {first:?}, {name} from {}",
                 postgres.end()

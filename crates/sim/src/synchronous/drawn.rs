@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{random::Random, scenario::Scenario, store::Condition, world::World};
 
-/// In how many of a hundred runs synchronous replication occurs at all: none before the core has its rules.
-const USED_PERCENT: u64 = 0;
+/// In how many of a hundred runs synchronous replication occurs at all.
+const USED_PERCENT: u64 = 25;
 
 /// Synchronous replication in a run.
 #[derive(Clone, Copy, Debug)]

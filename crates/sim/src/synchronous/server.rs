@@ -87,7 +87,10 @@ impl Server {
         match reader {
             Reader::Sessions => {
                 self.shown.clone_from(&self.file);
-                self.sessions = names;
+                self.sessions.clone_from(&names);
+                if self.rows.is_empty() {
+                    self.senders = names;
+                }
                 Vec::new()
             }
             Reader::Senders => {
