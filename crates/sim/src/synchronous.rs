@@ -99,10 +99,12 @@ impl World {
         // A WAL sender that is begun later begins with what the postmaster has read.
         let senders = !self.members[member].postgres.synchronous.rows.is_empty();
         for reader in [Reader::Sessions, Reader::Senders, Reader::Checkpointer] {
-            if reader == Reader::Senders && !senders {
-                continue;
-            }
-            let slow = self.random.percent(if reader == Reader::Checkpointer { 15 } else { 3 });
+            let slow = match reader {
+                Reader::Checkpointer => 15,
+                Reader::Senders if !senders => 0,
+                _ => 3,
+            };
+            let slow = self.random.percent(slow);
             let wait = if slow { self.random.millis(100, 4000) } else { self.random.millis(1, 20) };
             self.after(wait, Event::Reloaded { member, generation, reader });
         }

@@ -29,6 +29,11 @@ impl Checker {
         self.newest = Some(record);
     }
 
+    /// From now on `/sync` says who may take over. What was acknowledged before may be lost to whoever begins it.
+    pub const fn begins(&mut self) {
+        self.newest = None;
+    }
+
     /// A promotion: what the new primary has not got is not asked for any more.
     pub fn promoted(&mut self, postgres: &Postgres) {
         self.newest = self.newest.filter(|record| postgres.has(record));

@@ -26,7 +26,7 @@ fn objection(world: &World) -> Option<String> {
     let holder = world.store.keys.get("leader").and_then(|raw| world.index(&raw.value))?;
     let leader = &world.members[holder];
     let server = &leader.postgres.synchronous;
-    let (raw, names) = (world.store.keys.get("sync"), server.in_force());
+    let (raw, names) = (world.store.keys.get("sync"), server.in_force().unwrap_or_default());
     let config = world.dynamic_config();
     if !drawn::is_on(&config) {
         let quiet = raw.is_none() && names.is_empty();

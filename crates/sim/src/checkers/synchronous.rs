@@ -29,6 +29,9 @@ impl World {
         }
         let wanted = drawn::is_on(&self.dynamic_config());
         let active = wanted && !self.sync_state().is_empty();
+        if active && !self.checks.sync_durability.is_active() {
+            self.checks.sync_key.begins();
+        }
         self.checks.sync_durability.protection(self.now, active);
         self.judge_sync_key();
     }
@@ -57,8 +60,9 @@ impl World {
         let writes =
             |member: &usize| members[*member].postgres.is_writable() && members[*member].leads(self.now);
         if let Some(primary) = holder.filter(writes) {
-            let names = members[primary].postgres.synchronous.in_force();
-            self.checks.sync_key.will_have_all(self.now, &sync, &members[primary].name, &names);
+            if let Some(names) = members[primary].postgres.synchronous.in_force() {
+                self.checks.sync_key.will_have_all(self.now, &sync, &members[primary].name, &names);
+            }
         }
     }
 
@@ -66,8 +70,7 @@ impl World {
     pub fn judge_names(&mut self, member: usize) {
         let postgres = &self.members[member].postgres;
         if postgres.is_writable() {
-            let somebody = !postgres.synchronous.in_force().is_empty();
-            self.checks.strict.in_force(member, postgres.term, somebody);
+            self.checks.strict.in_force(member, postgres.term, postgres.synchronous.waits());
             self.judge_sync_key();
         }
     }

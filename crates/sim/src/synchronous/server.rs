@@ -87,10 +87,7 @@ impl Server {
         match reader {
             Reader::Sessions => {
                 self.shown.clone_from(&self.file);
-                self.sessions.clone_from(&names);
-                if self.rows.is_empty() {
-                    self.senders = names;
-                }
+                self.sessions = names;
                 Vec::new()
             }
             Reader::Senders => {
@@ -106,9 +103,18 @@ impl Server {
     }
 
     /// The names that decide: those of the WAL senders, and nobody's as long as the checkpointer has not said that commits
-    /// wait.
-    pub fn in_force(&self) -> Names {
-        if self.defined { self.senders.clone() } else { Names::default() }
+    /// wait. `None`: commits wait, and nobody is there who would release them.
+    pub fn in_force(&self) -> Option<Names> {
+        match (self.defined, self.senders.is_empty()) {
+            (false, _) => Some(Names::default()),
+            (true, false) => Some(self.senders.clone()),
+            (true, true) => None,
+        }
+    }
+
+    /// Commits wait.
+    pub const fn waits(&self) -> bool {
+        self.defined
     }
 
     /// All processes have read the latest change.
@@ -263,7 +269,7 @@ mod tests {
         server.read(Reader::Senders);
         assert_eq!((server.shown.as_str(), states(&server)), ("m1", vec!["sync"]));
         assert!(server.commit(record(20)), "the checkpointer has not said so yet");
-        assert!(server.in_force().is_empty());
+        assert_eq!(server.in_force(), Some(Names::default()));
         server.read(Reader::Checkpointer);
         assert!(!server.commit(record(30)) && server.is_settled());
         server.file.clear();
