@@ -251,6 +251,12 @@ fn candidate_is_fine(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
     if member.data.tags().nofailover() {
         return Ok(false);
     }
+    // HA-209 keeps it from racing: whoever left the lock to it would leave it to nobody. Found by the simulation.
+    let bound = failover.leader.is_some();
+    if bound && Voters::of(r).is_some_and(|voters| !voters.has(&member.name)) {
+        r.fired("HA-209", format!("/sync does not name {}", member.name));
+        return Ok(false);
+    }
     let answers = candidates::ask(r, &[member])?;
     Ok(answers.iter().any(|answer| answer.limitation().is_none()))
 }

@@ -21,7 +21,7 @@ pub use name_set::NameSet;
 pub(crate) use promotion::before_promotion;
 pub use standby_names::{Kind, PLACEHOLDER, StandbyNames};
 pub(crate) use steps::replicate;
-pub use steps::{Memory, Settled};
+pub use steps::{Memory, Settled, Told};
 pub(crate) use voters::Voters;
 
 /// Synchronous replication as configured; off in a standby cluster.

@@ -9,7 +9,7 @@ use ptarmigan_ha::{
     action::When,
     facts::PeerAnswer,
     observation::JobKind,
-    sync::{Facts, Mode, PLACEHOLDER, Settled, Standby, Wanted},
+    sync::{Facts, Mode, PLACEHOLDER, Settled, Standby, Told, Wanted},
 };
 use ptarmigan_types::{Lsn, MemberState, Monotonic, Role, SyncState};
 use serde_json::json;
@@ -274,6 +274,28 @@ fn b_21_changed_names_are_asked_for_again() {
     restarted.does(&Action::SettleStandbyNames { names: "b".into(), from_nothing: true });
     let silent = steady().with(|scene| scene.pg().synchronous.names = None).play();
     assert!(!silent.has(writes_sync) && !silent.has(sets_names), "nothing is decided on old answers");
+}
+
+/// Found by the simulation: the names were taken back and given again while the server still showed the old ones, and looked
+/// as if they had been in force all the time.
+#[test]
+fn b_21_names_that_are_on_their_way_out_are_nothing_to_count_on() {
+    let told = |names: Option<&str>| Some(Told { names: names.map(Into::into), at: NOW });
+    for (names, then) in [(Some(""), secs(1)), (Some("c"), secs(1)), (None, Duration::from_millis(500))] {
+        let scene = steady().key("a", &[], 0).with(|scene| scene.memory.synchronous.told = told(names));
+        let played = scene.clone().with(|scene| scene.obs.now = NOW + then).play();
+        played.starts_nothing();
+        assert!(!played.has(writes_sync) && !played.has(sets_names), "{names:?}");
+        // Somebody else set them.
+        let later = scene.with(|scene| scene.obs.now = NOW + secs(11)).play();
+        later.fired("SY-9");
+    }
+    let back = steady().with(|scene| scene.memory.synchronous.told = told(Some("b"))).play();
+    back.fired("SY-5");
+    let set = steady().streaming(&[]).play();
+    assert_eq!(set.memory().synchronous.told, told(Some("")));
+    let off = steady().mode(Mode::Off).play();
+    assert_eq!((&off.memory().synchronous.told, &off.memory().synchronous.settled), (&told(None), &None));
 }
 
 #[test]
@@ -601,6 +623,23 @@ fn ha_223_an_outsider_does_not_stand_in_for_a_candidate() {
     assert!(takes(&wish(Mode::Priority, &["a"])));
     let outsider = wish(Mode::Priority, &["c"]);
     outsider.play().fired("HA-223").does_not(&Action::AcquireLock);
+}
+
+/// Found by the simulation: everybody left the lock to a candidate whom HA-209 kept from taking it.
+#[test]
+fn ha_224_a_candidate_that_may_not_take_over_is_not_waited_for() {
+    for mode in [Mode::Priority, Mode::Quorum] {
+        let scene = racing(mode).key("b", &["a"], 0).with(|scene| {
+            scene.view().failover = Some(failover(Some("b"), Some("c")));
+            scene.peers = vec![peer("c")];
+        });
+        scene.play().fired("HA-209").silent("HA-224").does(&Action::AcquireLock);
+        let named = scene.clone().key("b", &["a", "c"], 0);
+        named.play().fired("HA-224").does_not(&Action::AcquireLock);
+        // An operator's word counts for whoever is meant.
+        let wished = scene.with(|scene| scene.view().failover = Some(failover(None, Some("c"))));
+        wished.play().fired("HA-224").does_not(&Action::AcquireLock);
+    }
 }
 
 #[test]

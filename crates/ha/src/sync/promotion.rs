@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Mode, NameSet, Wanted,
+    Mode, NameSet,
     quorum_commit::{count_under, members_but},
     standby_names::{self, Abilities},
     steps::{self, off},
@@ -53,8 +53,8 @@ pub(crate) fn before_promotion(r: &mut Round<'_>) -> Step<()> {
 
 /// A commit of the new primary must wait for these from the first one on.
 fn in_force(r: &mut Round<'_>, text: &str) -> Step<()> {
-    if r.obs.postgres.synchronous.names.as_deref() != Some(text) {
-        let set = matches!(r.need(Action::SetStandbyNames(Wanted::Text(text.into())))?, Outcome::Done);
+    if r.obs.postgres.synchronous.names.as_deref() != Some(text) || steps::is_changing(r, text) {
+        let set = steps::tell(r, text)?;
         r.fired(
             "HA-255",
             format!("synchronous_standby_names {text:?}{}", if set { "" } else { ": not set" }),

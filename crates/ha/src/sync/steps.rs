@@ -25,6 +25,9 @@ const SOON_FOR: Duration = Duration::from_secs(3);
 /// How soon to look again after what cannot be hurried.
 const LATER: Duration = Duration::from_secs(1);
 
+/// How long a server may take to read a changed configuration; where it shows another value then, somebody else set that.
+const READS_WITHIN: Duration = Duration::from_secs(10);
+
 /// What a leader remembers of synchronous replication.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
@@ -33,6 +36,9 @@ pub struct Memory {
     /// The life of the postmaster in which commits are known to wait for somebody, whoever that is.
     #[serde(default)]
     pub waits_in: Option<String>,
+    /// What this leader told the server last. As long as it shows another value, that one is on its way out.
+    #[serde(default)]
+    pub told: Option<Told>,
     /// The revision of `/sync` that this leader wrote itself: no write that was asked for before can follow it any more.
     pub fenced: Option<Revision>,
     /// Since when the two places are not what they should be.
@@ -41,6 +47,15 @@ pub struct Memory {
     pub wished: Option<Revision>,
     /// The revision of `/sync` by which this node may be promoted.
     pub raced_on: Option<Revision>,
+}
+
+/// Names that the server was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// `synchronous_standby_names`; `None`: the configuration's.
+    pub names: Option<String>,
+    /// When.
+    pub at: Monotonic,
 }
 
 /// Names that are in force.
@@ -84,6 +99,8 @@ pub(crate) fn off(r: &mut Round<'_>) -> Step<()> {
     }
     if r.obs.postgres.synchronous.owned {
         r.need(Action::SetStandbyNames(Wanted::Configured))?;
+        r.memory.synchronous.told = Some(Told { names: None, at: r.obs.now });
+        r.memory.synchronous.settled = None;
     }
     Ok(())
 }
@@ -108,6 +125,10 @@ impl Places {
         let postgres = &r.obs.postgres;
         let facts = &postgres.synchronous;
         let (Some(text), Some(own)) = (facts.names.clone(), postgres.lsn()) else { return Ok(None) };
+        if is_changing(r, &text) {
+            look_again(r);
+            return Ok(None);
+        }
         let settings = r.obs.settings.synchronous;
         let candidates = candidates::candidates(facts, &r.view.members, &r.obs.me);
         let active = candidates::active(&candidates, &settings, own);
@@ -176,7 +197,7 @@ impl Places {
             };
             self.sync = written;
         }
-        let set = matches!(r.need(Action::SetStandbyNames(Wanted::Text(text.clone())))?, Outcome::Done);
+        let set = tell(r, &text)?;
         r.memory.synchronous.settled = None;
         r.fired(rule, format!("synchronous_standby_names {:?}{}", text, if set { "" } else { ": not set" }));
         look_again(r);
@@ -204,6 +225,29 @@ impl Places {
         }
         Ok(false)
     }
+}
+
+/// Sets the names; false: they are not set.
+pub(crate) fn tell(r: &mut Round<'_>, text: &str) -> Step<bool> {
+    let set = matches!(r.need(Action::SetStandbyNames(Wanted::Text(text.to_owned())))?, Outcome::Done);
+    if set {
+        r.memory.synchronous.told = Some(Told { names: Some(text.to_owned()), at: r.obs.now });
+    }
+    Ok(set)
+}
+
+/// The server was told other names than those that it shows, and has not read them yet. Found by the simulation: names that
+/// were taken back and given again looked as if they had been in force all the time.
+pub(crate) fn is_changing(r: &mut Round<'_>, text: &str) -> bool {
+    let Some(told) = &r.memory.synchronous.told else { return false };
+    let (read, waited) = (told.names.as_deref() == Some(text), r.obs.now.since(told.at));
+    // What the configuration says is not known here: it gets a moment.
+    let limit = if told.names.is_some() { READS_WITHIN } else { LATER };
+    let changing = !read && waited < limit;
+    if changing {
+        r.fired("B.21", format!("synchronous_standby_names {text:?} is being changed"));
+    }
+    changing
 }
 
 /// Writes `/sync` over the one that is known; `None`: somebody else changed it, or nobody answered.

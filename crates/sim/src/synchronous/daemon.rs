@@ -144,13 +144,15 @@ impl World {
         let number = self.fresh();
         let now = self.now;
         let this = &mut self.members[member];
-        let fresh = this.names.told.as_ref().is_some_and(|(_, at)| now.since(*at) < RELOAD_TIME);
+        let changing = this.names.told.as_ref().is_some_and(|(told, at)| {
+            now.since(*at) < RELOAD_TIME || told.as_ref().is_some_and(|told| told != names)
+        });
         let answers = this.postgres.process == Process::Up && !this.trouble.stops_server(now);
         let server = &this.postgres.synchronous;
         let behind = server.shown != names
             || !this.postgres.in_recovery && !server.senders_agree()
             || from_nothing && server.checkpointer_behind;
-        if fresh || !answers || behind {
+        if changing || !answers || behind {
             return Outcome::Settled(None);
         }
         if this.postgres.in_recovery {
