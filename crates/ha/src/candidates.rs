@@ -103,6 +103,8 @@ fn describe(answers: &[PeerAnswer], possible: bool) -> String {
 pub(crate) struct Race<'n> {
     /// `maximum_lag_on_failover` counts.
     pub(crate) check_lag: bool,
+    /// Priorities count (HN-8): not where an operator named who shall lead.
+    pub(crate) by_priority: bool,
     /// Whose priority does not count (HN-8).
     pub(crate) former_leader: Option<&'n MemberName>,
     /// Who is asked for nothing but whether it is still a primary.
@@ -224,7 +226,7 @@ fn stand(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, race: Race<'_>) -> S
     let former = if race.voters.is_some() { led_by_key } else { race.former_leader == Some(&peer.name) };
     // Where votes are counted, whoever has none cannot take over before me.
     let counts = race.voters.is_none_or(|voters| !voters.counted || voters.has(&peer.name));
-    if peer.lsn == my_lsn && mine < theirs && !former && counts {
+    if race.by_priority && peer.lsn == my_lsn && mine < theirs && !former && counts {
         r.fired(
             "HN-8",
             format!(

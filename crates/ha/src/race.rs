@@ -97,7 +97,8 @@ fn healthiest_of_peers(r: &mut Round<'_>, races: bool) -> Step<bool> {
         out_of_race = old_leader.as_ref().filter(|leader| !voters.has(leader));
     }
     let former_leader = old_leader.as_ref().filter(|_| races);
-    let race = Race { check_lag: races, former_leader, out_of_race, voters: voters.as_ref() };
+    let race =
+        Race { check_lag: races, by_priority: true, former_leader, out_of_race, voters: voters.as_ref() };
     candidates::am_healthiest_of(r, &by_reference(&members), race)
 }
 
@@ -191,7 +192,13 @@ fn manual_failover(r: &mut Round<'_>, failover: &Failover) -> Step<Option<bool>>
     if let Some(voters) = &voters {
         members.retain(|member| voters.has(&member.name) || leader == Some(&member.name));
     }
-    let race = Race { check_lag: false, former_leader: leader, out_of_race: leader, voters: voters.as_ref() };
+    let race = Race {
+        check_lag: false,
+        by_priority: true,
+        former_leader: leader,
+        out_of_race: leader,
+        voters: voters.as_ref(),
+    };
     candidates::am_healthiest_of(r, &by_reference(&members), race).map(Some)
 }
 
@@ -202,7 +209,14 @@ fn has_the_votes(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
     let voters = Voters::of(r).filter(|voters| voters.needed > 0);
     let (Some(voters), Some(_)) = (voters, &failover.leader) else { return Ok(true) };
     let members: Vec<Member> = peers(r).into_iter().filter(|member| voters.has(&member.name)).collect();
-    let race = Race { check_lag: false, former_leader: None, out_of_race: None, voters: Some(&voters) };
+    // Whoever has the same and a higher priority leaves the lock to this node (HA-224): found by the simulation.
+    let race = Race {
+        check_lag: false,
+        by_priority: false,
+        former_leader: None,
+        out_of_race: None,
+        voters: Some(&voters),
+    };
     if candidates::am_healthiest_of(r, &by_reference(&members), race)? {
         return Ok(true);
     }

@@ -745,6 +745,11 @@ fn ha_220_a_switchover_under_a_quorum_needs_the_votes() {
     assert!(takes(&scene));
     let alone = scene.clone().with(|scene| scene.peers.clear()).play();
     alone.fired("HN-9").does_not(&Action::AcquireLock).does_not(&Action::ClearFailover(When::Revision(9)));
+    // A priority is no reason to refuse who was named: the others leave it to this node. Found by the simulation.
+    let preferred = scene.clone().with(|scene| {
+        scene.peers[0].tags.0.insert("failover_priority".into(), json!(5));
+    });
+    assert!(takes(&preferred));
     // The other one has a commit that this one lacks: it leads, and the wish is given up.
     let behind = scene.with(|scene| scene.peers = vec![with_lsn("c", Lsn(HERE.0 + 1))]).play();
     behind.does_not(&Action::AcquireLock).does(&Action::ClearFailover(When::Revision(9)));

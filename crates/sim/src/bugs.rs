@@ -1,5 +1,7 @@
 //! Bugs planted for the test of the checkers: each is one wrong line, put around the core rather than into it.
 
+pub mod synchronous;
+
 use ptarmigan_ha::{
     Action, Decision, DemoteMode, Job, Memory, Observation, Outcome,
     action::{Divergence, When},
@@ -91,12 +93,33 @@ bugs! {
     SlotBeyondFeedback = "slot-beyond-feedback" by "logical_slots",
     /// Logical slots are not copied to standbys.
     SlotsNotCopied = "slots-not-copied" by "logical_slots",
+    /// `/sync` names a standby before commits wait for it.
+    SyncKeyGrownFirst = "sync-key-grown-first" by "sync_key",
+    /// Commits wait for fewer standbys before `/sync` names fewer.
+    SyncKeyShrunkLast = "sync-key-shrunk-last" by "sync_key",
+    /// Whoever streams is confirmed, wherever it is.
+    SyncPositionsIgnored = "sync-positions-ignored" by "sync_key",
+    /// The names of synchronous standbys are taken for in force as soon as they were set.
+    SyncNamesNotSettled = "sync-names-not-settled" by "sync_key",
+    /// `/sync` says that fewer votes are needed.
+    SyncQuorumTooSmall = "sync-quorum-too-small" by "sync_key",
+    /// A race asks nobody whether `/sync` lets it take over.
+    SyncVotersIgnored = "sync-voters-ignored" by "sync_durability",
+    /// Votes are not counted.
+    SyncVotesNotCounted = "sync-votes-not-counted" by "sync_durability",
+    /// A promotion does not wait for the names of synchronous standbys.
+    SyncStepBeforePromotionDropped = "sync-step-before-promotion-dropped" by "sync_key",
+    /// `/sync` stays as it was where synchronous mode is off.
+    SyncKeyLeftBehind = "sync-key-left-behind" by "sync_rest",
+    /// `synchronous_mode_strict` is not looked at.
+    StrictIgnored = "strict-ignored" by "strict",
 }
 
 impl Bug {
     /// The runs that it is looked for in.
     pub fn options(self) -> Options {
-        Options { bug: Some(self), synchronous: self.checker().starts_with("sync"), ..Options::default() }
+        let synchronous = self.checker().starts_with("sync") || self == Self::StrictIgnored;
+        Options { bug: Some(self), synchronous, ..Options::default() }
     }
 }
 
@@ -105,7 +128,9 @@ pub fn decide_with(bug: Option<Bug>, memory: &Memory, observation: &Observation)
     let Some(bug) = bug else { return decide(memory, observation) };
     let mut observation = observation.clone();
     distort(bug, &mut observation);
-    let mut decision = decide(memory, &observation);
+    let mut memory = memory.clone();
+    synchronous::distort(bug, &mut memory, &mut observation);
+    let mut decision = decide(&memory, &observation);
     match bug {
         Bug::OfflineDemotionDropped => drop_demotion(&mut decision, DemoteMode::Offline),
         Bug::LostLockDemotionDropped => drop_demotion(&mut decision, DemoteMode::ImmediateNoLock),

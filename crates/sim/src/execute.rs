@@ -13,7 +13,7 @@ use ptarmigan_types::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    bugs::{Bug, initialize_condition},
+    bugs::{self, Bug, initialize_condition},
     member::{Asking, Call, OwnLease, Timing, Waiter},
     postgres::Process,
     store::Condition,
@@ -26,6 +26,9 @@ const PEERS_LIMIT: Duration = Duration::from_secs(2);
 impl World {
     /// Carries an action out; `None`: its outcome comes later.
     pub fn execute(&mut self, member: usize, action: &Action) -> Option<Outcome> {
+        if let Some(outcome) = self.pretended(member, action) {
+            return Some(outcome);
+        }
         match action {
             Action::RenewLock(held) => {
                 let limit = self.patience(member);
@@ -66,7 +69,10 @@ impl World {
                 }
                 self.write_key(member, "failover", Some("{}".into()), *when)
             }
-            Action::WriteSync { state, when } => self.write_key(member, "sync", Some(state.to_json()), *when),
+            Action::WriteSync { state, when } => {
+                let state = bugs::synchronous::miswrite(self.bug, state);
+                self.write_key(member, "sync", Some(state.to_json()), *when)
+            }
             Action::DeleteSync(revision) => self.write_key(member, "sync", None, When::Revision(*revision)),
             Action::SetStandbyNames(wanted) => Some(self.set_names(member, wanted)),
             Action::SettleStandbyNames { names, from_nothing } => {

@@ -147,7 +147,11 @@ impl World {
             self.checks.others.push(violation);
         }
         let cluster_lsn = this.known.as_ref().map(|view| view.status.last_lsn);
-        self.checks.durability.promoted(now, &this.postgres, cluster_lsn.unwrap_or_default(), this.best_peer);
+        // Under synchronous replication the leader of /sync may have more that nobody was told of (HN-7).
+        let by_votes = this.settings.synchronous.is_on()
+            && this.known.as_ref().is_some_and(|view| !view.sync.is_empty());
+        let best_peer = this.best_peer.filter(|_| !by_votes);
+        self.checks.durability.promoted(now, &this.postgres, cluster_lsn.unwrap_or_default(), best_peer);
         self.checks.timelines.promoted(&name, &this.postgres);
         let known = this.known.as_ref().and_then(|view| view.history.as_ref()).map(History::timeline);
         if self.scenario.check_timeline && !self.checks.durability.is_manual(now) {
