@@ -103,9 +103,9 @@ bugs! {
     SyncNamesNotSettled = "sync-names-not-settled" by "sync_key",
     /// `/sync` says that fewer votes are needed.
     SyncQuorumTooSmall = "sync-quorum-too-small" by "sync_key",
-    /// A race asks nobody whether `/sync` lets it take over.
-    SyncVotersIgnored = "sync-voters-ignored" by "sync_durability",
-    /// Votes are not counted.
+    /// A race heeds neither `/sync` nor how far others are.
+    SyncVotersIgnored = "sync-voters-ignored" by "sync_key",
+    /// Nobody's vote is needed, and how far others are is not heeded.
     SyncVotesNotCounted = "sync-votes-not-counted" by "sync_durability",
     /// A promotion does not wait for the names of synchronous standbys.
     SyncStepBeforePromotionDropped = "sync-step-before-promotion-dropped" by "sync_key",

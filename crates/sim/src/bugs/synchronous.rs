@@ -48,8 +48,13 @@ fn settle(observation: &mut Observation) {
     }
 }
 
-/// Whoever races does not look at `/sync`, or not at how many have to agree.
+/// Whoever races does not look at `/sync`, or not at how many have to agree, and believes that nobody is ahead.
 fn race_freely(bug: Bug, memory: &mut Memory, observation: &mut Observation) {
+    for (_, outcome) in &mut observation.outcomes {
+        if let Outcome::Peers(answers) = outcome {
+            answers.iter_mut().for_each(|answer| answer.lsn = Lsn(1));
+        }
+    }
     let me = observation.me.clone();
     let views = observation.outcomes.iter().filter_map(|(_, outcome)| match outcome {
         Outcome::View(view) => Some(view),
