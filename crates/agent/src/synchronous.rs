@@ -218,10 +218,9 @@ pub async fn set(node: &Node, wanted: &Wanted) -> Outcome {
 /// they may wait for nobody although the names are in force (`from_nothing`).
 pub async fn settle(node: &Node, names: &str, from_nothing: bool) -> Outcome {
     let now = ptarmigan_clock::now();
-    let told = node.known().names_told.clone();
-    let changing = told
-        .is_some_and(|told| now.since(told.at) < RELOAD_TIME || told.names.is_some_and(|told| told != names));
-    if changing {
+    let fresh = node.known().names_told.as_ref().is_some_and(|told| now.since(told.at) < RELOAD_TIME);
+    // What is shown may be on its way out.
+    if fresh || node.postgres.owned_synchronous_standby_names().as_deref() != Some(names) {
         return Outcome::Settled(None);
     }
     match tokio::time::timeout(SETTLE_LIMIT, ask(node, names, from_nothing)).await {

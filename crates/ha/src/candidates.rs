@@ -1,5 +1,7 @@
 //! Who could take over (contract B.10.3, B.10.4).
 
+use std::cmp::Ordering;
+
 use ptarmigan_types::{Lsn, Member, MemberName};
 
 use crate::{
@@ -182,6 +184,17 @@ fn enough(r: &mut Round<'_>, voters: &Voters, votes: usize, ahead: bool) -> bool
     enough
 }
 
+/// How far the peer is, compared with me. Safer than the contract (docs/compatibility.md): where `/sync` decides, positions
+/// count only on one timeline, and whoever is on a later one is ahead. A primary that failed has WAL that nobody confirmed, and
+/// may be further by it than everybody who has what was acknowledged since. Found by the simulation.
+fn compare(r: &Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, race: Race<'_>) -> Ordering {
+    let timelines = (peer.timeline, r.obs.postgres.timeline());
+    match (race.voters, timelines) {
+        (Some(_), (Some(theirs), Some(mine))) => (theirs, peer.lsn).cmp(&(mine, my_lsn)),
+        _ => peer.lsn.cmp(&my_lsn),
+    }
+}
+
 /// HN-5 to HN-8: does this peer leave the lock to me?
 fn stand(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, race: Race<'_>) -> Stand {
     // Before HN-5: a primary that may not take over once it is a standby writes all the same.
@@ -207,11 +220,12 @@ fn stand(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, race: Race<'_>) -> S
         return Stand::Silent;
     }
     let led_by_key = race.voters.is_some_and(|voters| voters.is_leader(&peer.name));
-    if peer.lsn > my_lsn && led_by_key {
+    let ahead = compare(r, peer, my_lsn, race);
+    if ahead.is_gt() && led_by_key {
         r.fired("HN-7", format!("{} is ahead, as the leader of /sync may be", peer.name));
         return Stand::Ahead;
     }
-    if peer.lsn > my_lsn {
+    if ahead.is_gt() {
         r.fired(
             "HN-7",
             format!("Wal position of {} is ahead of my wal position: {} > {my_lsn}", peer.name, peer.lsn),
@@ -226,7 +240,7 @@ fn stand(r: &mut Round<'_>, peer: &PeerAnswer, my_lsn: Lsn, race: Race<'_>) -> S
     let former = if race.voters.is_some() { led_by_key } else { race.former_leader == Some(&peer.name) };
     // Where votes are counted, whoever has none cannot take over before me.
     let counts = race.voters.is_none_or(|voters| !voters.counted || voters.has(&peer.name));
-    if race.by_priority && peer.lsn == my_lsn && mine < theirs && !former && counts {
+    if race.by_priority && ahead.is_eq() && mine < theirs && !former && counts {
         r.fired(
             "HN-8",
             format!(

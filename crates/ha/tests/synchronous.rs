@@ -688,6 +688,24 @@ fn hn_7_the_leader_of_the_key_may_have_more_that_nobody_was_told_of() {
     assert!(takes(&one_more));
 }
 
+/// Found by the simulation: a primary that had failed came back with WAL that nobody had confirmed, and took over from those who
+/// had what was acknowledged since.
+#[test]
+fn hn_7_whoever_is_on_a_later_timeline_is_ahead() {
+    let on =
+        |who: &str, timeline: u32, lsn: Lsn| PeerAnswer { timeline: Some(timeline), ..with_lsn(who, lsn) };
+    let mine = racing(Mode::Quorum).obs.postgres.timeline().expect("a timeline");
+    // By position alone it would have the vote that it needs as one who is not in /sync.
+    let outsider = racing(Mode::Quorum).key("b", &[], 0);
+    let later = outsider.clone().with(|scene| scene.peers = vec![on("b", mine + 1, Lsn(HERE.0 - 1))]);
+    later.play().fired("HN-7").fired("HN-9").does_not(&Action::AcquireLock);
+    let voter = racing(Mode::Quorum).key("b", &["a", "c"], 1);
+    let voter = voter.with(|scene| scene.peers = vec![on("c", mine + 1, Lsn(HERE.0 - 1))]);
+    voter.play().fired("HN-7").does_not(&Action::AcquireLock);
+    // Whoever is on an earlier one is behind, however far it is.
+    assert!(takes(&outsider.with(|scene| scene.peers = vec![on("b", mine - 1, Lsn(HERE.0 + 1))])));
+}
+
 #[test]
 fn hn_8_priority_counts_but_not_that_of_the_leader_of_the_key() {
     let preferred = |who: &str| {

@@ -144,9 +144,8 @@ impl World {
         let number = self.fresh();
         let now = self.now;
         let this = &mut self.members[member];
-        let changing = this.names.told.as_ref().is_some_and(|(told, at)| {
-            now.since(*at) < RELOAD_TIME || told.as_ref().is_some_and(|told| told != names)
-        });
+        let fresh = this.names.told.as_ref().is_some_and(|(_, at)| now.since(*at) < RELOAD_TIME);
+        let changing = fresh || this.names.owned.as_deref() != Some(names);
         let answers = this.postgres.process == Process::Up && !this.trouble.stops_server(now);
         let server = &this.postgres.synchronous;
         let behind = server.shown != names
