@@ -9,7 +9,6 @@ use super::{
     steps::{self, off},
 };
 use crate::{
-    action::{Action, Outcome},
     race,
     round::{Round, Step, finish},
 };
