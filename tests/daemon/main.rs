@@ -12,6 +12,7 @@
 mod adoption;
 mod bootstrap;
 mod callbacks;
+mod cascade;
 mod configuration;
 mod container;
 mod crash;
@@ -30,6 +31,7 @@ mod relay;
 mod scheduled_restart;
 mod secrets;
 mod site;
+mod standby_cluster;
 mod store;
 mod switchover;
 mod synchronous;

@@ -15,7 +15,7 @@ use crate::{
     failsafe::reserve,
     member::{Acting, Begun, Call, Member, Phase, Timing, Waiter},
     postgres::Process,
-    synchronous,
+    remote, synchronous,
     world::{Event, World},
 };
 
@@ -231,7 +231,7 @@ impl World {
             has_backup_label: false,
             has_recovery_signal: postgres.standby_signal,
             major_version: 15,
-            newest_history: 0,
+            newest_history: self.newest_history(member),
             rewind_possible: this.use_rewind && this.job.is_none() && this.state != MemberState::Starting,
             pending_restart: false,
             synchronous: self.sync_facts(member, server_answers),
@@ -446,6 +446,7 @@ fn adopt(this: &mut Member, cluster: &Cluster) {
         this.settings.maximum_lag_on_failover_bytes = lag;
     }
     this.settings.has_logical_slots = crate::logical::permanent(cluster).contains_key(crate::logical::CDC);
+    this.settings.standby_cluster = remote::settings(&config.value);
     this.settings.synchronous = synchronous::daemon::settings(&config.value);
     this.dynamic = Some(config.value.clone());
 }

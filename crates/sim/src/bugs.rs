@@ -3,8 +3,8 @@
 pub mod synchronous;
 
 use ptarmigan_ha::{
-    Action, Decision, DemoteMode, Job, Memory, Observation, Outcome,
-    action::{Divergence, When},
+    Action, Decision, DemoteMode, Job, Memory, Observation, Outcome, Upstream,
+    action::{Divergence, RecoveryDifference, When},
     decide,
     observation::WatchdogView,
 };
@@ -71,6 +71,12 @@ bugs! {
     PromiseForgotten = "promise-forgotten" by "failsafe",
     /// The lease of a leader in failsafe mode is counted from the answers.
     FailsafeFromAnswer = "failsafe-from-answer" by "failsafe",
+    /// A primary does not hear that this is a standby cluster.
+    StandbyClusterWrites = "standby-cluster-writes" by "standby_cluster",
+    /// The leader of a standby cluster goes on following whom it followed.
+    RemoteNotFollowed = "remote-not-followed" by "liveness",
+    /// A standby with another upstream than the leader does not turn to it.
+    CascadeNotFollowed = "cascade-not-followed" by "liveness",
     /// Slots are not created.
     SlotsNotCreated = "slots-not-created" by "slots",
     /// In pause a standby races as ever.
@@ -152,11 +158,20 @@ fn distort(bug: Bug, observation: &mut Observation) {
         Bug::WatchdogIgnored => observation.watchdog = WatchdogView::default(),
         Bug::LagCheckDropped => observation.settings.maximum_lag_on_failover_bytes = u64::MAX,
         Bug::TimelineCheckDropped => observation.settings.check_timeline = false,
+        Bug::StandbyClusterWrites if observation.postgres.may_write() => {
+            observation.settings.standby_cluster = None;
+        }
         Bug::NofailoverIgnored => observation.settings.tags = ptarmigan_types::Tags::default(),
         _ => {}
     }
-    for (_, outcome) in &mut observation.outcomes {
+    let cascades = observation.settings.tags.replicatefrom();
+    for (action, outcome) in &mut observation.outcomes {
         match (bug, outcome) {
+            (Bug::RemoteNotFollowed | Bug::CascadeNotFollowed, Outcome::Recovery(difference)) => {
+                if is_not_followed(bug, action, cascades.as_ref()) {
+                    *difference = RecoveryDifference::None;
+                }
+            }
             (Bug::LivePrimaryIgnored, Outcome::Peers(answers)) => {
                 answers.iter_mut().for_each(|answer| answer.in_recovery = true);
             }
@@ -168,6 +183,14 @@ fn distort(bug: Bug, observation: &mut Observation) {
             }
             _ => {}
         }
+    }
+}
+
+fn is_not_followed(bug: Bug, action: &Action, cascades: Option<&ptarmigan_types::MemberName>) -> bool {
+    let Action::CompareRecovery { upstream: Some(upstream) } = action else { return false };
+    match bug {
+        Bug::RemoteNotFollowed => *upstream == Upstream::Remote,
+        _ => upstream.member().is_some_and(|upstream| cascades == Some(upstream)),
     }
 }
 

@@ -8,6 +8,7 @@ use ptarmigan_types::{History, MemberState, Role, Timeline};
 use crate::{
     member::Timing,
     postgres::{Process, Record},
+    remote::REMOTE,
     world::{Event, World},
 };
 
@@ -94,7 +95,7 @@ impl World {
 
     fn may_stream(&self, member: usize) -> Option<usize> {
         let postgres = &self.members[member].postgres;
-        let upstream = postgres.upstream.filter(|upstream| *upstream != member)?;
+        let upstream = postgres.upstream.filter(|upstream| *upstream != member && *upstream != REMOTE)?;
         let theirs = &self.members[upstream].postgres;
         // A primary that shuts down goes on sending to those who stream already.
         let streams = postgres.streams_from.is_some() && theirs.process == Process::Stopping;
@@ -177,6 +178,11 @@ impl World {
         if self.members[upstream].postgres.wal.len() > self.members[member].postgres.wal.len() {
             self.ship(member);
         }
+        self.ship_on(member);
+    }
+
+    /// What a member got or wrote sets out for those that stream from it.
+    pub fn ship_on(&mut self, member: usize) {
         for other in 0..self.members.len() {
             if self.members[other].postgres.streams_from.is_some_and(|(from, _)| from == member) {
                 self.ship(other);
@@ -255,6 +261,7 @@ impl World {
         let promises = timing == Timing::Own && !self.is_left_alone(member);
         if self.checks.single.acknowledged(self.now, member, promises, term, record.timeline) {
             self.checks.durability.acknowledged(record);
+            self.judge_standby_cluster(member);
             self.judge_acknowledged(member, record);
         }
     }

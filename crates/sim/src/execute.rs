@@ -387,8 +387,8 @@ impl World {
         if self.bug == Some(Bug::DivergenceIgnored) {
             return Divergence::SameHistory;
         }
-        let theirs = &self.members[leader].postgres;
-        if !self.linked(member, leader) || !theirs.is_writable() {
+        let theirs = self.server(leader);
+        if !self.reaches(member, leader) || !theirs.is_writable() {
             return Divergence::Unknown;
         }
         self.members[member].postgres.divergence(theirs)
@@ -400,10 +400,5 @@ impl World {
         let cluster: &Cluster = this.known.as_ref()?;
         let upstream = ptarmigan_ha::node_to_follow(&this.name, &this.settings, cluster)?;
         self.server_of(&upstream)
-    }
-
-    /// Which server that is, where it is known.
-    pub fn server_of(&self, upstream: &Upstream) -> Option<usize> {
-        upstream.member().and_then(|name| self.index(&name.0))
     }
 }

@@ -392,11 +392,11 @@ impl World {
             1 => {
                 let source = source.and_then(|source| self.server_of(source));
                 let Some(source) = source.filter(|source| {
-                    self.linked(member, *source) && self.members[*source].postgres.process == Process::Up
+                    self.reaches(member, *source) && self.server(*source).process == Process::Up
                 }) else {
                     return failed("the source does not answer");
                 };
-                let copied = self.members[source].postgres.clone();
+                let copied = self.server(source).clone();
                 self.members[member].postgres.copy(&copied);
                 self.data_replaced(member);
                 let upstream = self.node_to_follow(member);
@@ -434,9 +434,9 @@ impl World {
             }
             _ => {
                 let source = self.server_of(leader);
-                let Some(source) = source.filter(|source| {
-                    self.linked(member, *source) && self.members[*source].postgres.is_writable()
-                }) else {
+                let Some(source) = source
+                    .filter(|source| self.reaches(member, *source) && self.server(*source).is_writable())
+                else {
                     return failed("the source does not answer");
                 };
                 if self.members[member].settings.remove_data_directory_on_rewind_failure
@@ -444,7 +444,7 @@ impl World {
                 {
                     return Step::End(JobEnd::RewindFailedForGood("a file is missing".into()));
                 }
-                let source = self.members[source].postgres.clone();
+                let source = self.server(source).clone();
                 let postgres = &mut self.members[member].postgres;
                 if postgres.timeline != source.timeline {
                     let continues = postgres.rewind(&source);

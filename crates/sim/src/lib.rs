@@ -19,6 +19,7 @@ pub mod member;
 pub mod operator;
 pub mod postgres;
 pub mod random;
+pub mod remote;
 pub mod replay;
 pub mod run;
 pub mod scenario;

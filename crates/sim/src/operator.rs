@@ -55,6 +55,8 @@ impl World {
             10 => self.revoke_lease(),
             // In maintenance mode nobody would put it back.
             13 if self.is_paused() => {}
+            // Without it nobody knows whether this is a standby cluster.
+            13 if self.scenario.standby.used => {}
             13 => self.delete_key("config"),
             14 => self.delete_key("initialize"),
             _ => self.delete_leader_key(),

@@ -77,6 +77,7 @@ pub fn simulate(seed: u64, options: Options) -> Report {
     if reads.cdc || reads.archive || reads.foreign {
         world.after(BOOTSTRAP / 3, Event::Consume);
     }
+    world.begin_other_cluster();
     world.after(BOOTSTRAP / 2, Event::Operator);
     if faults > 0 {
         world.after(BOOTSTRAP, Event::Fault(Fault::Next));

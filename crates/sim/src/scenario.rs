@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     member::{Member, Timing},
     random::Random,
+    remote,
     run::Options,
     slots::Drawn,
     synchronous,
@@ -64,6 +65,8 @@ pub struct Scenario {
     pub check_timeline: bool,
     /// Slots and WAL.
     pub slots: Drawn,
+    /// Another cluster, of which this one may be a standby cluster.
+    pub standby: remote::Drawn,
     /// Synchronous replication.
     pub synchronous: synchronous::drawn::Drawn,
     /// Members with the contract's own timing, as in a cluster shared with Patroni.
@@ -103,6 +106,8 @@ impl Scenario {
         if failsafe {
             dynamic.insert("failsafe_mode".into(), json!(random.percent(80)));
         }
+        let standby = remote::Drawn::draw(random, &mut dynamic, !synchronous.used && !options.unguarded);
+        draw_cascade(random, &mut tags, standby.used);
         Self {
             members,
             consul: random.percent(40),
@@ -126,6 +131,7 @@ impl Scenario {
             remove_after_failure: random.percent(50),
             check_timeline: random.percent(20),
             slots,
+            standby,
             synchronous,
             contract_timing,
             failsafe,
@@ -172,7 +178,7 @@ impl Scenario {
             pause: false,
             unmanaged_primary_waits: self.unmanaged_primary_waits,
             tags: self.tags[index].clone(),
-            standby_cluster: None,
+            standby_cluster: remote::settings(&self.config()),
             synchronous: synchronous::daemon::settings(&self.config()),
         }
     }
@@ -192,6 +198,25 @@ pub fn draw_timing(random: &mut Random) -> (u64, u64, u64) {
         (60, 10, 20),
     ];
     if random.percent(50) { DEFAULTS } else { others[random.index(others.len())] }
+}
+
+/// Every fifth cluster has standbys of standbys, circles among them too; in every tenth there is a member that lives from the
+/// archive.
+fn draw_cascade(random: &mut Random, tags: &mut [Tags], standby_cluster: bool) {
+    let members = tags.len();
+    if random.percent(20) {
+        for (index, tags) in tags.iter_mut().enumerate().skip(1) {
+            let upstream = random.index(members);
+            if random.percent(50) && upstream != index {
+                tags.0.insert("replicatefrom".into(), json!(format!("m{upstream}")));
+            }
+        }
+    }
+    let archive = random.percent(10);
+    let index = 1 + random.index(members - 1);
+    if archive && !standby_cluster {
+        tags[index].0.insert("nostream".into(), json!(true));
+    }
 }
 
 /// Two of three clusters are ours alone.

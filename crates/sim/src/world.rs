@@ -14,6 +14,7 @@ use crate::{
     faults::Fault,
     member::{Member, Phase},
     random::Random,
+    remote::Other,
     run::Options,
     scenario::Scenario,
     store::Store,
@@ -219,6 +220,8 @@ pub enum Event {
     Recycle,
     /// Somebody reads by a slot.
     Consume,
+    /// The other cluster moves, of which this one may be a standby cluster.
+    OtherCluster,
 }
 
 /// Whom an event is for.
@@ -329,6 +332,8 @@ pub struct World {
     pub network: Network,
     /// The members.
     pub members: Vec<Member>,
+    /// The other cluster.
+    pub other: Other,
     /// What is checked.
     pub checks: Checks,
     /// The planted bug.
@@ -360,6 +365,7 @@ impl World {
             trace: Trace::new(options.trace),
             store: Store::new(scenario.consul),
             network: Network::healed(),
+            other: Other::default(),
             checks: Checks::default(),
             members,
             bug: options.bug,
@@ -462,6 +468,7 @@ impl World {
             Event::Check => self.check_all(),
             Event::Recycle => self.recycle(),
             Event::Consume => self.consume(),
+            Event::OtherCluster => self.other_cluster_moves(),
             Event::FailsafeAsked { member, epoch, operation, peer, request } => {
                 self.failsafe_asked(member, epoch, operation, peer, &request);
             }

@@ -107,6 +107,13 @@ impl Checker {
         }
     }
 
+    /// The cluster is a standby cluster of one that has no more than this: what it has not got is lost, as operators wished.
+    pub fn replaced(&mut self, postgres: &Postgres) {
+        let before = self.acknowledged.len();
+        self.acknowledged.retain(|record| postgres.has(record));
+        self.lost += (before - self.acknowledged.len()) as u64;
+    }
+
     /// The end: the leader has everything that was not lost with a promotion.
     pub fn finish(&mut self, now: Monotonic, leader: &Postgres) {
         let missing = self.acknowledged.iter().filter(|record| !leader.has(record)).count();

@@ -1,7 +1,7 @@
 //! When everything is repaired the cluster comes to rest: one leader that writes, and everybody else streams from it.
 
 use super::{Kind, Violation, logical_slots, slots, sync_rest};
-use crate::world::World;
+use crate::{remote::REMOTE, world::World};
 
 /// What is not as it has to be in the end.
 pub fn judge(world: &World) -> Option<Violation> {
@@ -24,17 +24,19 @@ fn objection(world: &World) -> Option<String> {
         if !member.is_alive() {
             return Some(format!("the daemon of {} does not run", member.name));
         }
-        if index == leader {
+        if index == leader && world.other.is_there() {
+            if let Some(objection) = world.standby_leader_objection(leader) {
+                return Some(objection);
+            }
+        } else if index == leader {
             if !postgres.is_writable() {
                 return Some(format!("{} leads and cannot write: {:?}", member.name, postgres.process));
             }
         } else if postgres.is_writable() {
             return Some(format!("{} writes without the lock", member.name));
-        } else if postgres.streams_from.is_none_or(|(upstream, _)| upstream != leader)
-            && !is_left_behind(world, index, leader)
-        {
+        } else if !gets_wal(world, index) && !is_left_behind(world, index, leader) {
             return Some(format!(
-                "{} does not stream from the leader: {:?}, {:?}, timeline {}, at {}, leader's timeline {}, at {}",
+                "{} does not stream from whom it is to follow: {:?}, {:?}, timeline {}, at {}, leader's timeline {}, at {}",
                 member.name,
                 postgres.process,
                 postgres.control,
@@ -48,6 +50,26 @@ fn objection(world: &World) -> Option<String> {
     None
 }
 
+/// It streams from the one that it is to follow, or lives from the archive. Where one of those above it was left behind, it is
+/// no fault of this one.
+fn gets_wal(world: &World, member: usize) -> bool {
+    let Some(upstream) = world.node_to_follow(member) else { return world.heard_lately(member) };
+    let from = world.members[member].postgres.streams_from;
+    from.is_some_and(|(from, _)| from == upstream) || hangs_on_one_left_behind(world, member)
+}
+
+fn hangs_on_one_left_behind(world: &World, member: usize) -> bool {
+    let mut below = member;
+    for _ in 0..world.members.len() {
+        let Some(above) = world.node_to_follow(below).filter(|above| *above != REMOTE) else { return false };
+        if is_left_behind(world, below, above) {
+            return true;
+        }
+        below = above;
+    }
+    false
+}
+
 /// Two members that did not hear of each other may begin the same timeline. `pg_rewind` cannot repair that, so whoever has
 /// the other one stays behind until an operator reinitialises it, unless its settings allow that without being asked. So
 /// does whoever needs WAL that the leader has not any more.
@@ -55,9 +77,9 @@ fn is_left_behind(world: &World, member: usize, leader: usize) -> bool {
     let settings = &world.members[member].settings;
     let repairs = settings.remove_data_directory_on_rewind_failure
         || settings.remove_data_directory_on_diverged_timelines;
-    let (mine, theirs) = (&world.members[member].postgres, &world.members[leader].postgres);
+    let (mine, theirs) = (&world.members[member].postgres, world.server(leader));
     let twice = !repairs && mine.divergence(theirs) == ptarmigan_ha::action::Divergence::SameTimelineTwice;
-    twice || mine.is_prefix_of(theirs) && mine.lacks_wal_of(theirs)
+    twice || mine.is_prefix_of(theirs) && mine.lacks_wal_of(theirs) || world.cannot_be_rewound(member)
 }
 
 /// How many members were left behind so.

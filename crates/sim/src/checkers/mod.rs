@@ -11,6 +11,7 @@ pub mod logical_slots;
 pub mod pause;
 pub mod single_writable_primary;
 pub mod slots;
+pub mod standby_cluster;
 pub mod strict;
 pub mod sync_durability;
 pub mod sync_key;
@@ -94,6 +95,8 @@ pub struct Checks {
     pub strict: strict::Checker,
     /// The keys that those look at, as they were looked at last.
     pub keys_seen: synchronous::Seen,
+    /// Nobody writes in a standby cluster.
+    pub standby_cluster: standby_cluster::Checker,
     /// Failsafe mode.
     pub failsafe: failsafe::Checker,
     /// The operator's callbacks.
@@ -125,6 +128,7 @@ impl Checks {
             .or(self.sync_key.violation.as_ref())
             .or(self.failsafe.violation.as_ref())
             .or(self.callbacks.violation.as_ref())
+            .or(self.standby_cluster.violation.as_ref())
             .or_else(|| self.others.first())
     }
 

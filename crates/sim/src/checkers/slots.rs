@@ -108,6 +108,10 @@ impl World {
     pub fn judge_drop(&mut self, member: usize, slot: &str) {
         let ttl = self.checks.slots.shortest_ttl(self.scenario.slots.member_slots_ttl_s);
         let Some(owner) = self.members.iter().position(|owner| *owner.slot == *slot) else { return };
+        // Nobody keeps a slot for a member that lives from the archive.
+        if self.members[owner].settings.tags.nostream() {
+            return;
+        }
         let age = self.members[member].postgres.slots.age(slot, self.now);
         let checker = &mut self.checks.slots;
         let absent = checker.seen.get(owner).map_or(Duration::ZERO, |seen| self.now.since(*seen));
