@@ -18,7 +18,7 @@ pub fn node_to_follow(me: &MemberName, settings: &Settings, cluster: &Cluster) -
     if settings.tags.nostream() {
         return None;
     }
-    if settings.standby_cluster.is_some() && standby::follows_remote(me, cluster) {
+    if settings.standby_cluster.is_some() && standby::follows_remote(me, cluster, settings.pause) {
         return Some(Upstream::Remote);
     }
     let wanted = settings

@@ -18,8 +18,8 @@ use crate::{
 pub(crate) const NO_PRIMARY: &str = "cannot be a real primary in a standby cluster";
 
 /// Contract NF-2.
-pub(crate) fn follows_remote(me: &MemberName, cluster: &Cluster) -> bool {
-    cluster.is_leader(me) || cluster.is_unlocked()
+pub(crate) fn follows_remote(me: &MemberName, cluster: &Cluster, paused: bool) -> bool {
+    cluster.is_leader(me) || cluster.is_unlocked() && !paused
 }
 
 /// HA-165: the holder of a standby cluster's lock.

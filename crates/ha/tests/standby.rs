@@ -51,6 +51,11 @@ fn nf_2_the_leader_and_whoever_has_none_follow_the_remote_member() {
         let settings = scene.obs.settings.clone();
         assert_eq!(node_to_follow(&name("a"), &settings, scene.view()), expected, "{holder:?} {own}");
     }
+    // In pause nobody leaves whom it follows only because there is no leader.
+    let mut paused = Scene::standby().in_standby_cluster().unled();
+    paused.obs.settings.pause = true;
+    let settings = paused.obs.settings.clone();
+    assert_eq!(node_to_follow(&name("a"), &settings, paused.view()), None);
 }
 
 #[test]

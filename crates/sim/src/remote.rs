@@ -362,6 +362,9 @@ impl World {
     /// In a standby cluster a member that left the remote member's way, and is not to use `pg_rewind`, stays as it is until an
     /// operator does something about it (contract RW-10).
     pub fn cannot_be_rewound(&self, member: usize) -> bool {
+        if member == REMOTE {
+            return false;
+        }
         let this = &self.members[member];
         self.other.is_there() && !this.use_rewind && !this.postgres.is_prefix_of(&self.other.postgres)
     }

@@ -123,7 +123,8 @@ impl Scenario {
             default_timing: options.default_timing,
             faults: random.between(3, 9).min(options.faults_max.unwrap_or(u64::MAX)),
             dynamic: Value::Object(dynamic).to_string(),
-            pauses: random.percent(20),
+            // In pause a cluster is not demoted: nothing would be left to say about how soon it is.
+            pauses: random.percent(20) && !standby.used,
             unmanaged_primary_waits: random.percent(20),
             watchdog: draw_watchdogs(random, members),
             tags,

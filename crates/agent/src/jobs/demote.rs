@@ -245,6 +245,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn dm_9_in_synchronous_mode_a_demoted_server_names_nobody() {
+        for (mode, expected) in [(true, ""), (false, "b")] {
+            let fixture = leader().await;
+            let value = serde_json::json!({"synchronous_mode": mode}).as_object().cloned().unwrap();
+            let config = ptarmigan_types::DynamicConfig { value, revision: 1 };
+            fixture.node.configuration.adopt(Some(&config));
+            fixture.node.postgres.own_synchronous_standby_names(Some("b"));
+            // There is no data directory to start on; what it would be started with is written before.
+            assert!(run(&fixture.node, DemoteMode::Offline).await.is_err());
+            let names = fixture.node.postgres.owned_synchronous_standby_names();
+            assert_eq!(names.as_deref(), Some(expected), "{mode}");
+        }
+    }
+
+    #[tokio::test]
     async fn dm_2_what_archives_is_asked_before_the_stop() {
         use std::os::unix::fs::PermissionsExt;
         let fixture = leader().await;

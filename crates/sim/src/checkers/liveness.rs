@@ -79,7 +79,10 @@ fn is_left_behind(world: &World, member: usize, leader: usize) -> bool {
         || settings.remove_data_directory_on_diverged_timelines;
     let (mine, theirs) = (&world.members[member].postgres, world.server(leader));
     let twice = !repairs && mine.divergence(theirs) == ptarmigan_ha::action::Divergence::SameTimelineTwice;
-    twice || mine.is_prefix_of(theirs) && mine.lacks_wal_of(theirs) || world.cannot_be_rewound(member)
+    twice
+        || mine.is_prefix_of(theirs) && mine.lacks_wal_of(theirs)
+        || world.cannot_be_rewound(member)
+        || world.cannot_be_rewound(leader)
 }
 
 /// How many members were left behind so.
