@@ -85,6 +85,19 @@ async fn checks(leader: &Node, replica: &Node) {
     }
 }
 
+/// The daemons of a standby cluster of whoever listens at `port`.
+fn start_elsewhere(site: &Site, port: u16) -> Vec<Node> {
+    let start = |name: &str| {
+        let mut node = site.another(name, |config| {
+            config["scope"] = json!("elsewhere");
+            config["bootstrap"]["dcs"]["standby_cluster"] = json!({"host": "127.0.0.1", "port": port});
+        });
+        node.start().unwrap();
+        node
+    };
+    ELSEWHERE.map(start).into()
+}
+
 #[tokio::test]
 async fn b_17_5_a_standby_cluster_and_the_main_one_change_their_places() {
     let (mut site, main) = Site::ready("standby", 2, |_| {}).await;
@@ -92,15 +105,7 @@ async fn b_17_5_a_standby_cluster_and_the_main_one_change_their_places() {
     writer.wait_for_rows(20, LIMIT).await.unwrap();
     site.sql(main, "CREATE TABLE sent (x int)").await.unwrap();
     let port = site.node(main).postgres_port();
-    let mut elsewhere: Vec<Node> = Vec::new();
-    for name in ELSEWHERE {
-        let mut node = site.another(name, |config| {
-            config["scope"] = json!("elsewhere");
-            config["bootstrap"]["dcs"]["standby_cluster"] = json!({"host": "127.0.0.1", "port": port});
-        });
-        node.start().unwrap();
-        elsewhere.push(node);
-    }
+    let mut elsewhere = start_elsewhere(&site, port);
     let first = settled("a standby cluster that streams", &elsewhere).await;
     let second = 1 - first;
     checks(&elsewhere[first], &elsewhere[second]).await;

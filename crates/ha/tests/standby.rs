@@ -132,6 +132,15 @@ fn ha_114_the_start_is_verified_in_the_next_cycle() {
 }
 
 #[test]
+fn ha_162_in_pause_a_standby_leader_keeps_the_lock() {
+    let paused = |scene: Scene| scene.with(|scene| scene.obs.settings.pause = true).play();
+    let played = paused(Scene::standby_leader());
+    played.fired("HA-162").silent("HA-161").starts_nothing().does_not(&Action::ReleaseLock(leader("a")));
+    // In a cluster of its own a holder that is no primary gives it up.
+    paused(Scene::standby().led_by("a")).fired("HA-161").does(&Action::ReleaseLock(leader("a")));
+}
+
+#[test]
 fn ha_165_the_standby_leader_with_the_lock() {
     let played = Scene::standby_leader().play();
     played.fired("HA-163").fired("HA-165").fired("HA-287").does(&Action::WriteStatus).starts_nothing();

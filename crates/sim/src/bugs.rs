@@ -167,10 +167,10 @@ fn distort(bug: Bug, observation: &mut Observation) {
     let cascades = observation.settings.tags.replicatefrom();
     for (action, outcome) in &mut observation.outcomes {
         match (bug, outcome) {
-            (Bug::RemoteNotFollowed | Bug::CascadeNotFollowed, Outcome::Recovery(difference)) => {
-                if is_not_followed(bug, action, cascades.as_ref()) {
-                    *difference = RecoveryDifference::None;
-                }
+            (Bug::RemoteNotFollowed | Bug::CascadeNotFollowed, Outcome::Recovery(difference))
+                if is_not_followed(bug, action, cascades.as_ref()) =>
+            {
+                *difference = RecoveryDifference::None;
             }
             (Bug::LivePrimaryIgnored, Outcome::Peers(answers)) => {
                 answers.iter_mut().for_each(|answer| answer.in_recovery = true);
