@@ -106,7 +106,11 @@ impl Scenario {
         if failsafe {
             dynamic.insert("failsafe_mode".into(), json!(random.percent(80)));
         }
-        let standby = remote::Drawn::draw(random, &mut dynamic, !synchronous.used && !options.unguarded);
+        let standby = remote::Drawn::draw(
+            random,
+            &mut dynamic,
+            !synchronous.used && !slots.logical.cdc && !options.unguarded,
+        );
         draw_cascade(random, &mut tags, standby.used);
         Self {
             members,
