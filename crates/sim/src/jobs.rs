@@ -105,7 +105,12 @@ impl World {
     fn step(&mut self, member: usize, job: &Job, stage: u32, primary: bool) -> Step {
         match job {
             Job::Bootstrap => self.bootstrap(member, stage),
-            Job::BootstrapStandbyLeader => self.clone_data(member, Some(&Upstream::Remote), stage),
+            Job::BootstrapStandbyLeader => {
+                if stage == 0 {
+                    self.members[member].callbacks.bootstraps();
+                }
+                self.clone_data(member, Some(&Upstream::Remote), stage)
+            }
             Job::PostBootstrap if stage == 0 => Step::Wait(self.random.millis(100, 800)),
             Job::PostBootstrap => Step::End(JobEnd::Done),
             Job::Clone { source } => self.clone_data(member, source.as_ref(), stage),

@@ -108,8 +108,10 @@ impl World {
     pub fn judge_drop(&mut self, member: usize, slot: &str) {
         let ttl = self.checks.slots.shortest_ttl(self.scenario.slots.member_slots_ttl_s);
         let Some(owner) = self.members.iter().position(|owner| *owner.slot == *slot) else { return };
-        // Nobody keeps a slot for a member that lives from the archive.
-        if self.members[owner].settings.tags.nostream() {
+        // Nobody keeps a slot for a member that lives from the archive, and who must not lead only for those that replicate
+        // from it.
+        let theirs = &self.members[owner].settings.tags;
+        if theirs.nostream() || self.members[member].settings.tags.nofailover() {
             return;
         }
         let age = self.members[member].postgres.slots.age(slot, self.now);
