@@ -111,7 +111,10 @@ impl Scenario {
             &mut dynamic,
             !synchronous.used && !slots.logical.cdc && !options.unguarded,
         );
-        draw_cascade(random, &mut tags, standby.used);
+        // Whoever replicates from a standby is no candidate for synchronous replication.
+        if !synchronous.used {
+            draw_cascade(random, &mut tags, standby.used);
+        }
         Self {
             members,
             consul: random.percent(40),
