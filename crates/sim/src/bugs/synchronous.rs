@@ -64,7 +64,7 @@ fn race_freely(bug: Bug, memory: &mut Memory, observation: &mut Observation) {
         .chain(observation.view.iter())
         .filter_map(|view| view.leader.as_ref().filter(|leader| leader.name == me))
         .map(|leader| leader.create_revision)
-        .last();
+        .next_back();
     if bug == Bug::SyncVotersIgnored && held.is_some() {
         memory.synchronous.wished = held;
     }

@@ -59,10 +59,10 @@ impl World {
         let holder = self.store.keys.get("leader").and_then(|raw| self.index(&raw.value));
         let writes =
             |member: &usize| members[*member].postgres.is_writable() && members[*member].leads(self.now);
-        if let Some(primary) = holder.filter(writes) {
-            if let Some(names) = members[primary].postgres.synchronous.in_force() {
-                self.checks.sync_key.will_have_all(self.now, &sync, &members[primary].name, &names);
-            }
+        if let Some(primary) = holder.filter(writes)
+            && let Some(names) = members[primary].postgres.synchronous.in_force()
+        {
+            self.checks.sync_key.will_have_all(self.now, &sync, &members[primary].name, &names);
         }
     }
 
