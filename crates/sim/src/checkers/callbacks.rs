@@ -64,7 +64,9 @@ fn objection(world: &World, member: usize) -> Option<Violation> {
         return None;
     }
     let last = world.checks.callbacks.last.get(&member);
-    let agrees = last.is_some_and(|call| call.role == role && call.event != Event::Stop);
+    // In pause nobody is told of the step from one to the other, and neither may be written to.
+    let means = |told: Role| if told == Role::Demoted { Role::Replica } else { told };
+    let agrees = last.is_some_and(|call| means(call.role) == role && call.event != Event::Stop);
     let told = last.map_or_else(|| "nothing".into(), |call| format!("{} {}", call.event.name(), call.role));
     let what = || format!("m{member} has been a {role} for a while, and told {told} last");
     (!agrees).then(|| wrong("callbacks", world.now, what()))
