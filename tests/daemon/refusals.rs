@@ -36,7 +36,7 @@ async fn a_node_that_cannot_be_right_ends_with_1_and_disturbs_nobody() {
     assert_refuses(taken, &address).await;
 
     let citus = site.another("citus", |config| config["citus"] = json!({"group": 1, "database": "citus"}));
-    assert_refuses(citus, "Citus is not supported yet").await;
+    assert_refuses(citus, "citus: Citus clusters are not supported yet").await;
 
     // without its programs it cannot join; it says so and tries again
     let mut lost = site.another("lost", |config| config["postgresql"]["bin_dir"] = json!("/nonexistent/bin"));
