@@ -157,6 +157,7 @@ async fn daemon_restarted(site: &mut Site, primary: usize) {
 /// Without etcd a paused primary stays one, also beyond the end of its lease.
 async fn without_etcd(site: &mut Site, primary: usize) {
     let postmaster = site.node(primary).postmaster_pid().unwrap();
+    let before = site.key("leader").await.unwrap().create_revision;
     site.cluster.etcd.freeze(0).unwrap();
     let over = ptarmigan_clock::now() + TTL + Duration::from_secs(3);
     wait_for_lines(site, primary, "PAUSE: DCS is not accessible", 1).await;
@@ -166,7 +167,14 @@ async fn without_etcd(site: &mut Site, primary: usize) {
     }
     assert!(site.node(primary).is_primary().await, "health checks go by the role");
     site.cluster.etcd.thaw(0).unwrap();
-    wait_for_holder(site, Some(primary)).await;
+    // The lease ran out meanwhile, and etcd deletes the key a moment after it wakes: until then the old one is there.
+    wait_until("a leader key of a new lease", LIMIT, || async {
+        let key = site.key("leader").await.context("no key")?;
+        ensure!(key.value == site.name(primary) && key.create_revision > before, "{}", key.value);
+        Ok(())
+    })
+    .await
+    .unwrap();
     wait_until("the member keys", LIMIT, || async {
         let state = member(site, primary).await["state"].as_str().map(str::to_owned);
         ensure!(state.context("no key")? == "running");

@@ -13,7 +13,6 @@ use ptarmigan_postgres::{
     stop::{StopMode, StopRequest},
     upstream::Upstream as Server,
 };
-use ptarmigan_types::{Cluster, Member, MemberName};
 
 use crate::{jobs, node::Node, observe, remote, server};
 
@@ -147,25 +146,16 @@ pub fn node_to_follow(node: &Node) -> Option<Upstream> {
     ptarmigan_ha::node_to_follow(&node.name, &settings, cluster)
 }
 
-/// Whom to copy from: a running member that offers itself, else the leader.
+/// Whom to copy in the view as it is now (contract BS-2).
 pub fn clone_source(node: &Node, from_leader: bool) -> Option<Upstream> {
+    let settings = observe::settings(node);
     let known = node.known();
     let cluster = &known.view.as_ref()?.cluster;
-    let leader = cluster.leader_name().filter(|name| **name != node.name).cloned();
     let chosen = if from_leader {
-        leader
+        cluster.leader_name().filter(|name| **name != node.name)
     } else {
-        offering(cluster, &node.name).map(|member| member.name.clone()).or(leader)
+        let source = ptarmigan_ha::clone_source(&node.name, &settings, cluster, ptarmigan_clock::now());
+        source.map(|member| &member.name)
     };
-    chosen.map(Upstream::Member)
-}
-
-fn offering<'a>(cluster: &'a Cluster, me: &MemberName) -> Option<&'a Member> {
-    cluster.members.iter().find(|member| {
-        member.name != *me
-            && !cluster.is_leader(&member.name)
-            && member.data.is_running()
-            && member.data.conn_url().is_some()
-            && member.data.tags().clonefrom()
-    })
+    chosen.cloned().map(Upstream::Member)
 }

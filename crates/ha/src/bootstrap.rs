@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use ptarmigan_types::{Member, Role};
+use ptarmigan_types::{Cluster, Member, MemberName, Monotonic, Role};
 
 use crate::{
     action::{Action, Job, When},
     callbacks, identity,
     memory::RewindState,
-    observation::JobKind,
+    observation::{JobKind, Settings},
     round::{Round, Step, finish},
+    sync::Voters,
     upstream::Upstream,
     watchdog,
 };
@@ -25,12 +26,16 @@ pub(crate) fn empty_data_directory(r: &mut Round<'_>) -> Step<()> {
         let Some(trace) = trace_of_a_cluster(r) else { return race_to_initialize(r) };
         r.fired("BS-1", format!("{trace}: /initialize is missing, and this is no new cluster"));
     }
-    if let Some(source) = clone_source(r) {
+    if let Some(source) = clone_source(me, &r.obs.settings, r.view, r.obs.now) {
         let from = if r.view.is_leader(&source.name) { "leader" } else { "replica" };
         let line = format!("trying to bootstrap from {from} '{}'", source.name);
         r.fired("BS-2", source.name.to_string());
         r.hold_back(JobKind::Clone)?;
         return r.start(Job::Clone { source: Some((&source.name).into()) }, line);
+    }
+    if is_relied_on(me, &r.obs.settings, r.view) {
+        r.fired("BS-4", "/sync names this node, and what it had is gone: only the leader is copied");
+        return finish("waiting for leader to bootstrap: named in /sync, so only the leader is copied");
     }
     let initializing = r.view.initialize.as_ref().is_some_and(|key| key.value.is_empty());
     if r.view.is_unlocked() && r.obs.settings.can_clone_without_leader && !initializing {
@@ -90,29 +95,45 @@ fn race_to_initialize(r: &mut Round<'_>) -> Step<()> {
     r.start(Job::Bootstrap, "trying to bootstrap a new cluster")
 }
 
-/// A running member with the `clonefrom` tag, else the leader. Where several offer themselves, each node starts its
-/// search at another one, so that they share the load without a random number, and moves on with time, so that it does
-/// not try for ever one that cannot be copied.
-fn clone_source<'a>(r: &Round<'a>) -> Option<&'a Member> {
-    let leader = r.view.leader_member().filter(|member| member.data.conn_url().is_some());
-    let offering: Vec<&Member> = r
-        .view
+/// Whom `me` copies: a running member with the `clonefrom` tag, else the leader (contract BS-2). Where several offer
+/// themselves, each node starts its search at another one, so that they share the load without a random number, and moves
+/// on with time, so that it does not try for ever one that cannot be copied.
+///
+/// Safer than the contract (docs/compatibility.md): whoever `/sync` names copies the leader and nobody else. What it held
+/// for the commits of that leader is gone, and with the copy of a standby it could take over without them.
+pub fn clone_source<'a>(
+    me: &MemberName,
+    settings: &Settings,
+    cluster: &'a Cluster,
+    now: Monotonic,
+) -> Option<&'a Member> {
+    // Without a leader there is nobody to follow afterwards, so nobody to clone from.
+    let leader = cluster.leader_member().filter(|member| member.name != *me && has_address(member))?;
+    if is_relied_on(me, settings, cluster) {
+        return Some(leader);
+    }
+    let offering: Vec<&Member> = cluster
         .members
         .iter()
-        .filter(|member| member.name != r.obs.me && !r.view.is_leader(&member.name))
-        .filter(|member| member.data.conn_url().is_some() && member.data.is_running())
-        .filter(|member| member.data.tags().clonefrom())
+        .filter(|member| member.name != *me && !cluster.is_leader(&member.name))
+        .filter(|member| has_address(member) && member.data.is_running() && member.data.tags().clonefrom())
         .collect();
-    // Without a leader there is nobody to follow afterwards, so nobody to clone from (contract BS-2).
-    leader?;
-    let minutes = usize::try_from(r.obs.now.0 / 60_000_000).unwrap_or_default();
-    let start =
-        r.obs.me.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let minutes = usize::try_from(now.0 / 60_000_000).unwrap_or_default();
+    let start = me.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     let chosen = start
         .wrapping_add(minutes)
         .checked_rem(offering.len())
         .and_then(|index| offering.get(index).copied());
-    chosen.or(leader)
+    Some(chosen.unwrap_or(leader))
+}
+
+fn has_address(member: &Member) -> bool {
+    member.data.conn_url().is_some()
+}
+
+/// `/sync` says that this node has what was acknowledged.
+fn is_relied_on(me: &MemberName, settings: &Settings, cluster: &Cluster) -> bool {
+    Voters::in_force(settings, cluster).is_some_and(|voters| voters.has(me))
 }
 
 /// Contract HA-060 to HA-064: this node's bootstrap job has ended.

@@ -151,9 +151,10 @@ impl Callbacks {
 
     /// The server is stopped for good. `was_running`: whoever stopped it found it running. The role that is passed is that
     /// of the server that was stopped: a leader may be a demoted one already, because its lock went before its archiver.
+    /// Whoever starts it by hand after that, in pause, has it told of as one that was found.
     pub fn stopped(&mut self, role: Role, was_running: bool) -> Option<Call> {
         let stopped = self.stopping.take().or_else(|| was_running.then_some(role));
-        self.due = Due::Nothing;
+        self.due = Due::Found;
         self.call(Event::Stop, stopped?)
     }
 
@@ -287,7 +288,14 @@ mod tests {
         callbacks.starts(How::Start);
         callbacks.stops(Role::Replica, true);
         assert!(callbacks.stopped(Role::Replica, true).is_some());
+        assert_eq!(callbacks.attempted(Role::Replica), None);
+        // Somebody starts it by hand.
+        assert_eq!(callbacks.accepts(Role::Replica), call(Event::Start, Role::Replica));
         assert_eq!(callbacks.accepts(Role::Replica), None);
+        // A crash recovery finds nothing to stop, and tells nothing.
+        let mut recovered = Callbacks::default();
+        assert_eq!(recovered.stopped(Role::Replica, false), None);
+        assert_eq!(recovered.accepts(Role::Replica), call(Event::Start, Role::Replica));
     }
 
     #[test]

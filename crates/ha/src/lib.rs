@@ -45,6 +45,7 @@ mod upstream;
 mod watchdog;
 
 pub use action::{Action, DemoteMode, Job, Outcome};
+pub use bootstrap::clone_source;
 pub use cycle::decide;
 pub use decision::{Decision, Fired};
 pub use follow::node_to_follow;

@@ -158,7 +158,7 @@ fn manual_failover(r: &mut Round<'_>, failover: &Failover) -> Step<Option<bool>>
     if let Some(candidate) = &failover.candidate {
         if *candidate == r.obs.me {
             r.fired("HA-220", "");
-            let may = !old_primary_lives(r, failover)? && has_the_votes(r, failover)?;
+            let may = !old_primary_lives(r)? && has_the_votes(r, failover)?;
             return Ok(Some(may));
         }
         if r.is_paused() {
@@ -244,13 +244,11 @@ fn somebody_elses_wish_in_pause(
 }
 
 /// Safer than the contract (docs/compatibility.md): the wish for a candidate says who shall lead, not that nobody leads.
-/// The lock may be gone while its last holder cannot know, so it is asked (HN-6) also where the candidate is certain.
-fn old_primary_lives(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
-    let last = [failover.leader.clone(), r.memory.old_leader.clone()];
+/// The lock may be gone while its last holder cannot know, so it is asked (HN-6) also where the candidate is certain; and
+/// since whoever led last may be unknown here, or go on in failsafe mode without this node, so is everybody.
+fn old_primary_lives(r: &mut Round<'_>) -> Step<bool> {
     let members = peers(r);
-    let asked =
-        members.iter().filter(|member| member.name != r.obs.me && last.contains(&Some(member.name.clone())));
-    let asked: Vec<&Member> = asked.collect();
+    let asked: Vec<&Member> = members.iter().filter(|member| member.name != r.obs.me).collect();
     let alive = candidates::ask(r, &asked)?.iter().find(|answer| !answer.in_recovery);
     if let Some(primary) = alive {
         r.fired("HN-6", format!("{} is still a primary", primary.name));

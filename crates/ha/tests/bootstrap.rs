@@ -8,6 +8,7 @@ use ptarmigan_ha::{
     callbacks::Event,
     memory::FailedJob,
     observation::{ControlState, DataDirectory, JobEnd, JobKind},
+    sync::Mode,
 };
 use ptarmigan_types::{Initialize, Lsn, MemberState, Monotonic, Role, Status};
 use serde_json::json;
@@ -103,6 +104,28 @@ fn bs_2_clones_from_the_leader_or_a_member_that_offers_itself() {
         scene.member("b").0.shift_remove("conn_url");
     });
     silent.play().fired("BS-4").starts_nothing();
+}
+
+/// Found by the simulation: the leader was gone, its synchronous standby was reinitialised from an asynchronous one, and
+/// could have taken over without what it had confirmed.
+#[test]
+fn bs_2_whoever_sync_names_copies_the_leader_alone() {
+    let named = empty().with(|scene| {
+        scene.member("c").0.insert("tags".into(), json!({"clonefrom": true}));
+        scene.obs.settings.synchronous.mode = Mode::Priority;
+        scene.view().sync = sync("b", &["a"], 0);
+    });
+    named.play().fired("BS-2").starts(&Job::Clone { source: Some(member("b")) });
+    let away = named.clone().with(|scene| {
+        scene.view().leader = None;
+        scene.obs.settings.can_clone_without_leader = true;
+    });
+    let line = "waiting for leader to bootstrap: named in /sync, so only the leader is copied";
+    away.play().fired("BS-4").starts_nothing().line(line);
+    let other = away.clone().with(|scene| scene.view().sync = sync("b", &["c"], 0));
+    other.play().fired("BS-3").starts(&Job::Clone { source: None });
+    let off = away.with(|scene| scene.obs.settings.synchronous.mode = Mode::Off);
+    off.play().fired("BS-3").starts(&Job::Clone { source: None });
 }
 
 #[test]

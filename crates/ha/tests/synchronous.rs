@@ -18,15 +18,6 @@ use support::*;
 const SOON: Duration = Duration::from_millis(100);
 const STEP_ASIDE: &str = "released the leader lock: /sync does not let this node take over any more";
 
-fn sync(leader: &str, standbys: &[&str], quorum: u32) -> SyncState {
-    SyncState {
-        leader: Some(name(leader)),
-        standbys: standbys.iter().map(|standby| name(standby)).collect(),
-        quorum,
-        revision: 20,
-    }
-}
-
 fn write(leader: &str, standbys: &[&str], quorum: u32, when: When) -> Action {
     Action::WriteSync { state: SyncState { revision: 0, ..sync(leader, standbys, quorum) }, when }
 }

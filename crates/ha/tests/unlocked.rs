@@ -312,6 +312,18 @@ fn ha_220_to_ha_228_an_operators_wish_without_a_leader() {
     }
 }
 
+/// Found by the simulation: the primary went on in failsafe mode without this node, whose daemon was a new one.
+#[test]
+fn hn_6_a_wish_asks_also_whom_this_node_never_saw_lead() {
+    let wished = Scene::unlocked().with(|scene| {
+        scene.memory.old_leader = None;
+        scene.view().failover = Some(failover(None, Some("a")));
+    });
+    wished.clone().play().fired("HA-220").does(&Action::AcquireLock);
+    let primary = wished.with(|scene| scene.peers[1].in_recovery = false).play();
+    primary.fired("HA-220").fired("HN-6").does_not(&Action::AcquireLock);
+}
+
 #[test]
 fn hn_6_a_wish_takes_the_lock_from_no_primary_that_lives() {
     let alive = |scene: &mut Scene| scene.peers[0].in_recovery = false;

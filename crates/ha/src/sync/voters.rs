@@ -1,9 +1,9 @@
 //! Who may take over under synchronous replication, as the rules of a race ask it (contract B.10, "sync active").
 
-use ptarmigan_types::MemberName;
+use ptarmigan_types::{Cluster, MemberName};
 
 use super::{Mode, NameSet};
-use crate::round::Round;
+use crate::{observation::Settings, round::Round};
 
 /// `/sync`, where synchronous mode is on and the key has a leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,13 +20,18 @@ pub(crate) struct Voters {
 impl Voters {
     /// `None`: synchronous replication is not active, and everybody may take over.
     pub(crate) fn of(r: &Round<'_>) -> Option<Self> {
-        let sync = &r.view.sync;
-        let leader = sync.leader.clone().filter(|_| r.obs.settings.synchronous.is_on())?;
+        Self::in_force(&r.obs.settings, r.view)
+    }
+
+    /// As [`Self::of`], outside of a round.
+    pub(crate) fn in_force(settings: &Settings, cluster: &Cluster) -> Option<Self> {
+        let sync = &cluster.sync;
+        let leader = sync.leader.clone().filter(|_| settings.synchronous.is_on())?;
         Some(Self {
             leader,
             standbys: sync.standbys.iter().cloned().collect(),
             needed: usize::try_from(sync.quorum).unwrap_or(usize::MAX),
-            counted: sync.quorum > 0 || r.obs.settings.synchronous.mode == Mode::Quorum,
+            counted: sync.quorum > 0 || settings.synchronous.mode == Mode::Quorum,
         })
     }
 

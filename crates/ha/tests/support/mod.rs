@@ -17,7 +17,7 @@ use ptarmigan_ha::{
 };
 use ptarmigan_types::{
     Cluster, DynamicConfig, Failover, History, HistoryEntry, Initialize, Leader, LeaseId, Lsn, Member,
-    MemberData, MemberName, MemberState, Monotonic, Role, Status, Tags, Timeline,
+    MemberData, MemberName, MemberState, Monotonic, Role, Status, SyncState, Tags, Timeline,
 };
 use serde_json::{Value, json};
 
@@ -54,6 +54,16 @@ pub fn wall() -> jiff::Timestamp {
 
 pub fn tags(value: &Value) -> Tags {
     Tags(value.as_object().cloned().unwrap_or_default())
+}
+
+/// `/sync` at revision 20.
+pub fn sync(leader: &str, standbys: &[&str], quorum: u32) -> SyncState {
+    SyncState {
+        leader: Some(name(leader)),
+        standbys: standbys.iter().map(|standby| name(standby)).collect(),
+        quorum,
+        revision: 20,
+    }
 }
 
 pub fn member_of(member: &str, data: &Value) -> Member {
