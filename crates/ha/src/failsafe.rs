@@ -352,30 +352,34 @@ pub(crate) fn note_writes(r: &mut Round<'_>) {
 /// not have heard that the mode was switched off, that goes on. Safer than the contract (docs/compatibility.md): such a
 /// leader is one of those whom `/failsafe` names, so where all of them answer, and none as a primary, there is none. Whoever
 /// is ahead of all the others would keep them from taking over (HN-7) and may not take over itself otherwise.
-pub(crate) fn keeps_from_racing(r: &mut Round<'_>) -> Step<bool> {
+/// `who`: this node, or one that it would leave the lock to.
+pub(crate) fn keeps_from_racing(r: &mut Round<'_>, who: &MemberName) -> Step<bool> {
     let Some(named) = r.view.failsafe.as_ref().filter(|members| !members.is_empty()) else {
         return Ok(false);
     };
-    if named.contains_key(&r.obs.me.0) {
+    if named.contains_key(&who.0) {
         return Ok(false);
     }
     let off_for = r.memory.failsafe.off_since.map(|since| r.obs.now.since(since));
     if !r.obs.settings.failsafe_mode && off_for.is_none_or(|off_for| off_for >= r.obs.settings.ttl) {
         return Ok(false);
     }
-    let members: Vec<Member> =
-        named.iter().map(|(name, url)| url_only(&MemberName(name.clone()), None, url)).collect();
-    let asked: Vec<&Member> = members.iter().collect();
+    let others: Vec<Member> = named
+        .iter()
+        .filter(|(name, _)| **name != r.obs.me.0)
+        .map(|(name, url)| url_only(&MemberName(name.clone()), None, url))
+        .collect();
+    let asked: Vec<&Member> = others.iter().collect();
     let answers = candidates::ask(r, &asked)?;
-    let silent: Vec<&str> = named
-        .keys()
-        .map(String::as_str)
+    let silent: Vec<&str> = others
+        .iter()
+        .map(|member| member.name.as_str())
         .filter(|name| !answers.iter().any(|answer| answer.name.as_str() == *name && answer.in_recovery))
         .collect();
     if silent.is_empty() {
         return Ok(false);
     }
-    r.fired("HA-212", format!("/failsafe does not name this node, and may lead: {}", silent.join(", ")));
+    r.fired("HA-212", format!("/failsafe does not name {who}, and may lead: {}", silent.join(", ")));
     Ok(true)
 }
 

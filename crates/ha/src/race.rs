@@ -41,6 +41,11 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         r.fired("HA-208", "");
         return Ok(false);
     }
+    // Before an operator's wish, safer than the contract (docs/compatibility.md): it does not say that nobody leads either.
+    let me = r.obs.me.clone();
+    if failsafe::keeps_from_racing(r, &me)? {
+        return Ok(false);
+    }
     let voters = Voters::of(r);
     let outsider = voters.as_ref().is_some_and(|voters| !voters.has(&r.obs.me));
     if let Some(failover) = r.view.failover.clone() {
@@ -53,9 +58,6 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
     }
     if !r.obs.watchdog.healthy {
         r.fired("HA-211", "the watchdog is required and cannot be used");
-        return Ok(false);
-    }
-    if failsafe::keeps_from_racing(r)? {
         return Ok(false);
     }
     if is_left_out(r) {
@@ -267,6 +269,10 @@ fn candidate_is_fine(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
     let bound = failover.leader.is_some();
     if bound && Voters::of(r).is_some_and(|voters| !voters.has(&member.name)) {
         r.fired("HA-209", format!("/sync does not name {}", member.name));
+        return Ok(false);
+    }
+    let candidate = member.name.clone();
+    if !r.is_paused() && failsafe::keeps_from_racing(r, &candidate)? {
         return Ok(false);
     }
     let answers = candidates::ask(r, &[member])?;

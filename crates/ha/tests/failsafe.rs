@@ -248,6 +248,28 @@ fn ha_212_who_is_not_in_failsafe_does_not_race() {
     }
 }
 
+/// Found by the simulation: the leader went on alone without the DCS, and an operator's wish led to another one.
+#[test]
+fn ha_212_comes_before_an_operators_wish() {
+    let scene = |members: &[&str], wish: (Option<&str>, Option<&str>)| {
+        let mut scene = Scene::unlocked();
+        scene.obs.settings.failsafe_mode = true;
+        scene.view().failsafe = Some(failsafe_of(members));
+        scene.view().failover = Some(failover(wish.0, wish.1));
+        scene.with(|scene| scene.peers.retain(|peer| peer.name != name("b")))
+    };
+    for wish in [(Some("b"), None), (None, Some("a"))] {
+        let played = scene(&["b"], wish).play();
+        played.fired("HA-212").silent("HA-210").does_not(&Action::AcquireLock);
+        scene(&["a", "b"], wish).play().silent("HA-212").fired("HA-210").does(&Action::AcquireLock);
+    }
+    // Nor does anybody leave the lock to a candidate whom that keeps from it.
+    let left = scene(&["a", "b"], (Some("b"), Some("c")));
+    left.play().fired("HA-212").fired("HA-225").silent("HA-224").does(&Action::AcquireLock);
+    let answering = scene(&["a"], (Some("b"), Some("c"))).play();
+    answering.fired("HA-224").does_not(&Action::AcquireLock);
+}
+
 #[test]
 fn ha_213_who_is_only_in_failsafe_is_asked_too() {
     let mut scene = Scene::unlocked();

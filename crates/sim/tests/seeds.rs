@@ -64,6 +64,7 @@ fn fresh_seeds_find_nothing() {
     let from = chosen.unwrap_or_else(|| RandomState::new().hash_one(0) >> (u64::BITS - SEED_BITS));
     println!("fresh seeds: {from} to {}", from + FRESH - 1);
     let mut counts = Counts::default();
+    let mut hardly_written = Vec::new();
     for seed in from..from + FRESH {
         let report = run(seed, Options::default());
         if let Some(violation) = report.violation.as_ref().filter(|found| OPEN.contains(&found.checker)) {
@@ -71,10 +72,14 @@ fn fresh_seeds_find_nothing() {
             continue;
         }
         assert_eq!(report.violation, None, "seed {seed}: ptarmigan-sim --seed {seed} --trace");
-        assert!(report.counts.acknowledged > 50, "seed {seed}: hardly anything was written");
+        if report.counts.acknowledged < 50 {
+            hardly_written.push(seed);
+        }
         counts.add(&report.counts);
     }
     println!("{counts}");
+    // In strict mode nothing is, where everybody else has the tag `nosync`.
+    assert!(hardly_written.len() <= 4, "hardly anything was written: seeds {hardly_written:?}");
 }
 
 #[test]
