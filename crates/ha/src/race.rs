@@ -7,7 +7,7 @@ use crate::{
     candidates::{self, Race},
     failsafe, pause,
     round::{Round, Step},
-    sync::{Mode, Voters},
+    sync::Voters,
     unmanaged,
 };
 
@@ -166,8 +166,7 @@ fn manual_failover(r: &mut Round<'_>, failover: &Failover) -> Step<Option<bool>>
         if r.is_paused() {
             return Ok(somebody_elses_wish_in_pause(r, failover, candidate));
         }
-        let known = r.view.sync.matches_or_leads(r.obs.me.as_str());
-        if r.obs.settings.synchronous.mode == Mode::Priority && !known {
+        if is_left_out(r) {
             r.fired("HA-223", "/sync does not name this node");
             return Ok(Some(false));
         }

@@ -614,6 +614,8 @@ fn ha_223_an_outsider_does_not_stand_in_for_a_candidate() {
     assert!(takes(&wish(Mode::Priority, &["a"])));
     let outsider = wish(Mode::Priority, &["c"]);
     outsider.play().fired("HA-223").does_not(&Action::AcquireLock);
+    // Found by the simulation: the mode is on, `/sync` was never written, and everybody waited for somebody whom it names.
+    assert!(takes(&outsider.with(|scene| scene.view().sync = SyncState::default())));
 }
 
 /// Found by the simulation: everybody left the lock to a candidate whom HA-209 kept from taking it.
