@@ -56,10 +56,12 @@ pub(crate) fn empty_data_directory(r: &mut Round<'_>) -> Step<()> {
 }
 
 /// Better than the contract (docs/compatibility.md): a standby cluster whose last data directory is gone would wait for ever
-/// for one of its members, although what it had is there for the asking.
+/// for one of its members, although what it had is there for the asking. A member that may not lead is none to wait for.
 fn last_data_is_gone(r: &Round<'_>) -> bool {
     let has_data = |member: &Member| {
-        member.data.timeline().is_some() || member.data.xlog_location().is_some() || member.data.is_running()
+        let data = &member.data;
+        let has = data.timeline().is_some() || data.xlog_location().is_some() || data.is_running();
+        has && !data.tags().nofailover()
     };
     r.view.is_unlocked()
         && r.view.system_identifier().is_some()

@@ -88,7 +88,7 @@ fn cycle(r: &mut Round<'_>) -> Step<String> {
         failsafe::write_key(r);
     }
     failsafe::clear(r, renewed == Some(true));
-    failsafe::release_promise(r);
+    failsafe::end_of_promise(r);
 
     pause::note(r);
     keep_keys(r, renewed)?;

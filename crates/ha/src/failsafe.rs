@@ -56,9 +56,6 @@ pub struct Promise {
     pub api_url: String,
     /// Its slots and their positions.
     pub slots: Option<BTreeMap<String, Lsn>>,
-    /// The create revision of the last lock that it held then, as far as known: with a later one it leads by right again.
-    #[serde(default)]
-    pub lock: Option<Revision>,
     /// Until when.
     pub until: Monotonic,
 }
@@ -85,12 +82,6 @@ pub struct Standing {
     pub leads: bool,
     /// The last holder of the lock that I know of, and the create revision of its lock.
     pub last_leader: Option<(MemberName, Revision)>,
-}
-
-impl Standing {
-    fn last_lock_of(&self, name: &MemberName) -> Option<Revision> {
-        self.last_leader.as_ref().filter(|(leader, _)| leader == name).map(|(_, lock)| *lock)
-    }
 }
 
 /// Why a promise is refused.
@@ -191,7 +182,6 @@ impl Ledger {
             conn_url: request.conn_url.clone(),
             api_url: request.api_url.clone(),
             slots: request.slots.clone(),
-            lock: request.lock.max(standing.last_lock_of(&request.name)),
             until,
         };
         self.promise = Some(promise.clone());
@@ -235,6 +225,9 @@ pub struct Seen {
     pub written: Option<BTreeMap<String, String>>,
     /// Until when everybody promised this node not to lead.
     pub until: Option<Monotonic>,
+    /// The same, also once this node has the lock again: until then nobody else may take over.
+    #[serde(default)]
+    pub binds_until: Option<Monotonic>,
     /// The mode has been off since, as far as this node saw.
     pub off_since: Option<Monotonic>,
 }
@@ -423,17 +416,19 @@ pub(crate) fn clear(r: &mut Round<'_>, renewed: bool) {
     }
 }
 
-/// Safer and quicker than the contract (docs/compatibility.md): a leader that has won another lock since leads by that one,
-/// and not by promises. Its lease ends later than they would.
-pub(crate) fn release_promise(r: &mut Round<'_>) {
+/// For how long the others may not take over from this node, which has led without the DCS a moment ago.
+pub(crate) fn nobody_may_lead_for(r: &Round<'_>) -> Option<Duration> {
+    let until = r.memory.failsafe.binds_until.filter(|until| r.obs.now < *until)?;
+    Some(until.since(r.obs.now))
+}
+
+/// A promise is kept to its end, also where its leader is seen with another lock: one that it won without hearing of it
+/// it does not lead by, and the promise lasts longer than that lock.
+pub(crate) fn end_of_promise(r: &mut Round<'_>) {
     let (Some(promise), Some(leader)) = (&r.obs.promise, &r.view.leader) else { return };
     if promise.to == leader.name && leader.create_revision == 0 {
         // The leader of LV-2: when the promise is over, there is a race.
         r.wake_within(promise.until.since(r.obs.now));
-    }
-    if promise.to == leader.name && promise.lock.is_some_and(|lock| lock < leader.create_revision) {
-        r.fired("FS-8", format!("{} has the lock again", promise.to));
-        r.request(Action::ForgetFailsafe(Some(promise.until)));
     }
 }
 
@@ -456,6 +451,7 @@ pub(crate) fn everybody_promises(r: &mut Round<'_>) -> Step<bool> {
         Outcome::Promised { until, .. } => {
             r.fired("FS-5", "everybody promised not to lead");
             r.memory.failsafe.until = Some(*until);
+            r.memory.failsafe.binds_until = Some(*until);
             Ok(true)
         }
         Outcome::Refused(reason) | Outcome::Failed(reason) | Outcome::NoAnswer { reason, .. } => {

@@ -2,7 +2,7 @@
 
 use crate::{
     action::{Action, DemoteMode, Job, When},
-    candidates,
+    candidates, failsafe,
     observation::JobKind,
     round::{Round, Step},
     schedule::{self, Due},
@@ -52,6 +52,11 @@ pub(crate) fn seen_by_leader(r: &mut Round<'_>) -> Step<Option<String>> {
     if failover.candidate.is_none() && r.is_paused() {
         r.fired("HA-234", "paused: a candidate must be named");
         r.request(clear);
+        return Ok(None);
+    }
+    if let Some(left) = failsafe::nobody_may_lead_for(r) {
+        r.fired("FS-8", format!("the others promised not to lead, {} s left", left.as_secs()));
+        r.wake_within(left);
         return Ok(None);
     }
     if candidates::failover_possible(r, failover.candidate.as_ref())? {

@@ -77,7 +77,7 @@ fn take_lock(r: &mut Round<'_>) -> Step<String> {
         r.release();
         return finish("released the leader lock: it came too late, and others are ahead by now");
     }
-    if acquired && let Some(wish) = &r.view.failover {
+    if acquired && let Some(wish) = &wish {
         let stays = pause::wish_that_stays(r, wish);
         r.request(stays.unwrap_or(Action::ClearFailover(When::Always)));
     }
@@ -123,6 +123,8 @@ fn still_healthy(r: &mut Round<'_>) -> Step<bool> {
         return Ok(true);
     }
     r.fired("HA-131", format!("the lock came after {} ms: asking the others again", waited.as_millis()));
+    // Whoever led meanwhile may be down by now, and tell nothing: what it left in the DCS does.
+    r.reload_view(ReloadAfter::Lock)?;
     r.asks_again = true;
     race::am_healthy(r)
 }

@@ -420,24 +420,13 @@ fn fs_8_a_lock_that_was_won_unheard_is_given_up_for_the_promise() {
     unlocked.play().fired("FS-8").does_not(&Action::AcquireLock);
 }
 
+/// Found by the simulation: a lock that was won in a race which the store never answered ended a promise that its leader
+/// still led by.
 #[test]
-fn fs_8_a_leader_with_another_lock_leads_by_that_one() {
-    let given = |lock| {
-        let mut ledger = Ledger::default();
-        let standing = Standing { last_leader: Some((name("a"), 7)), ..standing() };
-        ledger.give(&standing, &Request { lock, ..request() }, NOW).unwrap().lock
-    };
-    assert_eq!([given(None), given(Some(5)), given(Some(9))], [Some(7), Some(7), Some(9)]);
-    let seen = |lock, leads: &str| {
-        let promise = Promise { lock, ..promise("b", at(1001)) };
-        let scene = Scene::standby().led_by(leads).with(|scene| scene.obs.promise = Some(promise));
-        scene.play().did(&Action::ForgetFailsafe(Some(at(1001))))
-    };
-    // The lock in the view was created at revision 7.
-    assert!(seen(Some(6), "b"));
-    for (lock, leads) in [(Some(7), "b"), (None, "b"), (Some(6), "c")] {
-        assert!(!seen(lock, leads), "{lock:?} {leads}");
-    }
+fn fs_8_a_promise_outlives_a_lock_of_its_leader() {
+    let scene = Scene::standby().led_by("b").with(|scene| scene.obs.promise = Some(promise("b", at(1001))));
+    let played = scene.play();
+    assert!(!played.has(|action| matches!(action, Action::ForgetFailsafe(_))));
 }
 
 #[test]

@@ -118,6 +118,17 @@ fn ha_235_not_again_at_once_after_a_stop_that_failed() {
     played.starts_nothing().wakes_in(secs(1)).does_not(&CLEAR);
 }
 
+/// Whoever stepped down for a candidate that has promised not to lead would leave the cluster without a primary.
+#[test]
+fn fs_8_a_switchover_waits_until_the_others_may_lead_again() {
+    let promised = |until| {
+        let wished = wished(Some("a"), Some("c"));
+        wished.with(|scene| scene.memory.failsafe.binds_until = Some(until)).play()
+    };
+    promised(at(1004)).fired("FS-8").starts_nothing().does_not(&CLEAR).wakes_in(secs(4));
+    promised(NOW).silent("FS-8").starts(&GRACEFUL);
+}
+
 #[test]
 fn ha_231_sa_2_sa_4_a_scheduled_switchover() {
     let scheduled = |at: ScheduledAt| {

@@ -118,7 +118,6 @@ fn b_23_6_slots_are_copied_only_beside_nothing_else() {
         ("a leader in failsafe mode was promised not to lead", |s| {
             s.obs.promise = Some(Promise {
                 to: name("b"),
-                lock: Default::default(),
                 conn_url: "postgres://b:5432/postgres".into(),
                 api_url: "http://b:8008/patroni".into(),
                 slots: None,

@@ -102,6 +102,7 @@ fn memory(draw: &mut Draw<'_>) -> Memory {
             revision: draw.pick(&[None, Some(5)]),
             written: draw.pick(&[None, Some(failsafe_of(&["c"]))]),
             until: draw.moment(),
+            binds_until: draw.moment(),
             off_since: draw.moment(),
         },
         synchronous: Default::default(),

@@ -369,6 +369,16 @@ fn ha_131_a_lock_that_comes_late_is_kept_only_where_nobody_is_ahead_by_now() {
         played.fired("HA-131").fired(rule).does(&Action::ReleaseLock(leader("a")));
         assert!(!played.has(|action| matches!(action, Action::StartJob(_))));
     }
+    // Whoever led meanwhile and is down by now left its timeline in the DCS. Found by the simulation.
+    let led = Scene::unlocked().with(|scene| {
+        scene.acquire = held_late();
+        scene.obs.settings.check_timeline = true;
+        let mut view = scene.view().clone();
+        view.history = Some(history(&[1]));
+        view.leader = Some(leader("a"));
+        scene.reloaded = Some(Ok(view));
+    });
+    led.play().fired("HN-2").does(&Action::ReleaseLock(leader("a"))).starts_nothing();
     let soon = Scene::unlocked().play();
     assert!(
         !soon.has(|action| matches!(action, Action::AskPeersAgain(_))),

@@ -150,7 +150,6 @@ mod tests {
             conn_url: "postgres://b:5432/postgres".into(),
             api_url: "http://b:8008/patroni".into(),
             slots: None,
-            lock: Some(7),
             until,
         }
     }

@@ -111,13 +111,14 @@ pub fn active(candidates: &[Candidate], settings: &Settings, own: Lsn) -> NameSe
     active
 }
 
-/// Which of `active` the server counts as synchronous by these names.
+/// Which of `active` the server counts as synchronous by these names. Names of priority mode stay for a while after a switch
+/// to quorum mode (QS-4), and who is first among them has every commit: it counts, or the switch would wait for ever.
 pub fn counted(candidates: &[Candidate], active: &NameSet, mode: Mode, names: &StandbyNames) -> NameSet {
-    let state = if mode == Mode::Quorum { "quorum" } else { "sync" };
+    let counts = |state: &str| state == "sync" || (state == "quorum" && mode == Mode::Quorum);
     candidates
         .iter()
         .filter(|candidate| active.contains(&candidate.name) && names.members.contains(&candidate.name))
-        .filter(|candidate| candidate.sync_state == state)
+        .filter(|candidate| counts(&candidate.sync_state))
         .map(|candidate| candidate.name.clone())
         .collect()
 }

@@ -127,7 +127,6 @@ pub fn promise(to: &str, until: Monotonic) -> Promise {
         conn_url: format!("postgres://{to}:5432/postgres"),
         api_url: format!("http://{to}:8008/patroni"),
         slots: None,
-        lock: Some(3),
         until,
     }
 }

@@ -56,6 +56,13 @@ impl Checker {
         self.excused = Some((candidate.to_owned(), now + MANUAL));
     }
 
+    /// What an operator wished for is in the DCS still.
+    pub fn wish_stays(&mut self, now: Monotonic) {
+        if let Some((_, until)) = &mut self.excused {
+            *until = (*until).max(now + MANUAL);
+        }
+    }
+
     /// An operator named this candidate a short while ago.
     pub fn is_excused(&self, now: Monotonic, name: &str) -> bool {
         self.excused.as_ref().is_some_and(|(who, until)| who == name && now <= *until)

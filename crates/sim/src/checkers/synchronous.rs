@@ -18,6 +18,9 @@ impl World {
         if !self.scenario.synchronous.used {
             return;
         }
+        if self.store.keys.contains_key("failover") {
+            self.checks.sync_durability.wish_stays(self.now);
+        }
         let revision = |key: &str| self.store.keys.get(key).map_or(0, |raw| raw.revision);
         let seen = Seen { sync: revision("sync"), config: revision("config"), leader: revision("leader") };
         let before = std::mem::replace(&mut self.checks.keys_seen, seen);
@@ -57,8 +60,13 @@ impl World {
             .collect();
         self.checks.sync_key.has_all(self.now, &sync, &voters);
         let holder = self.store.keys.get("leader").and_then(|raw| self.index(&raw.value));
-        let writes =
-            |member: &usize| members[*member].postgres.is_writable() && members[*member].leads(self.now);
+        // A primary that takes its lock back in pause has gone on writing under its own names: nothing was promised of those
+        // commits. In the cycle that holds the lock it writes `/sync`.
+        let comes_back =
+            |member: &usize| self.is_paused() && !sync.leader_matches(members[*member].name.as_str());
+        let writes = |member: &usize| {
+            members[*member].postgres.is_writable() && members[*member].leads(self.now) && !comes_back(member)
+        };
         if let Some(primary) = holder.filter(writes)
             && let Some(names) = members[primary].postgres.synchronous.in_force()
         {
