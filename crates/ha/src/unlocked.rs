@@ -74,6 +74,15 @@ fn take_lock(r: &mut Round<'_>) -> Step<String> {
     let (raced_on, wish) = (r.view.sync.revision, r.view.failover.clone());
     if acquired && !still_healthy(r)? {
         r.reload_view(ReloadAfter::Lock)?;
+        if r.obs.postgres.may_write() {
+            // The server goes first, the lease runs out by itself.
+            r.forget_lease();
+            return follow::follow(
+                r,
+                "",
+                "demoting self because the leader lock came too late, and others have led since",
+            );
+        }
         r.release();
         return finish("released the leader lock: it came too late, and others are ahead by now");
     }

@@ -502,7 +502,7 @@ fn qs_4_names_of_priority_mode_are_written_anew() {
     assert!(!played.has(writes_sync));
     // As PostgreSQL counts by such names. Found by the simulation: nobody was confirmed, and QS-5 went on for ever.
     let first = quorum().key("a", &[], 0).in_force("b").streaming(&[("b", "sync"), ("c", "async")]).fenced();
-    first.play().silent("QS-5").does(&rewrite("a", &["b"], 0));
+    first.play().silent("QS-5").does(&rewrite("a", &["b", "c"], 1));
     let steady = agreed().play();
     steady.silent("QS-3").silent("QS-4").wakes_in(secs(10));
     assert!(!steady.has(writes_sync) && !steady.has(sets_names));
