@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ptarmigan_types::Cluster;
+
 use crate::{
     action::{Action, Outcome, ReloadAfter, When},
     cycle::YIELD,
@@ -73,7 +75,6 @@ fn take_lock(r: &mut Round<'_>) -> Step<String> {
     let acquired = r.lock(Action::AcquireLock)?;
     let (raced_on, wish) = (r.view.sync.revision, r.view.failover.clone());
     if acquired && !still_healthy(r)? {
-        r.reload_view(ReloadAfter::Lock)?;
         if r.obs.postgres.may_write() {
             // The server goes first, the lease runs out by itself.
             r.forget_lease();
@@ -122,18 +123,23 @@ fn take_lock(r: &mut Round<'_>) -> Step<String> {
     )
 }
 
-/// A race that the store answered late was won on facts of then: somebody may have led since, and gone again.
+/// A race that the store answered late was won on facts of then, and one that was begun on a stale view on facts of before:
+/// somebody may have led since, and gone again. Whoever did may be down by now, and tell nothing: what it left in the DCS does.
 fn still_healthy(r: &mut Round<'_>) -> Step<bool> {
     let waited = match r.outcome(&Action::AcquireLock) {
         Some(Outcome::Held { waited, .. }) => *waited,
         _ => Duration::ZERO,
     };
-    if waited < RACE_FRESH {
+    let position = |view: &Cluster| (view.timeline(), view.status.last_lsn);
+    let raced_on = position(r.view);
+    r.reload_view(ReloadAfter::Lock)?;
+    if waited >= RACE_FRESH {
+        r.fired("HA-131", format!("the lock came after {} ms: asking the others again", waited.as_millis()));
+    } else if position(r.view) != raced_on {
+        r.fired("HA-131", "somebody has led since the view that was raced on: asking the others again");
+    } else {
         return Ok(true);
     }
-    r.fired("HA-131", format!("the lock came after {} ms: asking the others again", waited.as_millis()));
-    // Whoever led meanwhile may be down by now, and tell nothing: what it left in the DCS does.
-    r.reload_view(ReloadAfter::Lock)?;
     r.asks_again = true;
     race::am_healthy(r)
 }

@@ -379,6 +379,8 @@ fn ha_131_a_lock_that_comes_late_is_kept_only_where_nobody_is_ahead_by_now() {
         scene.reloaded = Some(Ok(view));
     });
     led.clone().play().fired("HN-2").does(&Action::ReleaseLock(leader("a"))).starts_nothing();
+    let stale = led.clone().with(|scene| scene.acquire = held());
+    stale.play().fired("HN-2").does(&Action::ReleaseLock(leader("a"))).starts_nothing();
     let writes = led.writable().play();
     writes.fired("HA-205").starts(&Job::Demote(DemoteMode::ImmediateNoLock));
     writes.does_not(&Action::ReleaseLock(leader("a")));

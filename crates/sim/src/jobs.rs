@@ -8,7 +8,7 @@ use ptarmigan_ha::{
     callbacks::{Callbacks, How},
     observation::{ControlState, JobEnd, JobKind, JobResult},
 };
-use ptarmigan_types::{Cluster, MemberName, MemberState, Role, Status};
+use ptarmigan_types::{Cluster, History, MemberName, MemberState, Role, Status};
 
 use crate::{
     bugs::Bug,
@@ -54,6 +54,10 @@ impl World {
         if job == Job::Demote(DemoteMode::Graceful) {
             let calm = self.checks.faults_active == 0 && self.everybody_streams_from(member);
             self.checks.durability.stepping_down(calm);
+        }
+        if matches!(job, Job::Promote { .. }) {
+            let known = self.members[member].known.as_ref().and_then(|view| view.history.as_ref());
+            self.checks.timelines.begins(member, known.map_or(0, History::timeline));
         }
         let this = &mut self.members[member];
         let primary = matches!(this.role, Role::Primary | Role::Promoted);

@@ -1,6 +1,5 @@
 //! Maintenance mode: operators who pause a cluster, stop and start its servers by hand, move the leader, and resume.
 
-use ptarmigan_types::Failover;
 use serde_json::Value;
 
 use crate::{
@@ -61,7 +60,7 @@ impl World {
             let this = &self.members[member];
             let ready = this.job.is_none() && this.machine && this.postgres.present;
             let writes =
-                |other: &Member| !other.postgres.in_recovery && other.postgres.process != Process::Down;
+                |other: &Member| !other.postgres.standby_signal && other.postgres.process != Process::Down;
             let alone = this.postgres.standby_signal || !self.members.iter().any(writes);
             if !ready || !alone || this.postgres.process != Process::Down {
                 continue;
@@ -79,8 +78,7 @@ impl World {
     /// A manual failover, where everybody hears of it.
     fn failover_in_pause(&mut self, member: usize) {
         if self.everybody_hears() {
-            let name = self.members[member].name.0.clone();
-            self.wish(&Failover::to_json(None, Some(&name), None));
+            self.fail_over(member);
         }
     }
 }

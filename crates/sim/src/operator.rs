@@ -142,7 +142,7 @@ impl World {
     }
 
     /// A failover to that member, whoever it is.
-    fn fail_over(&mut self, member: usize) {
+    pub fn fail_over(&mut self, member: usize) {
         let name = self.members[member].name.0.clone();
         self.checks.sync_durability.manual(self.now, &name);
         self.wish(&Failover::to_json(None, Some(&name), None));

@@ -157,9 +157,8 @@ impl World {
         let best_peer = this.best_peer.filter(|_| !by_votes);
         self.checks.durability.promoted(now, &this.postgres, cluster_lsn.unwrap_or_default(), best_peer);
         self.checks.timelines.promoted(&name, &this.postgres);
-        let known = this.known.as_ref().and_then(|view| view.history.as_ref()).map(History::timeline);
         if self.scenario.check_timeline && !self.checks.durability.is_manual(now) {
-            self.checks.timelines.taken_over(now, &name, &this.postgres, known.unwrap_or_default());
+            self.checks.timelines.taken_over(now, member, &this.postgres);
         }
         self.checks.failsafe.leads(now, member, "was promoted");
         self.checks.flapping.promoted(now, self.quiet_since);

@@ -13,6 +13,8 @@ use crate::postgres::Postgres;
 pub struct Checker {
     promoters: BTreeMap<(u64, Timeline), (String, Lsn)>,
     published: Timeline,
+    /// The latest timeline that a member knew of when it began its promotion.
+    known: BTreeMap<usize, Timeline>,
     /// Timelines that two members began, the second without having seen the first: PostgreSQL itself cannot tell.
     pub collisions: u64,
     /// Standbys whose WAL left the upstream's on the very same timeline.
@@ -32,11 +34,17 @@ impl Checker {
         }
     }
 
-    /// Under `check_timeline` whoever takes over has seen the latest timeline that `/history` shows.
-    pub fn taken_over(&mut self, at: Monotonic, name: &str, postgres: &Postgres, known: Timeline) {
+    /// A member begins its promotion. What a leader of before wrote to `/history` may reach the store only later.
+    pub fn begins(&mut self, member: usize, known: Timeline) {
+        self.known.insert(member, known);
+    }
+
+    /// Under `check_timeline` whoever takes over has seen the latest timeline that `/history` showed.
+    pub fn taken_over(&mut self, at: Monotonic, member: usize, postgres: &Postgres) {
         let left = postgres.history.last().map_or(0, |left| left.timeline);
+        let known = self.known.get(&member).copied().unwrap_or_default();
         if left < known {
-            let what = format!("{name} was promoted from timeline {left}, /history has {known}");
+            let what = format!("m{member} was promoted from timeline {left}, /history has {known}");
             self.violation.get_or_insert_with(|| wrong("timelines", at, what));
         }
     }
