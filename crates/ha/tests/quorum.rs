@@ -4,7 +4,7 @@
 
 use ptarmigan_ha::sync::{
     NameSet,
-    quorum::{Situation, Transition, resolve},
+    quorum::{Situation, Transition, resolve, resolve_as_far_as_safe},
 };
 use ptarmigan_types::MemberName;
 
@@ -45,6 +45,17 @@ fn names(count: usize, names: &str) -> Transition {
 #[track_caller]
 fn steps(situation: Situation, expected: &[Transition]) {
     assert_eq!(resolve(situation).unwrap(), expected);
+}
+
+/// Found by the simulation: the whole was an error, `/sync` was begun anew in every cycle, and named nobody for ever.
+#[test]
+fn r7_an_unsafe_step_does_not_undo_those_before_it() {
+    let from = situation((0, ""), (1, "bcdef"), 5, "bcdefg", 3);
+    assert!(resolve(from.clone()).is_err());
+    assert_eq!(resolve_as_far_as_safe(from).unwrap(), [key(4, "bcdef"), names(2, "bcdefg")]);
+    let next = situation((4, "bcdef"), (2, "bcdefg"), 5, "bcdefg", 3);
+    assert_eq!(resolve(next).unwrap(), [key(4, "bcdefg"), names(3, "bcdefg"), key(3, "bcdefg")]);
+    assert!(resolve_as_far_as_safe(situation((1, "be"), (0, "bcd"), 0, "bcde", 3)).is_err());
 }
 
 #[test]

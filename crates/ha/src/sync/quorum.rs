@@ -73,6 +73,19 @@ pub fn resolve(situation: Situation) -> Result<Vec<Transition>, Violation> {
     Ok(last_of_each_run(resolver.steps))
 }
 
+/// As [`resolve`]; where the rules lead to a step that is not safe (R7 does where a standby is new and two more are wanted),
+/// those before it. From there on it is asked again.
+///
+/// # Errors
+/// Not even the first step is safe.
+pub fn resolve_as_far_as_safe(situation: Situation) -> Result<Vec<Transition>, Violation> {
+    let mut resolver = Resolver::new(situation);
+    match resolver.run() {
+        Err(violation) if resolver.steps.is_empty() => Err(violation),
+        _ => Ok(last_of_each_run(resolver.steps)),
+    }
+}
+
 /// R9: of consecutive steps of one kind only the last counts, and nothing comes after [`Transition::Restart`].
 fn last_of_each_run(steps: Vec<Transition>) -> Vec<Transition> {
     let mut kept: Vec<Transition> = Vec::new();

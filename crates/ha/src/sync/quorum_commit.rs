@@ -5,7 +5,7 @@ use ptarmigan_types::{MemberName, SyncState};
 
 use super::{
     Kind, NameSet,
-    quorum::{Situation, Transition, resolve},
+    quorum::{Situation, Transition, resolve_as_far_as_safe},
     steps::{Places, look_again, size, steady},
 };
 use crate::round::{Round, Step};
@@ -38,7 +38,7 @@ pub(crate) fn steps(r: &mut Round<'_>, places: &mut Places) -> Step<()> {
         wanted: index(wanted),
         leader_wanted: me.clone(),
     };
-    let steps = match resolve(situation) {
+    let steps = match resolve_as_far_as_safe(situation) {
         Ok(steps) => steps,
         Err(violation) => {
             // Whatever the two places say: who leads has every commit.
