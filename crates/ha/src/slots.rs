@@ -8,6 +8,8 @@ use ptarmigan_types::{
 };
 use serde_json::{Map, Value};
 
+use crate::follow::{comes_back, named_upstream};
+
 mod feedback;
 pub(crate) mod in_cycle;
 mod plan;
@@ -111,24 +113,36 @@ impl View<'_> {
         matches!(self.role, Role::Primary | Role::Promoted | Role::StandbyLeader)
     }
 
-    /// True where `member` streams from this node, as far as its tags say (contract B.23.2).
-    fn is_served_here(&self, member: &Member, tags: &Tags) -> bool {
-        let upstream = tags.replicatefrom();
-        if self.leads() {
-            upstream.is_none_or(|name| name == *self.me || self.cluster.member(&name).is_none())
-        } else {
-            upstream.as_ref() == Some(self.me) && !self.cluster.is_leader(&member.name)
+    /// Whether `member` streams from this node, as far as its tags say (contract B.23.2).
+    ///
+    /// Safer than the contract (docs/compatibility.md): whoever is in a circle of `replicatefrom` follows the leader where it
+    /// is one of ours, and the one that it names where it is a Patroni, so both have its slot.
+    fn serves(&self, member: &Member, tags: &Tags) -> Serves {
+        let here = |it_is| if it_is { Serves::Certainly } else { Serves::No };
+        let Some(upstream) = named_upstream(&member.name, tags, self.cluster) else {
+            return here(self.leads());
+        };
+        let named = upstream == *self.me && (self.leads() || !self.cluster.is_leader(&member.name));
+        if comes_back(&member.name, &upstream, self.cluster) {
+            return if named || self.leads() { Serves::Perhaps } else { Serves::No };
         }
+        here(named)
+    }
+
+    /// Nobody will miss this node's slots but those who stream from it.
+    ///
+    /// Safer than the contract (docs/compatibility.md): a leader that was given the tag goes on as the leader, and its slots
+    /// hold the WAL of everybody.
+    fn serves_its_own_only(&self) -> bool {
+        self.tags.nofailover() && !self.leads()
     }
 
     fn has_member_slot(&self, member: &Member, tags: &Tags) -> bool {
         if member.name == *self.me || tags.nostream() {
             return false;
         }
-        if self.settings.member_slots_ttl.is_zero() {
-            return self.is_served_here(member, tags);
-        }
-        !self.tags.nofailover() || tags.replicatefrom().as_ref() == Some(self.me)
+        let all = !self.settings.member_slots_ttl.is_zero() && !self.serves_its_own_only();
+        all || self.serves(member, tags) != Serves::No
     }
 
     /// The way from this node to the primary passes a member that does not stream, or never ends.
@@ -148,10 +162,38 @@ impl View<'_> {
             .is_some_and(|version| ptarmigan_types::version::is_below(version, &[4, 0, 0]))
     }
 
-    /// A cascading member may be connected elsewhere, where its slot does not move.
-    fn consumer_lsn(&self, slot: &str, member: Option<&Member>, old_leader: bool) -> Option<Lsn> {
-        let cascading = member.filter(|member| old_leader || member.data.tags().replicatefrom().is_some());
-        self.status_lsn(slot).max(cascading.and_then(|member| member.data.xlog_location()))
+    /// How far this member is, whose slot is not in use here (contract B.23.2). One that replicates from another may be
+    /// connected there, and its slot on the leader moves only with what it says itself.
+    ///
+    /// Safer than the contract (docs/compatibility.md): never further than the member says. `/status` still tells where it
+    /// was before `pg_rewind` took it back, and the leader that would know better may be away itself. Of one that says
+    /// nothing, because it is being rewound or copied, nothing is known.
+    fn member_lsn(&self, slot: &str, member: &Member, old_leader: bool) -> Option<Lsn> {
+        let says = member.data.xlog_location()?;
+        if old_leader || member.data.tags().replicatefrom().is_some() {
+            return Some(says);
+        }
+        self.status_lsn(slot).map(|published| published.min(says))
+    }
+}
+
+/// Whether a member streams from a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Serves {
+    Certainly,
+    /// It depends on who the member is.
+    Perhaps,
+    No,
+}
+
+impl Serves {
+    /// A slot that may be used is neither dropped for its xmin nor left behind where it is not used.
+    const fn expected_active(self) -> Option<bool> {
+        match self {
+            Self::Certainly => Some(true),
+            Self::Perhaps => None,
+            Self::No => Some(false),
+        }
     }
 }
 
@@ -165,7 +207,7 @@ pub fn wanted(view: &View<'_>) -> Option<WantedSlots> {
     }
     add_member_slots(view, &mut wanted);
     add_retained_slots(view, &mut wanted);
-    if !view.tags.nofailover() {
+    if !view.serves_its_own_only() {
         add_permanent_slots(view, &mut wanted);
     }
     Some(wanted)
@@ -179,8 +221,8 @@ fn add_member_slots(view: &View<'_>, wanted: &mut WantedSlots) {
             continue;
         }
         let slot = name_of_member(member.name.as_str());
-        let lsn = view.consumer_lsn(&slot, Some(member), old_leader);
-        let expected_active = Some(view.is_served_here(member, &tags));
+        let lsn = view.member_lsn(&slot, member, old_leader);
+        let expected_active = view.serves(member, &tags).expected_active();
         if wanted.slots.contains_key(&slot) {
             wanted.complaints.push(collision(view, member, &slot));
         }
@@ -198,7 +240,7 @@ fn collision(view: &View<'_>, member: &Member, slot: &str) -> String {
 }
 
 fn add_retained_slots(view: &View<'_>, wanted: &mut WantedSlots) {
-    if view.tags.nofailover() {
+    if view.serves_its_own_only() {
         return;
     }
     let mine = name_of_member(view.me.as_str());
@@ -248,9 +290,11 @@ fn permanent_slot(view: &View<'_>, name: &str, kind: Kind) -> Wanted {
     }
     let namesake = view.cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == name);
     let cascades = namesake.is_some_and(|member| member.data.tags().replicatefrom().is_some());
+    // The slot of a member that lives from the archive has somebody else as its consumer.
+    let member = namesake.filter(|member| !member.data.tags().nostream());
     Wanted {
         kind,
-        lsn: view.consumer_lsn(name, namesake, false),
+        lsn: member.map_or_else(|| view.status_lsn(name), |member| view.member_lsn(name, member, false)),
         expected_active: Some(view.leads() && !cascades),
     }
 }

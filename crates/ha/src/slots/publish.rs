@@ -106,12 +106,11 @@ impl Published {
     }
 }
 
-/// What is known of a slot's consumer without the slot.
+/// What is known of a slot's consumer without the slot. A member that was rewound is not as far any more as was published.
 fn known(cluster: &Cluster, slot: &str, kind: &Kind) -> Option<Lsn> {
     let published = cluster.status.slots.as_ref().and_then(|slots| slots.get(slot)).copied();
-    let member = || {
-        let member = cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == slot)?;
-        member.data.xlog_location().filter(|_| *kind == Kind::Physical)
-    };
-    published.or_else(member)
+    let member = cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == slot);
+    let says =
+        member.and_then(|member| member.data.xlog_location()).filter(|_| *kind == Kind::Physical);
+    published.into_iter().chain(says).min()
 }
