@@ -1,7 +1,10 @@
 //! Replication slots: which a node should have, what is to be done about those it has, what `/status` tells of them
 //! (contract B.23).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ptarmigan_types::{
     Cluster, Lsn, Member, MemberName, Role, Tags, scalar::is_truthy, slot::name_of_member,
@@ -104,6 +107,11 @@ pub struct Settings<'a> {
 pub struct WantedSlots {
     /// By name.
     pub slots: BTreeMap<String, Wanted>,
+    /// Those that are not made here, and stay where they are (contract B.23.4).
+    ///
+    /// Safer than the contract (docs/compatibility.md): a member that must not lead has slots only for those that replicate
+    /// from it, and cannot know whether one that left was among them. Those whose slots it has were.
+    pub kept: BTreeSet<String>,
     /// What an operator should know: names that collide or are invalid.
     pub complaints: Vec<String>,
 }
@@ -135,6 +143,11 @@ impl View<'_> {
     /// hold the WAL of everybody.
     fn serves_its_own_only(&self) -> bool {
         self.tags.nofailover() && !self.leads()
+    }
+
+    /// A member that is there has this slot's name.
+    fn has_member(&self, slot: &str) -> bool {
+        self.cluster.members.iter().any(|member| name_of_member(member.name.as_str()) == *slot)
     }
 
     fn has_member_slot(&self, member: &Member, tags: &Tags) -> bool {
@@ -240,12 +253,16 @@ fn collision(view: &View<'_>, member: &Member, slot: &str) -> String {
 }
 
 fn add_retained_slots(view: &View<'_>, wanted: &mut WantedSlots) {
-    if view.serves_its_own_only() {
-        return;
-    }
     let mine = name_of_member(view.me.as_str());
     for slot in view.cluster.status.retain_slots.iter().flatten() {
-        if *slot != mine && !wanted.slots.contains_key(slot) {
+        if *slot == mine || wanted.slots.contains_key(slot) {
+            continue;
+        }
+        if view.serves_its_own_only() {
+            if !view.has_member(slot) {
+                wanted.kept.insert(slot.clone());
+            }
+        } else {
             let retained = Wanted { kind: Kind::Physical, lsn: None, expected_active: None };
             wanted.slots.insert(slot.clone(), retained);
         }

@@ -92,7 +92,7 @@ fn wish(lsn: Option<u64>, expected_active: Option<bool>) -> Wanted {
     Wanted { kind: Kind::Physical, lsn: lsn.map(Lsn), expected_active }
 }
 
-static NONE_BROKEN: BTreeSet<String> = BTreeSet::new();
+static NONE: BTreeSet<String> = BTreeSet::new();
 
 const SITUATION: Situation<'static> = Situation {
     paused: false,
@@ -100,7 +100,8 @@ const SITUATION: Situation<'static> = Situation {
     leader_is_me: false,
     is_primary: false,
     replay_lsn: Some(Lsn(600)),
-    broken: &NONE_BROKEN,
+    broken: &NONE,
+    kept: &NONE,
     ignore_slots: &[],
 };
 

@@ -33,6 +33,9 @@ pub fn published(
     Some(positions).filter(|positions| !positions.is_empty())
 }
 
+/// The position of a consumer of which nothing is known, as a Patroni takes it too: nobody moves a slot to there.
+const UNKNOWN: Lsn = Lsn::ZERO;
+
 /// A slot that begins beyond its consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
@@ -89,10 +92,10 @@ impl Published {
             self.held.remove(name);
             return at;
         }
-        if first {
-            let known = known(cluster, name, kind);
-            if let Some(consumer) = known.filter(|consumer| *consumer < at) {
-                self.held.insert(name.to_owned(), Held { at, consumer });
+        if first || self.held.get(name).is_some_and(|held| held.at == at && held.consumer == UNKNOWN) {
+            match known(cluster, name, kind).filter(|consumer| *consumer < at) {
+                Some(consumer) => drop(self.held.insert(name.to_owned(), Held { at, consumer })),
+                None => drop(self.held.remove(name)),
             }
         }
         match self.held.get(name) {
@@ -106,11 +109,12 @@ impl Published {
     }
 }
 
-/// What is known of a slot's consumer without the slot. A member that was rewound is not as far any more as was published.
+/// What is known of a slot's consumer without the slot. A member that was rewound is not as far any more as was published,
+/// and of one that has just come back, and of which nothing else is known, it is not known before its server runs.
 fn known(cluster: &Cluster, slot: &str, kind: &Kind) -> Option<Lsn> {
     let published = cluster.status.slots.as_ref().and_then(|slots| slots.get(slot)).copied();
+    let published = published.filter(|published| *published != UNKNOWN);
     let member = cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == slot);
-    let says =
-        member.and_then(|member| member.data.xlog_location()).filter(|_| *kind == Kind::Physical);
-    published.into_iter().chain(says).min()
+    let Some(member) = member.filter(|_| *kind == Kind::Physical) else { return published };
+    published.into_iter().chain(member.data.xlog_location()).min().or(Some(UNKNOWN))
 }
