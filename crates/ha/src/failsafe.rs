@@ -277,11 +277,12 @@ pub fn with_positions(cluster: &Cluster, positions: &BTreeMap<MemberName, Lsn>) 
     cluster
 }
 
-/// Also of those who stream from the leader, unlike the contract (docs/compatibility.md): a slot goes no further than its
-/// member says, and what the store had of it is of long ago.
+/// Also of those who stream from the leader and told the store where they were, unlike the contract (docs/compatibility.md): a
+/// slot goes no further than its member says, and what the store has of it is of long ago.
 fn override_positions(members: &mut [Member], position: impl Fn(&MemberName) -> Option<Lsn>) {
     for member in members {
-        if let Some(lsn) = position(&member.name) {
+        let told = member.data.tags().replicatefrom().is_some() || member.data.xlog_location().is_some();
+        if told && let Some(lsn) = position(&member.name) {
             member.data.0.insert("xlog_location".into(), lsn.0.into());
         }
     }

@@ -387,7 +387,9 @@ impl World {
                 // PostgreSQL goes no further than what it has itself.
                 let postgres = &mut self.members[member].postgres;
                 let to = postgres.end().min(*to);
-                let Some(slot) = postgres.slots.actual.get_mut(name).filter(|slot| !slot.active) else { return };
+                let Some(slot) = postgres.slots.actual.get_mut(name).filter(|slot| !slot.active) else {
+                    return;
+                };
                 if slot.restart_lsn.is_some_and(|lsn| lsn < to) {
                     slot.restart_lsn = Some(to);
                     self.judge_advance(member, name, to);

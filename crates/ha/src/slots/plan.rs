@@ -109,7 +109,9 @@ pub struct Situation<'a> {
 impl Situation<'_> {
     /// Whether a slot must not be dropped, whatever is wanted (contract SL-3, SL-4, B.23.4).
     fn spares(&self, name: &str, actual: &Actual) -> bool {
-        self.paused || self.kept.contains(name) || self.ignore_slots.iter().any(|matcher| is_ignored(matcher, name, actual))
+        self.paused
+            || self.kept.contains(name)
+            || self.ignore_slots.iter().any(|matcher| is_ignored(matcher, name, actual))
     }
 
     /// An inactive slot with an xmin may go (contract SL-6).

@@ -93,9 +93,13 @@ impl Published {
             return at;
         }
         if first || self.held.get(name).is_some_and(|held| held.at == at && held.consumer == UNKNOWN) {
-            match known(cluster, name, kind).filter(|consumer| *consumer < at) {
-                Some(consumer) => drop(self.held.insert(name.to_owned(), Held { at, consumer })),
-                None => drop(self.held.remove(name)),
+            match known(cluster, name, kind) {
+                Some(consumer) if consumer < at => {
+                    self.held.insert(name.to_owned(), Held { at, consumer });
+                }
+                Some(_) => drop(self.held.remove(name)),
+                // A member that is gone again has told nothing.
+                None => {}
             }
         }
         match self.held.get(name) {
