@@ -95,7 +95,7 @@ bugs! {
     IgnoreSlotsUnread = "ignore-slots-unread" by "slots",
     /// A leader publishes where a slot of its own making begins as its consumer's position.
     SlotSpeaksForConsumer = "slot-speaks-for-consumer" by "slots",
-    /// A slot follows what `/status` says, whatever its member says.
+    /// A slot that nobody uses follows the leader, whatever its member says.
     SlotBeyondMember = "slot-beyond-member" by "slots",
     /// A standby advances a logical slot to its own position.
     SlotBeyondFeedback = "slot-beyond-feedback" by "logical_slots",

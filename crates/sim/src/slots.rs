@@ -308,9 +308,8 @@ impl World {
             View { cluster: &cluster, me: &this.name, role: this.role, tags: &this.settings.tags, settings };
         let Some(mut wanted) = wanted(&view) else { return Vec::new() };
         if self.bug == Some(Bug::SlotBeyondMember) {
-            let told = cluster.status.slots.as_ref();
-            let physical = wanted.slots.iter_mut().filter(|(_, wish)| wish.kind == Kind::Physical);
-            physical.for_each(|(name, wish)| wish.lsn = told.and_then(|slots| slots.get(name)).copied());
+            let physical = wanted.slots.values_mut().filter(|wish| wish.kind == Kind::Physical);
+            physical.for_each(|wish| wish.lsn = Some(cluster.status.last_lsn));
         }
         let feedback = slots::needs_feedback(&view);
         let broken = this.logical.broken.clone();

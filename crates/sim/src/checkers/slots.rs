@@ -8,12 +8,13 @@
 //! - No slot of a member that is there or left less than `member_slots_ttl` ago is dropped: on a leader and whoever may become
 //!   one, that of any member; on a standby with `nofailover`, that of those which name it in `replicatefrom`. Nobody keeps one
 //!   for a member that lives from the archive.
-//! - None of a member that follows this node is dropped and made anew, unless its WAL is lost.
+//! - None of a member that follows this node, and is to, is dropped and made anew, unless its WAL is lost. That of one that
+//!   is to follow another node may be, for the rows that it holds back (SL-6): its WAL is kept there.
 //! - None stays for ever, and in the end the leader has one for everybody who follows it.
 
 use std::time::Duration;
 
-use ptarmigan_ha::slots::DropReason;
+use ptarmigan_ha::{node_to_follow, slots::DropReason};
 use ptarmigan_types::{Cluster, Lsn, MemberName, Monotonic, Role};
 
 use super::{Kind, Violation, wrong};
@@ -159,16 +160,19 @@ impl World {
         (owner != member && them.present && known && to > them.end()).then(|| (owner, them.end()))
     }
 
-    /// A slot is dropped although it is wanted.
+    /// A slot is dropped although it is wanted. Whom its owner follows is asked of both of them: one whose `replicatefrom`
+    /// has just come back is about to leave.
     pub fn judge_renewal(&mut self, member: usize, slot: &str, reason: DropReason) {
         let Some(owner) = self.members.iter().position(|owner| *owner.slot == *slot) else { return };
         let (this, them) = (&self.members[member], &self.members[owner]);
         let leader = self.store.keys.get("leader").map(|raw| raw.value.as_str());
         let leads = |name: &MemberName| leader == Some(name.as_str());
+        let stays = this.known.as_ref().and_then(|view| node_to_follow(&them.name, &them.settings, view));
         let named = them.settings.tags.replicatefrom().is_some_and(|name| name == this.name);
         let follows = them.postgres.present
             && them.postgres.upstream == Some(member)
             && self.node_to_follow(owner) == Some(member)
+            && stays.is_some_and(|upstream| upstream.member() == Some(&this.name))
             && (leads(&this.name) || named && !leads(&them.name));
         if follows && reason != DropReason::Lost {
             let what = format!("m{member} drops the slot of m{owner}, which follows it: {reason:?}");
