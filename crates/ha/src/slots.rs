@@ -154,8 +154,12 @@ impl View<'_> {
         if member.name == *self.me || tags.nostream() {
             return false;
         }
-        let all = !self.settings.member_slots_ttl.is_zero() && !self.serves_its_own_only();
-        all || self.serves(member, tags) != Serves::No
+        if self.settings.member_slots_ttl.is_zero() {
+            return self.serves(member, tags) != Serves::No;
+        }
+        // It may lead now, and come back.
+        let names_this = tags.replicatefrom().as_ref() == Some(self.me);
+        !self.serves_its_own_only() || names_this || self.serves(member, tags) != Serves::No
     }
 
     /// The way from this node to the primary passes a member that does not stream, or never ends.

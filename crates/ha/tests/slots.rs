@@ -170,6 +170,9 @@ fn b_23_2_nofailover_serves_its_own_only() {
     let standby = node("b", Role::Replica, &all, &status, &config);
     assert_eq!(standby.names(), ["c"]);
     // One that left may have replicated from here; it is not there to say so.
+    let mut leads = node("b", Role::Replica, &all, &status, &config);
+    leads.cluster.leader.as_mut().unwrap().name = "c".into();
+    assert_eq!(leads.names(), ["c"], "it leads now, and will come back");
     let kept = standby.wanted().kept;
     assert_eq!(kept, ["old".to_owned()].into());
     let situation = Situation { kept: &kept, ..SITUATION };
