@@ -71,6 +71,7 @@ async fn sync_with(
         is_primary: !status.in_recovery,
         replay_lsn: status.replay_lsn,
         broken: &broken,
+        kept: &wanted.kept,
         ignore_slots: &settings.global.ignore_slots,
     };
     let actions = slots::plan(&wanted.slots, &actual, &situation);

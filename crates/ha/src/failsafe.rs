@@ -262,7 +262,7 @@ pub fn with_promised_leader(cluster: &Cluster, promise: Option<&Promise>, now: M
 }
 
 /// LV-6, FS-5: the cluster as the leader sees it that everybody promised not to lead: members told how far they are, so
-/// that the slots of those who stream from another member can follow.
+/// that slots can follow.
 pub fn with_positions(cluster: &Cluster, positions: &BTreeMap<MemberName, Lsn>) -> Cluster {
     let mut cluster = cluster.clone();
     let members: &mut Vec<Member> = Arc::make_mut(&mut cluster.members);
@@ -270,11 +270,12 @@ pub fn with_positions(cluster: &Cluster, positions: &BTreeMap<MemberName, Lsn>) 
     cluster
 }
 
+/// Also of those who stream from the leader and told the store where they were, unlike the contract (docs/compatibility.md): a
+/// slot goes no further than its member says, and what the store has of it is of long ago.
 fn override_positions(members: &mut [Member], position: impl Fn(&MemberName) -> Option<Lsn>) {
     for member in members {
-        if member.data.tags().replicatefrom().is_some()
-            && let Some(lsn) = position(&member.name)
-        {
+        let told = member.data.tags().replicatefrom().is_some() || member.data.xlog_location().is_some();
+        if told && let Some(lsn) = position(&member.name) {
             member.data.0.insert("xlog_location".into(), lsn.0.into());
         }
     }

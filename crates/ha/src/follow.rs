@@ -1,6 +1,6 @@
 //! Follow somebody (contract B.14).
 
-use ptarmigan_types::{Cluster, MemberName, Role};
+use ptarmigan_types::{Cluster, MemberName, Role, Tags};
 
 use crate::{
     action::{Action, DemoteMode, Job, Outcome, RecoveryDifference},
@@ -21,16 +21,18 @@ pub fn node_to_follow(me: &MemberName, settings: &Settings, cluster: &Cluster) -
     if settings.standby_cluster.is_some() && standby::follows_remote(me, cluster, settings.pause) {
         return Some(Upstream::Remote);
     }
-    let wanted = settings
-        .tags
-        .replicatefrom()
-        .filter(|name| name != me && cluster.member(name).is_some() && !comes_back(me, name, cluster));
+    let wanted = named_upstream(me, &settings.tags, cluster).filter(|name| !comes_back(me, name, cluster));
     wanted.or_else(|| cluster.leader_name().cloned()).filter(|name| name != me).map(Upstream::Member)
+}
+
+/// The other member that `replicatefrom` names for this one, where there is such a member.
+pub(crate) fn named_upstream(member: &MemberName, tags: &Tags, cluster: &Cluster) -> Option<MemberName> {
+    tags.replicatefrom().filter(|name| name != member && cluster.member(name).is_some())
 }
 
 /// Safer than the contract (docs/compatibility.md): members that are to replicate from each other, with nobody among them
 /// who gets WAL, would stand still without a word. Whoever finds itself in such a circle takes the leader.
-fn comes_back(me: &MemberName, first: &MemberName, cluster: &Cluster) -> bool {
+pub(crate) fn comes_back(me: &MemberName, first: &MemberName, cluster: &Cluster) -> bool {
     let mut name = first.clone();
     for _ in 0..=cluster.members.len() {
         if name == *me {

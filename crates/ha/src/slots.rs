@@ -1,12 +1,17 @@
 //! Replication slots: which a node should have, what is to be done about those it has, what `/status` tells of them
 //! (contract B.23).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ptarmigan_types::{
     Cluster, Lsn, Member, MemberName, Role, Tags, scalar::is_truthy, slot::name_of_member,
 };
 use serde_json::{Map, Value};
+
+use crate::follow::{comes_back, named_upstream};
 
 mod feedback;
 pub(crate) mod in_cycle;
@@ -102,6 +107,11 @@ pub struct Settings<'a> {
 pub struct WantedSlots {
     /// By name.
     pub slots: BTreeMap<String, Wanted>,
+    /// Those that are not made here, and stay where they are (contract B.23.4).
+    ///
+    /// Safer than the contract (docs/compatibility.md): a member that must not lead has slots only for those that replicate
+    /// from it, and cannot know whether one that left was among them. Those whose slots it has were.
+    pub kept: BTreeSet<String>,
     /// What an operator should know: names that collide or are invalid.
     pub complaints: Vec<String>,
 }
@@ -111,14 +121,33 @@ impl View<'_> {
         matches!(self.role, Role::Primary | Role::Promoted | Role::StandbyLeader)
     }
 
-    /// True where `member` streams from this node, as far as its tags say (contract B.23.2).
-    fn is_served_here(&self, member: &Member, tags: &Tags) -> bool {
-        let upstream = tags.replicatefrom();
-        if self.leads() {
-            upstream.is_none_or(|name| name == *self.me || self.cluster.member(&name).is_none())
-        } else {
-            upstream.as_ref() == Some(self.me) && !self.cluster.is_leader(&member.name)
+    /// Whether `member` streams from this node, as far as its tags say (contract B.23.2).
+    ///
+    /// Safer than the contract (docs/compatibility.md): whoever is in a circle of `replicatefrom` follows the leader where it
+    /// is one of ours, and the one that it names where it is a Patroni, so both have its slot.
+    fn serves(&self, member: &Member, tags: &Tags) -> Serves {
+        let here = |it_is| if it_is { Serves::Certainly } else { Serves::No };
+        let Some(upstream) = named_upstream(&member.name, tags, self.cluster) else {
+            return here(self.leads());
+        };
+        let named = upstream == *self.me && (self.leads() || !self.cluster.is_leader(&member.name));
+        if comes_back(&member.name, &upstream, self.cluster) {
+            return if named || self.leads() { Serves::Perhaps } else { Serves::No };
         }
+        here(named)
+    }
+
+    /// Nobody will miss this node's slots but those who stream from it.
+    ///
+    /// Safer than the contract (docs/compatibility.md): a leader that was given the tag goes on as the leader, and its slots
+    /// hold the WAL of everybody.
+    fn serves_its_own_only(&self) -> bool {
+        self.tags.nofailover() && !self.leads()
+    }
+
+    /// A member that is there has this slot's name.
+    fn has_member(&self, slot: &str) -> bool {
+        self.cluster.members.iter().any(|member| name_of_member(member.name.as_str()) == *slot)
     }
 
     fn has_member_slot(&self, member: &Member, tags: &Tags) -> bool {
@@ -126,9 +155,11 @@ impl View<'_> {
             return false;
         }
         if self.settings.member_slots_ttl.is_zero() {
-            return self.is_served_here(member, tags);
+            return self.serves(member, tags) != Serves::No;
         }
-        !self.tags.nofailover() || tags.replicatefrom().as_ref() == Some(self.me)
+        // It may lead now, and come back.
+        let names_this = tags.replicatefrom().as_ref() == Some(self.me);
+        !self.serves_its_own_only() || names_this || self.serves(member, tags) != Serves::No
     }
 
     /// The way from this node to the primary passes a member that does not stream, or never ends.
@@ -148,10 +179,38 @@ impl View<'_> {
             .is_some_and(|version| ptarmigan_types::version::is_below(version, &[4, 0, 0]))
     }
 
-    /// A cascading member may be connected elsewhere, where its slot does not move.
-    fn consumer_lsn(&self, slot: &str, member: Option<&Member>, old_leader: bool) -> Option<Lsn> {
-        let cascading = member.filter(|member| old_leader || member.data.tags().replicatefrom().is_some());
-        self.status_lsn(slot).max(cascading.and_then(|member| member.data.xlog_location()))
+    /// How far this member is, whose slot is not in use here (contract B.23.2). One that replicates from another may be
+    /// connected there, and its slot on the leader moves only with what it says itself.
+    ///
+    /// Safer than the contract (docs/compatibility.md): never further than the member says. `/status` still tells where it
+    /// was before `pg_rewind` took it back, and the leader that would know better may be away itself. Of one that says
+    /// nothing, because it is being rewound or copied, nothing is known.
+    fn member_lsn(&self, slot: &str, member: &Member, old_leader: bool) -> Option<Lsn> {
+        let says = member.data.xlog_location()?;
+        if old_leader || member.data.tags().replicatefrom().is_some() {
+            return Some(says);
+        }
+        self.status_lsn(slot).map(|published| published.min(says))
+    }
+}
+
+/// Whether a member streams from a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Serves {
+    Certainly,
+    /// It depends on who the member is.
+    Perhaps,
+    No,
+}
+
+impl Serves {
+    /// A slot that may be used is neither dropped for its xmin nor left behind where it is not used.
+    const fn expected_active(self) -> Option<bool> {
+        match self {
+            Self::Certainly => Some(true),
+            Self::Perhaps => None,
+            Self::No => Some(false),
+        }
     }
 }
 
@@ -165,7 +224,7 @@ pub fn wanted(view: &View<'_>) -> Option<WantedSlots> {
     }
     add_member_slots(view, &mut wanted);
     add_retained_slots(view, &mut wanted);
-    if !view.tags.nofailover() {
+    if !view.serves_its_own_only() {
         add_permanent_slots(view, &mut wanted);
     }
     Some(wanted)
@@ -179,8 +238,8 @@ fn add_member_slots(view: &View<'_>, wanted: &mut WantedSlots) {
             continue;
         }
         let slot = name_of_member(member.name.as_str());
-        let lsn = view.consumer_lsn(&slot, Some(member), old_leader);
-        let expected_active = Some(view.is_served_here(member, &tags));
+        let lsn = view.member_lsn(&slot, member, old_leader);
+        let expected_active = view.serves(member, &tags).expected_active();
         if wanted.slots.contains_key(&slot) {
             wanted.complaints.push(collision(view, member, &slot));
         }
@@ -198,12 +257,16 @@ fn collision(view: &View<'_>, member: &Member, slot: &str) -> String {
 }
 
 fn add_retained_slots(view: &View<'_>, wanted: &mut WantedSlots) {
-    if view.tags.nofailover() {
-        return;
-    }
     let mine = name_of_member(view.me.as_str());
     for slot in view.cluster.status.retain_slots.iter().flatten() {
-        if *slot != mine && !wanted.slots.contains_key(slot) {
+        if *slot == mine || wanted.slots.contains_key(slot) {
+            continue;
+        }
+        if view.serves_its_own_only() {
+            if !view.has_member(slot) {
+                wanted.kept.insert(slot.clone());
+            }
+        } else {
             let retained = Wanted { kind: Kind::Physical, lsn: None, expected_active: None };
             wanted.slots.insert(slot.clone(), retained);
         }
@@ -248,9 +311,11 @@ fn permanent_slot(view: &View<'_>, name: &str, kind: Kind) -> Wanted {
     }
     let namesake = view.cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == name);
     let cascades = namesake.is_some_and(|member| member.data.tags().replicatefrom().is_some());
+    // The slot of a member that lives from the archive has somebody else as its consumer.
+    let member = namesake.filter(|member| !member.data.tags().nostream());
     Wanted {
         kind,
-        lsn: view.consumer_lsn(name, namesake, false),
+        lsn: member.map_or_else(|| view.status_lsn(name), |member| view.member_lsn(name, member, false)),
         expected_active: Some(view.leads() && !cascades),
     }
 }

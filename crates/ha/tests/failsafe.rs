@@ -503,7 +503,11 @@ fn lv_6_the_leader_itself_sees_no_other_one_and_takes_the_lock_again() {
     let seen = with_positions(&cluster(scene), &positions);
     assert!(seen.is_unlocked());
     assert_eq!(seen.member(&name("c")).unwrap().data.xlog_location(), Some(Lsn(9)));
-    assert_eq!(seen.member(&name("b")).unwrap().data.xlog_location(), None, "it streams from the leader");
+    let of_b = |seen: &Cluster| seen.member(&name("b")).unwrap().data.xlog_location();
+    assert_eq!(of_b(&seen), None, "it streams from the leader, and was not running");
+    let ran =
+        Scene::unlocked().with(|scene| drop(scene.member("b").0.insert("xlog_location".into(), json!(5))));
+    assert_eq!(of_b(&with_positions(&cluster(ran), &positions)), Some(Lsn(8)), "it has gone on since");
     let back = all().unled().with(|scene| scene.memory.failsafe.until = Some(at(1020)));
     let played = back.play();
     played.fired("HA-205").fired("HA-131").starts_nothing();

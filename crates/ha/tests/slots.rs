@@ -63,7 +63,7 @@ impl Node {
 fn members() -> Vec<(&'static str, Value)> {
     vec![
         ("a", json!({"version": "4.1.4"})),
-        ("b", json!({})),
+        ("b", json!({"xlog_location": 800})),
         ("c", json!({"tags": {"replicatefrom": "b"}, "xlog_location": 900})),
         ("d", json!({"tags": {"replicatefrom": "gone"}})),
         ("e", json!({"tags": {"nostream": true}})),
@@ -92,7 +92,7 @@ fn wish(lsn: Option<u64>, expected_active: Option<bool>) -> Wanted {
     Wanted { kind: Kind::Physical, lsn: lsn.map(Lsn), expected_active }
 }
 
-static NONE_BROKEN: BTreeSet<String> = BTreeSet::new();
+static NONE: BTreeSet<String> = BTreeSet::new();
 
 const SITUATION: Situation<'static> = Situation {
     paused: false,
@@ -100,7 +100,8 @@ const SITUATION: Situation<'static> = Situation {
     leader_is_me: false,
     is_primary: false,
     replay_lsn: Some(Lsn(600)),
-    broken: &NONE_BROKEN,
+    broken: &NONE,
+    kept: &NONE,
     ignore_slots: &[],
 };
 
@@ -164,9 +165,82 @@ fn b_23_2_without_ttl_only_those_that_stream_from_here() {
 fn b_23_2_nofailover_serves_its_own_only() {
     let mut all = members();
     all[1].1 = json!({"tags": {"nofailover": true}});
+    let status = json!({"retain_slots": ["b", "c", "d", "old"]});
+    let config = json!({"slots": {"archive": null}});
+    let standby = node("b", Role::Replica, &all, &status, &config);
+    assert_eq!(standby.names(), ["c"]);
+    // One that left may have replicated from here; it is not there to say so.
+    let mut leads = node("b", Role::Replica, &all, &status, &config);
+    leads.cluster.leader.as_mut().unwrap().name = "c".into();
+    assert_eq!(leads.names(), ["c"], "it leads now, and will come back");
+    let kept = standby.wanted().kept;
+    assert_eq!(kept, ["old".to_owned()].into());
+    let situation = Situation { kept: &kept, ..SITUATION };
+    let of = |name: &str| plan(&BTreeMap::new(), &[(name.to_owned(), physical())].into(), &situation);
+    assert_eq!(of("old"), []);
+    assert_eq!(of("d").len(), 1, "it is there, and does not replicate from here");
+}
+
+#[test]
+fn b_23_2_a_leader_with_nofailover_holds_everybodys_wal() {
+    let mut all = members();
+    all[0].1 = json!({"tags": {"nofailover": true}});
     let status = json!({"retain_slots": ["old"]});
     let config = json!({"slots": {"archive": null}});
-    assert_eq!(node("b", Role::Replica, &all, &status, &config).names(), ["c"]);
+    let names = |role| node("a", role, &all, &status, &config).names();
+    for role in [Role::Primary, Role::Promoted, Role::StandbyLeader] {
+        assert_eq!(names(role), ["archive", "b", "c", "d", "old"], "{role:?}");
+    }
+    assert!(names(Role::Replica).is_empty());
+}
+
+#[test]
+fn b_23_2_who_is_in_a_circle_has_a_slot_wherever_it_may_stream_from() {
+    let mut all = members();
+    all[1].1 = json!({"tags": {"replicatefrom": "c"}, "xlog_location": 800});
+    all[3].1 = json!({"tags": {"replicatefrom": "d"}});
+    for ttl_s in [0, 1800] {
+        let config = json!({"member_slots_ttl": ttl_s});
+        let slots = |me, role| node(me, role, &all, &json!({"slots": {"b": 500}}), &config).wanted().slots;
+        let leader = slots("a", Role::Primary);
+        assert_eq!(leader.keys().collect::<Vec<_>>(), ["b", "c", "d"]);
+        // Unused on one of the two, it has to follow the member; used before, it is not dropped for its xmin.
+        assert_eq!(leader["b"], wish(Some(800), None));
+        assert_eq!(leader["d"].expected_active, Some(true), "it names itself, and follows the leader");
+        assert_eq!(
+            slots("c", Role::Replica)["b"],
+            wish(Some(800), None),
+            "a Patroni follows the one it names"
+        );
+    }
+}
+
+#[test]
+fn b_23_2_no_slot_goes_beyond_what_its_member_says() {
+    // After pg_rewind took b and c back, /status still says what the leader heard of them before.
+    let status = json!({"slots": {"b": 500, "c": 700}});
+    for (says, b, c) in
+        [(Some(400), Some(400), Some(400)), (Some(600), Some(500), Some(600)), (None, None, None)]
+    {
+        let mut all = members();
+        all[1].1 = json!({});
+        all[2].1 = json!({"tags": {"replicatefrom": "b"}});
+        if let Some(says) = says {
+            all[1].1["xlog_location"] = json!(says);
+            all[2].1["xlog_location"] = json!(says);
+        }
+        let slots = node("d", Role::Replica, &all, &status, &json!({})).wanted().slots;
+        assert_eq!(slots["b"].lsn, b.map(Lsn), "{says:?}");
+        assert_eq!(slots["c"].lsn, c.map(Lsn), "{says:?}");
+    }
+    // A permanent slot with a member's name is that member's, also where nobody keeps slots for members.
+    let config = json!({"member_slots_ttl": 0, "slots": {"b": null, "e": null}});
+    let mut all = members();
+    all[1].1 = json!({"xlog_location": 400});
+    let status = json!({"slots": {"b": 500, "e": 600}});
+    let slots = node("d", Role::Replica, &all, &status, &config).wanted().slots;
+    assert_eq!(slots["b"].lsn, Some(Lsn(400)));
+    assert_eq!(slots["e"].lsn, Some(Lsn(600)), "it lives from the archive: somebody else uses the slot");
 }
 
 #[test]
@@ -516,6 +590,28 @@ fn told(published: &mut Published, status: &Value, slots: &[(&str, u64, bool)]) 
 }
 
 #[test]
+fn b_23_3_of_a_member_that_has_just_come_back_nothing_is_told() {
+    let mut published = Published::default();
+    let mut told_of = |member: Option<Value>, lsn, active| {
+        let mut all = members();
+        match member {
+            Some(data) => all[1].1 = data,
+            None => drop(all.remove(1)),
+        }
+        let status = json!({"retain_slots": ["b"], "slots": {"b": 0}});
+        let node = node("a", Role::Primary, &all, &status, &json!({}));
+        let slot = Actual { restart_lsn: Some(Lsn(lsn)), active, ..physical() };
+        published.update(&node.cluster, &node.wanted().slots, &[("b".to_owned(), slot)].into())["b"].0
+    };
+    let says = |lsn| Some(json!({"xlog_location": lsn}));
+    assert_eq!(told_of(Some(json!({})), 100, false), 0, "its server does not run, and it may be anywhere");
+    assert_eq!(told_of(None, 100, false), 0, "gone again");
+    assert_eq!(told_of(says(70), 100, false), 70);
+    assert_eq!(told_of(None, 100, false), 70);
+    assert_eq!(told_of(says(90), 100, true), 100, "it streams");
+}
+
+#[test]
 fn b_23_3_a_slot_that_begins_beyond_its_consumer_does_not_speak_for_it() {
     let owned =
         |all: &[(&str, u64)]| all.iter().map(|(name, lsn)| ((*name).to_owned(), *lsn)).collect::<Vec<_>>();
@@ -532,6 +628,9 @@ fn b_23_3_a_slot_that_begins_beyond_its_consumer_does_not_speak_for_it() {
     // Nothing was published: the member itself says where it is.
     let alone = told(&mut Published::default(), &json!({}), &[("archive", 100, false), ("b", 100, false)]);
     assert_eq!(alone, owned(&[("archive", 100), ("b", 80)]));
+    // Rewound since: it is not there any more.
+    let back = told(&mut Published::default(), &json!({"slots": {"b": 90}}), &[("b", 100, false)]);
+    assert_eq!(back, owned(&[("b", 80)]));
     // A slot that lies behind speaks for itself.
     let behind = told(&mut Published::default(), &status, &[("archive", 40, false), ("b", 60, false)]);
     assert_eq!(behind, owned(&[("archive", 40), ("b", 60)]));

@@ -685,6 +685,7 @@ fn sl_7_sl_8_slots_are_created_advanced_and_dropped() {
             is_primary: true,
             replay_lsn: None,
             broken: &std::collections::BTreeSet::new(),
+            kept: &std::collections::BTreeSet::new(),
             ignore_slots: &[],
         };
         let wish = |lsn: Option<Lsn>| Wanted { kind: Kind::Physical, lsn, expected_active: Some(false) };

@@ -95,6 +95,8 @@ bugs! {
     IgnoreSlotsUnread = "ignore-slots-unread" by "slots",
     /// A leader publishes where a slot of its own making begins as its consumer's position.
     SlotSpeaksForConsumer = "slot-speaks-for-consumer" by "slots",
+    /// A slot that nobody uses follows the leader, whatever its member says.
+    SlotBeyondMember = "slot-beyond-member" by "slots",
     /// A standby advances a logical slot to its own position.
     SlotBeyondFeedback = "slot-beyond-feedback" by "logical_slots",
     /// Logical slots are not copied to standbys.

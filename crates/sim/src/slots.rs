@@ -263,6 +263,7 @@ impl World {
 
     /// A member's data were replaced: what its slots have let go of so far is no promise to the new data.
     pub fn data_replaced(&mut self, member: usize) {
+        self.note_replaced(member);
         for other in 0..self.members.len() {
             if let Some(reserved) = self.slot(other, member).and_then(|slot| slot.restart_lsn) {
                 self.members[other].postgres.slots.promise(member, reserved);
@@ -305,7 +306,11 @@ impl World {
         let settings = settings(self.member_slots_ttl(&cluster), &permanent);
         let view =
             View { cluster: &cluster, me: &this.name, role: this.role, tags: &this.settings.tags, settings };
-        let Some(wanted) = wanted(&view) else { return Vec::new() };
+        let Some(mut wanted) = wanted(&view) else { return Vec::new() };
+        if self.bug == Some(Bug::SlotBeyondMember) {
+            let physical = wanted.slots.values_mut().filter(|wish| wish.kind == Kind::Physical);
+            physical.for_each(|wish| wish.lsn = Some(cluster.status.last_lsn));
+        }
         let feedback = slots::needs_feedback(&view);
         let broken = this.logical.broken.clone();
         let situation = Situation {
@@ -315,6 +320,7 @@ impl World {
             is_primary: !this.postgres.in_recovery,
             replay_lsn: Some(this.postgres.end()),
             broken: &broken,
+            kept: &wanted.kept,
             ignore_slots: &ignored,
         };
         self.members[member].postgres.feedback = feedback;
@@ -334,6 +340,7 @@ impl World {
         this.slots = Some(if raw { slots::positions(&wanted.slots, &actual) } else { told });
         this.postgres.slots.actual = actual;
         self.judge_slots(member, &cluster);
+        self.judge_told(member);
         if self.members[member].postgres.in_recovery {
             self.ask_readiness(member, &cluster);
         }
@@ -354,6 +361,8 @@ impl World {
                 self.note(member, &format!("drops slot {name}: {reason:?}"));
                 if *reason == DropReason::NotWanted {
                     self.judge_drop(member, name);
+                } else {
+                    self.judge_renewal(member, name, *reason);
                 }
                 self.judge_foreign(member, name);
                 self.members[member].postgres.slots.actual.remove(name);
@@ -377,8 +386,12 @@ impl World {
                 // PostgreSQL goes no further than what it has itself.
                 let postgres = &mut self.members[member].postgres;
                 let to = postgres.end().min(*to);
-                if let Some(slot) = postgres.slots.actual.get_mut(name).filter(|slot| !slot.active) {
-                    slot.restart_lsn = slot.restart_lsn.map(|lsn| lsn.max(to));
+                let Some(slot) = postgres.slots.actual.get_mut(name).filter(|slot| !slot.active) else {
+                    return;
+                };
+                if slot.restart_lsn.is_some_and(|lsn| lsn < to) {
+                    slot.restart_lsn = Some(to);
+                    self.judge_advance(member, name, to);
                 }
             }
             logical => self.logical_slot_action(member, logical),

@@ -100,14 +100,18 @@ pub struct Situation<'a> {
     pub replay_lsn: Option<Lsn>,
     /// Logical slots that could not be advanced, and never will be: what they need is gone (SQLSTATE 58P01, 55000).
     pub broken: &'a BTreeSet<String>,
+    /// Slots that are not wanted and stay ([`super::WantedSlots::kept`]).
+    pub kept: &'a BTreeSet<String>,
     /// Matchers of slots to leave alone.
     pub ignore_slots: &'a [Map<String, Value>],
 }
 
 impl Situation<'_> {
-    /// Whether a slot must not be dropped, whatever is wanted (contract SL-3, SL-4).
+    /// Whether a slot must not be dropped, whatever is wanted (contract SL-3, SL-4, B.23.4).
     fn spares(&self, name: &str, actual: &Actual) -> bool {
-        self.paused || self.ignore_slots.iter().any(|matcher| is_ignored(matcher, name, actual))
+        self.paused
+            || self.kept.contains(name)
+            || self.ignore_slots.iter().any(|matcher| is_ignored(matcher, name, actual))
     }
 
     /// An inactive slot with an xmin may go (contract SL-6).

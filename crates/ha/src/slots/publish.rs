@@ -33,6 +33,9 @@ pub fn published(
     Some(positions).filter(|positions| !positions.is_empty())
 }
 
+/// The position of a consumer of which nothing is known, as a Patroni takes it too: nobody moves a slot to there.
+const UNKNOWN: Lsn = Lsn::ZERO;
+
 /// A slot that begins beyond its consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
@@ -78,21 +81,25 @@ impl Published {
         let mut positions = positions(wanted, actual);
         for (name, position) in &mut positions {
             let active = actual.get(name).is_some_and(|slot| slot.active);
-            *position = self.position(cluster, name, &wanted[name].kind, *position, active);
+            *position = self.position(cluster, name, &wanted[name], *position, active);
         }
         positions
     }
 
-    fn position(&mut self, cluster: &Cluster, name: &str, kind: &Kind, at: Lsn, active: bool) -> Lsn {
+    fn position(&mut self, cluster: &Cluster, name: &str, wish: &Wanted, at: Lsn, active: bool) -> Lsn {
         let first = self.seen.insert(name.to_owned());
         if active {
             self.held.remove(name);
             return at;
         }
-        if first {
-            let known = known(cluster, name, kind);
-            if let Some(consumer) = known.filter(|consumer| *consumer < at) {
-                self.held.insert(name.to_owned(), Held { at, consumer });
+        if first || self.held.get(name).is_some_and(|held| held.at == at && held.consumer == UNKNOWN) {
+            match known(cluster, name, wish) {
+                Some(consumer) if consumer < at => {
+                    self.held.insert(name.to_owned(), Held { at, consumer });
+                }
+                Some(_) => drop(self.held.remove(name)),
+                // A member that is gone again has told nothing.
+                None => {}
             }
         }
         match self.held.get(name) {
@@ -106,12 +113,17 @@ impl Published {
     }
 }
 
-/// What is known of a slot's consumer without the slot.
-fn known(cluster: &Cluster, slot: &str, kind: &Kind) -> Option<Lsn> {
+/// What is known of a slot's consumer without the slot. A member that was rewound is not as far any more as was published.
+/// Of one that is away or has just come back it may be that nothing is known before its server runs.
+fn known(cluster: &Cluster, slot: &str, wish: &Wanted) -> Option<Lsn> {
     let published = cluster.status.slots.as_ref().and_then(|slots| slots.get(slot)).copied();
-    let member = || {
-        let member = cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == slot)?;
-        member.data.xlog_location().filter(|_| *kind == Kind::Physical)
-    };
-    published.or_else(member)
+    let published = published.filter(|published| *published != UNKNOWN);
+    if wish.kind != Kind::Physical {
+        return published;
+    }
+    let member = cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == slot);
+    let is_retained = wish.lsn.is_none() && wish.expected_active.is_none();
+    let says = member.and_then(|member| member.data.xlog_location());
+    let nothing = (member.is_some() || is_retained).then_some(UNKNOWN);
+    published.into_iter().chain(says).min().or(nothing)
 }

@@ -1,10 +1,21 @@
-//! Slots keep what they are there for: no WAL that a member's slot kept for it is removed, no slot goes backwards, none of a
-//! member that is there or left a short while ago is dropped, and none stays for ever. In the end the leader has one for
-//! everybody.
+//! Slots keep what they are there for.
+//!
+//! - No WAL that a member's slot kept for it is removed, and no slot goes backwards.
+//! - No slot that nobody uses is moved beyond its member, on whichever node it is: what that one lacks is kept for it. For a
+//!   minute after `pg_rewind` or a copy took the member back, and while nobody sees what the store has, it may still go to
+//!   where the member was.
+//! - A leader does not tell of any member that it is further than it is: whoever believes that lets go of WAL.
+//! - No slot of a member that is there or left less than `member_slots_ttl` ago is dropped: on a leader and whoever may become
+//!   one, that of any member; on a standby with `nofailover`, that of those which name it in `replicatefrom`. Nobody keeps one
+//!   for a member that lives from the archive.
+//! - None of a member that follows this node, and is to, is dropped and made anew, unless its WAL is lost. That of one that
+//!   is to follow another node may be, for the rows that it holds back (SL-6): its WAL is kept there.
+//! - None stays for ever, and in the end the leader has one for everybody who follows it.
 
 use std::time::Duration;
 
-use ptarmigan_types::{Cluster, Lsn, Monotonic};
+use ptarmigan_ha::{node_to_follow, slots::DropReason};
+use ptarmigan_types::{Cluster, Lsn, MemberName, Monotonic, Role};
 
 use super::{Kind, Violation, wrong};
 use crate::world::{Network, World};
@@ -14,6 +25,9 @@ use crate::world::{Network, World};
 const EARLY: Duration = Duration::from_secs(60);
 /// A slot younger than that may go with its member: it is retained from the second time on that the leader looks at it.
 const YOUNG: Duration = Duration::from_secs(30);
+/// How long what a member said of data that were replaced since may be believed: until its key, its leader's slot and
+/// everybody's view say something else, where nothing keeps anybody from looking.
+const STALE: Duration = Duration::from_secs(60);
 /// How much later it may go, where nothing keeps the leader from looking.
 const LATE: Duration = Duration::from_secs(60);
 
@@ -22,6 +36,8 @@ const LATE: Duration = Duration::from_secs(60);
 pub struct Checker {
     /// When each member's key was last in the store.
     seen: Vec<Monotonic>,
+    /// When each member's data were replaced.
+    replaced: Vec<Monotonic>,
     /// When the store last gave trouble, or maintenance mode kept slots.
     store_trouble: Monotonic,
     /// Who holds the lock, and since when.
@@ -104,14 +120,76 @@ impl World {
         });
     }
 
+    /// A member's data were replaced.
+    pub fn note_replaced(&mut self, member: usize) {
+        let checker = &mut self.checks.slots;
+        checker.replaced.resize(self.members.len(), Monotonic(0));
+        checker.replaced[member] = self.now;
+    }
+
+    /// A slot that nobody uses is moved: no further than its owner is, who needs what comes after.
+    pub fn judge_advance(&mut self, member: usize, slot: &str, to: Lsn) {
+        if let Some((owner, end)) = self.is_beyond(member, slot, to) {
+            self.checks
+                .slots
+                .object(self.now, || format!("m{member} moves m{owner}'s slot to {to}, which is at {end}"));
+        }
+    }
+
+    /// A leader tells how far its slots' owners are: others let go of what comes before.
+    pub fn judge_told(&mut self, member: usize) {
+        if !self.members[member].leads(self.now) {
+            return;
+        }
+        let told = self.members[member].slots.iter().flatten();
+        let beyond = told.into_iter().find_map(|(slot, to)| Some((*to, self.is_beyond(member, slot, *to)?)));
+        if let Some((to, (owner, end))) = beyond {
+            self.checks
+                .slots
+                .object(self.now, || format!("m{member} tells that m{owner} is at {to}, which is at {end}"));
+        }
+    }
+
+    /// A member's slot, and how far it is itself, where that is less and everybody might know.
+    fn is_beyond(&self, member: usize, slot: &str, to: Lsn) -> Option<(usize, Lsn)> {
+        let owner = self.members.iter().position(|owner| *owner.slot == *slot)?;
+        let them = &self.members[owner].postgres;
+        let checker = &self.checks.slots;
+        let replaced = checker.replaced.get(owner).copied().unwrap_or_default();
+        let known = self.now.since(replaced) > STALE && self.now.since(checker.store_trouble) > STALE;
+        (owner != member && them.present && known && to > them.end()).then(|| (owner, them.end()))
+    }
+
+    /// A slot is dropped although it is wanted. Whom its owner follows is asked of both of them: one whose `replicatefrom`
+    /// has just come back is about to leave.
+    pub fn judge_renewal(&mut self, member: usize, slot: &str, reason: DropReason) {
+        let Some(owner) = self.members.iter().position(|owner| *owner.slot == *slot) else { return };
+        let (this, them) = (&self.members[member], &self.members[owner]);
+        let leader = self.store.keys.get("leader").map(|raw| raw.value.as_str());
+        let leads = |name: &MemberName| leader == Some(name.as_str());
+        let stays = this.known.as_ref().and_then(|view| node_to_follow(&them.name, &them.settings, view));
+        let named = them.settings.tags.replicatefrom().is_some_and(|name| name == this.name);
+        let follows = them.postgres.present
+            && them.postgres.upstream == Some(member)
+            && self.node_to_follow(owner) == Some(member)
+            && stays.is_some_and(|upstream| upstream.member() == Some(&this.name))
+            && (leads(&this.name) || named && !leads(&them.name));
+        if follows && reason != DropReason::Lost {
+            let what = format!("m{member} drops the slot of m{owner}, which follows it: {reason:?}");
+            self.checks.slots.object(self.now, || what);
+        }
+    }
+
     /// A slot that nobody wants is dropped.
     pub fn judge_drop(&mut self, member: usize, slot: &str) {
         let ttl = self.checks.slots.shortest_ttl(self.scenario.slots.member_slots_ttl_s);
         let Some(owner) = self.members.iter().position(|owner| *owner.slot == *slot) else { return };
-        // Nobody keeps a slot for a member that lives from the archive, and who must not lead only for those that replicate
-        // from it.
-        let theirs = &self.members[owner].settings.tags;
-        if theirs.nostream() || self.members[member].settings.tags.nofailover() {
+        // Nobody keeps a slot for a member that lives from the archive; who must not lead, and does not, only for those that
+        // replicate from it.
+        let (this, theirs) = (&self.members[member], &self.members[owner].settings.tags);
+        let leads = matches!(this.role, Role::Primary | Role::Promoted | Role::StandbyLeader);
+        let names_this = theirs.replicatefrom().is_some_and(|name| name == this.name);
+        if theirs.nostream() || this.settings.tags.nofailover() && !leads && !names_this {
             return;
         }
         let age = self.members[member].postgres.slots.age(slot, self.now);
