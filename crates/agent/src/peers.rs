@@ -1,6 +1,7 @@
 //! Asking the other members.
 
 use ptarmigan_ha::{action::PeerAddress, facts::PeerAnswer};
+use ptarmigan_rest::peer::Error;
 use ptarmigan_types::Cluster;
 
 use crate::node::Node;
@@ -19,7 +20,9 @@ pub async fn ask(node: &Node, peers: &[PeerAddress]) -> Vec<PeerAnswer> {
                 tags: status.tags,
                 watchdog_failed: status.watchdog_failed,
                 streaming: status.streaming,
+                without_data: false,
             }),
+            Err(Error::NoData) => answers.push(PeerAnswer::without_data(name)),
             Err(error) => tracing::warn!("request failed to {name}: {error}"),
         }
     }

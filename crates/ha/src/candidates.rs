@@ -11,8 +11,13 @@ use crate::{
     sync::Voters,
 };
 
-/// HN-3: asks all of them in parallel.
-pub(crate) fn ask<'a>(r: &mut Round<'a>, members: &[&Member]) -> Step<&'a [PeerAnswer]> {
+/// HN-3: asks all of them in parallel; whoever has no data counts as unreachable.
+pub(crate) fn ask<'a>(r: &mut Round<'a>, members: &[&Member]) -> Step<Vec<&'a PeerAnswer>> {
+    Ok(ask_also_without_data(r, members)?.iter().filter(|answer| !answer.without_data).collect())
+}
+
+/// The same with the answers of members that have no data.
+pub(crate) fn ask_also_without_data<'a>(r: &mut Round<'a>, members: &[&Member]) -> Step<&'a [PeerAnswer]> {
     let addresses: Vec<PeerAddress> = members
         .iter()
         .filter_map(|member| {
@@ -61,7 +66,7 @@ pub(crate) fn failover_possible_excluding(
     // Whoever takes over needs the agreement of the others; a node that was named is waited for.
     let agreement = voters.as_ref().filter(|_| candidate.is_none() || excluded.is_some());
     let possible = count > agreement.map_or(0, |voters| voters.needed);
-    r.fired("B.10.4", describe(answers, possible));
+    r.fired("B.10.4", describe(&answers, possible));
     Ok(possible)
 }
 
@@ -94,7 +99,7 @@ fn can_take_over(r: &Round<'_>, answer: &PeerAnswer, cluster_lsn: Option<Lsn>) -
     )
 }
 
-fn describe(answers: &[PeerAnswer], possible: bool) -> String {
+fn describe(answers: &[&PeerAnswer], possible: bool) -> String {
     let names: Vec<String> =
         answers.iter().map(|answer| format!("{} at {}", answer.name, answer.lsn)).collect();
     format!("{}; reachable: {}", if possible { "possible" } else { "impossible" }, names.join(", "))

@@ -21,9 +21,27 @@ pub struct PeerAnswer {
     /// Its WAL receiver is streaming.
     #[serde(default)]
     pub streaming: bool,
+    /// It answers, but has no data directory. For a race it is as unreachable as one that tells no position (contract HN-3);
+    /// that it does not lead is certain.
+    #[serde(default)]
+    pub without_data: bool,
 }
 
 impl PeerAnswer {
+    /// The answer of a member that has no data directory.
+    pub fn without_data(name: MemberName) -> Self {
+        Self {
+            name,
+            in_recovery: true,
+            lsn: Lsn::ZERO,
+            timeline: None,
+            tags: Tags::default(),
+            watchdog_failed: false,
+            streaming: false,
+            without_data: true,
+        }
+    }
+
     /// Contract HN-5: why this peer cannot take over; `None` where it can.
     pub fn limitation(&self) -> Option<&'static str> {
         if self.tags.nofailover() {

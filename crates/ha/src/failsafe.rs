@@ -364,7 +364,7 @@ pub(crate) fn keeps_from_racing(r: &mut Round<'_>, who: &MemberName) -> Step<boo
         .map(|(name, url)| url_only(&MemberName(name.clone()), None, url))
         .collect();
     let asked: Vec<&Member> = others.iter().collect();
-    let answers = candidates::ask(r, &asked)?;
+    let answers = candidates::ask_also_without_data(r, &asked)?;
     let silent: Vec<&str> = others
         .iter()
         .map(|member| member.name.as_str())

@@ -250,7 +250,7 @@ fn somebody_elses_wish_in_pause(
 fn old_primary_lives(r: &mut Round<'_>) -> Step<bool> {
     let members = peers(r);
     let asked: Vec<&Member> = members.iter().filter(|member| member.name != r.obs.me).collect();
-    let alive = candidates::ask(r, &asked)?.iter().find(|answer| !answer.in_recovery);
+    let alive = candidates::ask(r, &asked)?.into_iter().find(|answer| !answer.in_recovery);
     if let Some(primary) = alive {
         r.fired("HN-6", format!("{} is still a primary", primary.name));
     }

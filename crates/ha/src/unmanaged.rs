@@ -56,7 +56,7 @@ fn follows_primary(tags: &Tags) -> bool {
 fn receiving_peer(r: &mut Round<'_>) -> Step<Option<ptarmigan_types::MemberName>> {
     let members: Vec<_> = r.view.members.iter().filter(|member| member.name != r.obs.me).collect();
     let answers = candidates::ask(r, &members)?;
-    let receives = |answer: &&crate::facts::PeerAnswer| {
+    let receives = |answer: &&&crate::facts::PeerAnswer| {
         answer.in_recovery && answer.streaming && follows_primary(&answer.tags)
     };
     Ok(answers.iter().find(receives).map(|answer| answer.name.clone()))

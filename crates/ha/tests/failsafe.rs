@@ -232,6 +232,9 @@ fn ha_212_who_is_not_in_failsafe_does_not_race() {
     played.fired("HA-212").fired("HA-135").does_not(&Action::AcquireLock);
     let leads = |scene: &mut Scene| scene.peers[0].in_recovery = false;
     scene(Some(&["b", "c"])).with(leads).play().fired("HA-212").does_not(&Action::AcquireLock);
+    // One without data does not lead, and is none to wait for (found by the simulation).
+    let empty = |scene: &mut Scene| scene.peers[1] = ptarmigan_ha::facts::PeerAnswer::without_data(name("c"));
+    scene(Some(&["b", "c"])).with(empty).play().silent("HA-212").does(&Action::AcquireLock);
     // Whoever goes on without the DCS is one of those: all of them answer, and none as a primary.
     scene(Some(&["b", "c"])).play().silent("HA-212").does(&Action::AcquireLock);
     for members in [Some(&["a", "b"][..]), Some(&[][..]), None] {

@@ -45,6 +45,9 @@ pub enum Error {
     /// The answer is not the document of a member whose PostgreSQL answers.
     #[error("{0}")]
     Answer(&'static str),
+    /// It answers, and has no data directory yet: it does not lead.
+    #[error("it has no data yet")]
+    NoData,
     /// It answers, and does not promise.
     #[error("{0}")]
     Refused(String),
@@ -99,6 +102,13 @@ impl PeerStatus {
     }
 }
 
+/// Nothing runs there, and there is nothing to run.
+fn is_without_data(document: &Value) -> bool {
+    let text = |key: &str| document.get(key).and_then(Value::as_str);
+    let uninitialized = text("role").and_then(Role::read) == Some(Role::Uninitialized);
+    uninitialized && text("state").is_some_and(|state| !matches!(state, "running" | "starting"))
+}
+
 fn position(xlog: &Map<String, Value>, key: &str) -> Lsn {
     Lsn(xlog.get(key).and_then(Value::as_u64).unwrap_or(0))
 }
@@ -147,8 +157,12 @@ impl Client {
         let body = tokio::time::timeout(ASK_TIMEOUT, self.fetch(url))
             .await
             .map_err(|_| Error::Timeout(ASK_TIMEOUT))??;
-        let document = serde_json::from_slice(&body).map_err(|_| Error::Answer("the answer is not JSON"))?;
-        PeerStatus::read(&document).ok_or(Error::Answer("the answer shows no WAL position"))
+        let document: Value =
+            serde_json::from_slice(&body).map_err(|_| Error::Answer("the answer is not JSON"))?;
+        PeerStatus::read(&document).ok_or_else(|| match is_without_data(&document) {
+            true => Error::NoData,
+            false => Error::Answer("the answer shows no WAL position"),
+        })
     }
 
     /// Asks all at once; the answers come in the order of `peers`, after 2 s at the latest.
@@ -249,6 +263,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn ha_212_only_who_has_nothing_to_run_is_without_data() {
+        for (document, without) in [
+            (json!({"role": "uninitialized", "state": "stopped"}), true),
+            (json!({"role": "uninitialized", "state": "creating replica"}), true),
+            (json!({"role": "uninitialized", "state": "starting"}), false),
+            (json!({"role": "uninitialized"}), false),
+            (json!({"role": "demoted", "state": "stopped"}), false),
+            (json!({"role": "replica", "state": "stopped"}), false),
+        ] {
+            assert_eq!(is_without_data(&document), without, "{document}");
+        }
+    }
 
     #[test]
     fn hn_3_no_position_means_unreachable() {

@@ -335,6 +335,14 @@ impl World {
         if silent || matches!(them.phase, crate::member::Phase::FirstLook) {
             return;
         }
+        let asks = |asking: &&mut Asking| asking.operation == operation;
+        if them.role == Role::Uninitialized && !them.postgres.present {
+            let answer = PeerAnswer::without_data(them.name.clone());
+            if let Some(asking) = self.members[member].asking.as_mut().filter(asks) {
+                asking.answers.push(answer);
+            }
+            return;
+        }
         if them.postgres.process != Process::Up {
             return;
         }
@@ -348,10 +356,9 @@ impl World {
             tags: them.settings.tags.clone(),
             watchdog_failed: self.lacks_watchdog(peer) && !them.watchdog.running,
             streaming: them.postgres.streams_from.is_some(),
+            without_data: false,
         };
-        if let Some(asking) = &mut self.members[member].asking
-            && asking.operation == operation
-        {
+        if let Some(asking) = self.members[member].asking.as_mut().filter(asks) {
             asking.answers.push(answer);
         }
     }

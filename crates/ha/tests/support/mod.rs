@@ -141,6 +141,7 @@ pub fn peer(member: &str) -> PeerAnswer {
         tags: Tags::default(),
         watchdog_failed: false,
         streaming: false,
+        without_data: false,
     }
 }
 
