@@ -81,7 +81,12 @@ impl Published {
         let mut positions = positions(wanted, actual);
         for (name, position) in &mut positions {
             let active = actual.get(name).is_some_and(|slot| slot.active);
-            *position = self.position(cluster, name, &wanted[name], *position, active);
+            let wish = &wanted[name];
+            *position = self.position(cluster, name, wish, *position, active);
+            // A member that was rewound is not as far any more as its slot.
+            if !active && wish.kind == Kind::Physical {
+                *position = says(cluster, name).map_or(*position, |says| says.min(*position));
+            }
         }
         positions
     }
@@ -113,6 +118,12 @@ impl Published {
     }
 }
 
+/// How far a slot's member is by its own key.
+fn says(cluster: &Cluster, slot: &str) -> Option<Lsn> {
+    let member = cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == slot)?;
+    member.data.xlog_location()
+}
+
 /// What is known of a slot's consumer without the slot. A member that was rewound is not as far any more as was published.
 /// Of one that is away or has just come back it may be that nothing is known before its server runs.
 fn known(cluster: &Cluster, slot: &str, wish: &Wanted) -> Option<Lsn> {
@@ -123,7 +134,6 @@ fn known(cluster: &Cluster, slot: &str, wish: &Wanted) -> Option<Lsn> {
     }
     let member = cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == slot);
     let is_retained = wish.lsn.is_none() && wish.expected_active.is_none();
-    let says = member.and_then(|member| member.data.xlog_location());
     let nothing = (member.is_some() || is_retained).then_some(UNKNOWN);
-    published.into_iter().chain(says).min().or(nothing)
+    published.into_iter().chain(says(cluster, slot)).min().or(nothing)
 }
