@@ -1,9 +1,11 @@
 //! Somebody holds the lock: me (contract B.11, B.13), or another one.
 
+use std::time::Duration;
+
 use ptarmigan_types::Role;
 
 use crate::{
-    action::{Action, DemoteMode, Job},
+    action::{Action, DemoteMode, Job, Outcome},
     callbacks::Event,
     failsafe, follow, manual,
     observation::JobKind,
@@ -11,6 +13,9 @@ use crate::{
     round::{Round, Step, finish},
     standby, sync, watchdog,
 };
+
+/// When a promotion that is under way is looked at again.
+const SOON: Duration = Duration::from_millis(500);
 
 /// Contract B.11.
 pub(crate) fn process(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
@@ -54,8 +59,23 @@ fn unearned(r: &mut Round<'_>) -> Step<Option<String>> {
     if r.memory.won == held || r.obs.postgres.lsn().is_none() || race::would_win(r)? {
         return Ok(None);
     }
+    if let Some(line) = is_being_promoted(r)? {
+        return Ok(Some(line));
+    }
     r.release();
     Ok(Some("released the leader lock: it was not won, and others are ahead".into()))
+}
+
+/// The daemon before this one may have won the lock, and begun a promotion that ends in a moment: a primary without a lock,
+/// if it were given away now. PostgreSQL refuses to resume replay in the middle of a promotion.
+pub(crate) fn is_being_promoted(r: &mut Round<'_>) -> Step<Option<String>> {
+    let won = r.memory.won.is_some() && r.memory.won == r.held().map(|held| held.create_revision);
+    if won || matches!(r.need(Action::ResumeReplay)?, Outcome::Done) {
+        return Ok(None);
+    }
+    r.fired("HA-256", "the server is in the middle of a promotion, or does not answer");
+    r.wake_within(SOON);
+    Ok(Some("keeping the leader lock: PostgreSQL may be in the middle of a promotion".into()))
 }
 
 /// HA-171 to HA-173.

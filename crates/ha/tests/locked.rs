@@ -3,7 +3,7 @@
 mod support;
 
 use ptarmigan_ha::{
-    Action, DemoteMode, Job,
+    Action, DemoteMode, Job, Outcome,
     action::When,
     memory::FailedJob,
     observation::{JobEnd, JobKind},
@@ -262,6 +262,13 @@ fn ha_256_a_lock_that_was_not_won_is_kept_only_by_who_would_win_it() {
             played.fired(rule).starts_nothing().does(&Action::ReleaseLock(leader("a")));
         }
     }
+    // Found by the simulation: the daemon before had begun to promote, and a primary without a lock was about to be there.
+    let promoting = holder(None, |scene| {
+        scene.peers[0].lsn = Lsn(HERE.0 + 1);
+        scene.resume = Outcome::Failed("standby promotion is ongoing".into());
+    });
+    promoting.does_not(&Action::ReleaseLock(leader("a"))).starts_nothing();
+    promoting.line("keeping the leader lock: PostgreSQL may be in the middle of a promotion");
     // A server that was a primary under this lock needs no race to be one again.
     let played = Scene::primary().play();
     assert_eq!(played.memory().won, Some(7));

@@ -130,6 +130,9 @@ impl World {
             Action::CheckDivergence { upstream } => {
                 return Some(Outcome::Divergence(self.check_divergence(member, upstream)));
             }
+            Action::ResumeReplay if self.members[member].postgres.promoting => {
+                Some(Outcome::Failed("standby promotion is ongoing".into()))
+            }
             Action::EnsureCheckpoint if self.members[member].checkpoint => {
                 let epoch = self.members[member].epoch;
                 let wait = self.random.millis(50, 3000);

@@ -9,7 +9,7 @@ use super::{
     steps::{self, off},
 };
 use crate::{
-    race,
+    leader, race,
     round::{Round, Step, finish},
 };
 
@@ -97,6 +97,9 @@ fn entitled(r: &mut Round<'_>) -> Step<()> {
         return Ok(());
     }
     r.fired("HA-255", "/sync does not let this node take over any more");
+    if let Some(line) = leader::is_being_promoted(r)? {
+        return finish(line);
+    }
     r.release();
     finish("released the leader lock: /sync does not let this node take over any more")
 }

@@ -236,6 +236,7 @@ pub struct Scene {
     pub write: Outcome,
     /// Outcome of `StopImmediate`.
     pub stop: Outcome,
+    pub resume: Outcome,
     /// Outcome of `SyncSlots`.
     pub slots: Outcome,
     /// Outcome of `AskFailsafe`.
@@ -277,6 +278,7 @@ impl Scene {
             difference: RecoveryDifference::None,
             write: Outcome::Done,
             stop: Outcome::Done,
+            resume: Outcome::Done,
             slots: Outcome::Done,
             failsafe: refused(),
             sync: Outcome::Written(SYNC_WRITTEN),
@@ -416,6 +418,7 @@ impl Scene {
             Action::CheckDivergence { .. } => Outcome::Divergence(self.divergence),
             Action::WriteInitialize { .. } | Action::WriteConfig => self.write.clone(),
             Action::StopImmediate => self.stop.clone(),
+            Action::ResumeReplay => self.resume.clone(),
             Action::SyncSlots => self.slots.clone(),
             Action::AskFailsafe(_) => self.failsafe.clone(),
             Action::WriteSync { .. } | Action::DeleteSync(_) => self.sync.clone(),
