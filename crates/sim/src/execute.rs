@@ -131,7 +131,7 @@ impl World {
                 return Some(Outcome::Divergence(self.check_divergence(member, upstream)));
             }
             Action::ResumeReplay if self.members[member].postgres.promoting => {
-                Some(Outcome::Failed("standby promotion is ongoing".into()))
+                return Some(Outcome::Failed("standby promotion is ongoing".into()));
             }
             Action::EnsureCheckpoint if self.members[member].checkpoint => {
                 let epoch = self.members[member].epoch;
