@@ -73,6 +73,8 @@ pub(crate) fn is_being_promoted(r: &mut Round<'_>) -> Step<Option<String>> {
     if won || matches!(r.need(Action::ResumeReplay)?, Outcome::Done) {
         return Ok(None);
     }
+    // As far as it can be had: nothing keeps the server from what it was told.
+    let _ = watchdog::activated(r)?;
     r.fired("HA-256", "the server is in the middle of a promotion, or does not answer");
     r.wake_within(SOON);
     Ok(Some("keeping the leader lock: PostgreSQL may be in the middle of a promotion".into()))
@@ -128,7 +130,7 @@ pub(crate) fn enforce_primary_role(r: &mut Round<'_>, leads: &str, promoted: &st
     }
     if matches!(r.obs.postgres.role, Role::Primary | Role::Promoted) {
         r.fired("HA-254", "");
-        r.wake_within(std::time::Duration::from_secs(1));
+        r.wake_within(Duration::from_secs(1));
         return Ok(leads.into());
     }
     r.hold_back(JobKind::Promote)?;

@@ -27,9 +27,11 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// A client was told that its transaction is committed.
+    /// A client was told that its transaction is committed. What was before the DCS protects it, nobody promised to keep.
     pub fn acknowledged(&mut self, record: Record) {
-        self.rows.push(record);
+        if self.is_active() {
+            self.rows.push(record);
+        }
     }
 
     /// Whether the DCS protects what was acknowledged.
