@@ -34,6 +34,13 @@ pub(crate) fn done(r: &mut Round<'_>) {
 pub(crate) fn act(r: &mut Round<'_>) -> Step<()> {
     remove_after_failure(r)?;
     let Some(source) = usable_source(r) else { return Ok(()) };
+    // The cluster became a standby cluster since, or is none any more: where the remote member's history goes, nobody here
+    // need have gone.
+    let elsewhere = |against: &Source| (against.leader == Upstream::Remote) != source.member.is_none();
+    let answered = matches!(r.memory.rewind, RewindState::NotNeed | RewindState::Success);
+    if answered && r.memory.rewind_against.as_ref().is_some_and(elsewhere) {
+        trigger(r, "the answer was for another source");
+    }
     // Safer than the contract (docs/compatibility.md): somebody else may have begun this very timeline too, and pg_rewind
     // would find nothing to do.
     if r.memory.rewind == RewindState::Need && r.memory.rewind_against.as_ref() != Some(&source.known) {
@@ -103,6 +110,7 @@ fn check(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {
         Outcome::Divergence(Divergence::SameHistory) => {
             r.fired("RW-8", "same history");
             r.memory.rewind = RewindState::NotNeed;
+            r.memory.rewind_against = Some(source.known.clone());
         }
         Outcome::Divergence(Divergence::SameTimelineTwice) => return begun_twice(r, source),
         _ => r.fired("RW-5", "not to be told now"),
