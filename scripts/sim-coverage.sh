@@ -32,7 +32,8 @@ report() {
         awk '/^Filename/ || /\.rs / || /^TOTAL/ { print }'
 }
 
-LLVM_PROFILE_FILE="$profiles/simulation/%p.profraw" "$simulation" --seeds "$seeds"
+LLVM_PROFILE_FILE="$profiles/simulation/%p.profraw" "$simulation" --seeds "$seeds" ||
+    echo "sim-coverage: the simulation ended with status $?" >&2
 "$tools/llvm-profdata" merge --sparse "$profiles"/simulation/*.profraw --output "$profiles/simulation.profdata"
 echo
 echo "the simulation alone:"
