@@ -1,16 +1,8 @@
 //! A changed configuration reaches the DCS client, PostgreSQL and REST (contract CF-8, CF-10).
 
 use ptarmigan_types::{DynamicConfig, MemberState, Role};
-use serde_json::{Map, Value};
 
 use crate::{node::Node, server};
-
-/// What this release cannot run with. A group of a Citus cluster has keys of its own in the DCS; without them its members
-/// would join those of another group, or begin a cluster beside the one that they belong to.
-pub fn refused(config: &Map<String, Value>) -> Option<String> {
-    let group = config.get("citus")?.get("group")?;
-    Some(format!("citus: Citus is not supported yet, this node of group {group} is not started"))
-}
 
 /// Adopts `/config` at the start of a cycle, so that the decision already sees it.
 pub fn adopt_dynamic(node: &Node, config: Option<&DynamicConfig>) {
@@ -106,17 +98,7 @@ pub(crate) const fn overlay(role: Role) -> Option<Role> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn a_member_of_a_citus_cluster_is_refused() {
-        let config = |value: Value| value.as_object().unwrap().clone();
-        assert_eq!(refused(&config(json!({"scope": "demo"}))), None);
-        let reason = refused(&config(json!({"citus": {"group": 1, "database": "d"}})));
-        assert_eq!(reason.unwrap(), "citus: Citus is not supported yet, this node of group 1 is not started");
-    }
 
     #[test]
     fn cf_25_role_map() {

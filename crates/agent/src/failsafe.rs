@@ -11,10 +11,10 @@ use std::{
 
 pub use promise_file::PromiseFile;
 use ptarmigan_ha::{
-    failsafe::{Ledger, Promise, Refusal, Request, Standing, with_positions, with_promised_leader},
+    failsafe::{Ledger, Promise, Refusal, Standing, with_positions, with_promised_leader},
     observation::JobKind,
 };
-use ptarmigan_types::{Cluster, Lsn, MemberName, Monotonic, Role};
+use ptarmigan_types::{Cluster, FailsafeRequest, Lsn, MemberName, Monotonic, Role};
 pub use round::{ask, reserve};
 
 use crate::node::Node;
@@ -137,7 +137,7 @@ impl Failsafe {
 ///
 /// # Errors
 /// It is refused.
-pub async fn promise(node: &Node, request: &Request) -> Result<Option<Lsn>, Error> {
+pub async fn promise(node: &Node, request: &FailsafeRequest) -> Result<Option<Lsn>, Error> {
     let now = ptarmigan_clock::now();
     let standing = standing(node, now);
     let before = node.failsafe.promise(now);

@@ -47,10 +47,6 @@ fn start_and_run(argument: Option<&Path>, logging: &Logging) -> ExitCode {
         }
     };
     configuration.with(|settings| logging.apply(&settings.log));
-    if let Some(reason) = crate::apply::refused(&configuration.current().merged) {
-        tracing::error!(critical = true, "{reason}");
-        return ExitCode::FAILURE;
-    }
     restrict_new_files(&configuration);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
     match runtime {

@@ -12,7 +12,8 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use ptarmigan_types::{
-    Cluster, Leader, Lsn, Member, MemberData, MemberName, Monotonic, Revision, slot::name_of_member,
+    Cluster, FailsafeRequest, Leader, Lsn, Member, MemberData, MemberName, Monotonic, Revision,
+    slot::name_of_member,
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,23 +28,6 @@ const PROMISE_MIN: Duration = Duration::from_secs(20);
 
 /// How soon after a write of `/failsafe` the cluster is looked at again.
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
-
-/// What a leader without the DCS asks (contract FS-3).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
-    /// The leader.
-    pub name: MemberName,
-    /// How to connect to its PostgreSQL.
-    pub conn_url: String,
-    /// Its REST API.
-    pub api_url: String,
-    /// Its slots and their positions.
-    pub slots: Option<BTreeMap<String, Lsn>>,
-    /// Its `ttl`; a Patroni sends none.
-    pub ttl: Option<Duration>,
-    /// The create revision of the last lock that it held; a Patroni sends none.
-    pub lock: Option<Revision>,
-}
 
 /// What a member promised: not to lead before that moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,7 +130,7 @@ impl Ledger {
     pub fn give(
         &mut self,
         standing: &Standing,
-        request: &Request,
+        request: &FailsafeRequest,
         now: Monotonic,
     ) -> Result<Promise, Refusal> {
         if !standing.failsafe_mode {

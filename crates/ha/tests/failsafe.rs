@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use ptarmigan_ha::{
     Action, DemoteMode, Job, Memory, Outcome,
     action::{PeerAddress, When},
-    failsafe::{Ledger, Promise, Refusal, Request, Seen, Standing, with_positions, with_promised_leader},
+    failsafe::{Ledger, Promise, Refusal, Seen, Standing, with_positions, with_promised_leader},
     observation::{JobKind, Observation},
 };
-use ptarmigan_types::{Cluster, Lsn, MemberState, Role};
+use ptarmigan_types::{Cluster, FailsafeRequest, Lsn, MemberState, Role};
 use serde_json::json;
 use support::*;
 
@@ -306,8 +306,8 @@ fn standing() -> Standing {
     }
 }
 
-fn request() -> Request {
-    Request {
+fn request() -> FailsafeRequest {
+    FailsafeRequest {
         name: name("a"),
         conn_url: "postgres://a:5432/postgres".into(),
         api_url: "http://a:8008/patroni".into(),
@@ -327,7 +327,7 @@ fn fs_6_without_the_mode_nothing_is_promised() {
 
 #[test]
 fn fs_7_who_may_lead_promises_nothing() {
-    let refused = |standing: &Standing, request: &Request| {
+    let refused = |standing: &Standing, request: &FailsafeRequest| {
         let mut ledger = Ledger::default();
         let refusal = ledger.give(standing, request, NOW).unwrap_err();
         assert_eq!(ledger, Ledger::default());
@@ -335,15 +335,15 @@ fn fs_7_who_may_lead_promises_nothing() {
     };
     assert_eq!(refused(&Standing { may_write: true, ..standing() }, &request()), Refusal::Primary);
     assert_eq!(refused(&Standing { leads: true, ..standing() }, &request()), Refusal::Leads);
-    let mine = Request { name: name("b"), ..request() };
+    let mine = FailsafeRequest { name: name("b"), ..request() };
     assert_eq!(refused(&standing(), &mine), Refusal::MyName(name("b")));
     // A leader of long ago that stood still meanwhile; its own lock tells.
     let other = Standing { last_leader: Some((name("c"), 9)), ..standing() };
     for lock in [None, Some(8), Some(9)] {
-        let request = Request { lock, ..request() };
+        let request = FailsafeRequest { lock, ..request() };
         assert_eq!(refused(&other, &request), Refusal::OtherLeader(name("c")));
     }
-    let newer = Request { lock: Some(10), ..request() };
+    let newer = FailsafeRequest { lock: Some(10), ..request() };
     assert!(Ledger::default().give(&other, &newer, NOW).is_ok());
     let nobody = Standing { last_leader: None, ..standing() };
     assert!(Ledger::default().give(&nobody, &request(), NOW).is_ok());
@@ -372,7 +372,7 @@ fn fs_8_the_promise_lasts_as_long_as_either_counts() {
         [(30, None, 30), (30, Some(60), 60), (60, Some(30), 60), (3, None, 20), (3, Some(5), 20)]
     {
         let standing = Standing { ttl: secs(mine), ..standing() };
-        let request = Request { ttl: theirs.map(secs), ..request() };
+        let request = FailsafeRequest { ttl: theirs.map(secs), ..request() };
         let mut ledger = Ledger::default();
         let promise = ledger.give(&standing, &request, NOW).unwrap();
         assert_eq!(promise.until, NOW + secs(lasts), "{mine} {theirs:?}");
@@ -384,11 +384,11 @@ fn fs_8_the_promise_lasts_as_long_as_either_counts() {
 #[test]
 fn fs_8_a_promise_is_kept_to_one_leader_and_never_gets_shorter() {
     let mut ledger = Ledger::default();
-    let long = Request { ttl: Some(secs(100)), ..request() };
+    let long = FailsafeRequest { ttl: Some(secs(100)), ..request() };
     ledger.give(&standing(), &long, NOW).unwrap();
     let again = ledger.give(&standing(), &request(), NOW + secs(10)).unwrap();
     assert_eq!(again.until, NOW + secs(100));
-    let newer = Request { name: name("c"), lock: Some(99), ..request() };
+    let newer = FailsafeRequest { name: name("c"), lock: Some(99), ..request() };
     assert_eq!(ledger.give(&standing(), &newer, NOW + secs(20)), Err(Refusal::Promised(name("a"))));
     assert!(ledger.give(&standing(), &newer, NOW + secs(100)).is_ok());
     ledger.forget(NOW);

@@ -21,8 +21,6 @@ mod routes;
 pub use document::cluster_document;
 pub use peer::{Client, PeerStatus};
 pub use reported::Reported;
-pub use request::{
-    Body, Envelope, FailoverRequest, FailsafeRequest, Reply, Request, Requests, RestartRequest,
-};
+pub use request::{Body, Envelope, FailoverRequest, Reply, Request, Requests, RestartRequest};
 pub use server::{Handle, Server, spawn_thread};
 pub use snapshot::{CachedView, Figures, GlobalSettings, Snapshot};

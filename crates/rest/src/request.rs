@@ -1,8 +1,6 @@
 //! What REST asks of the agent, and how it answers.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use ptarmigan_types::{Lsn, MemberName, Revision};
+use ptarmigan_types::{FailsafeRequest, Lsn};
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 
@@ -57,23 +55,6 @@ pub struct FailoverRequest {
     pub scheduled_at: Option<jiff::Timestamp>,
     /// The schedule in ISO 8601 with the zone it was written in, stored in the DCS.
     pub scheduled_at_text: Option<String>,
-}
-
-/// The body of `POST /failsafe`, checked for form (contract FS-3).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FailsafeRequest {
-    /// The leader.
-    pub name: MemberName,
-    /// How to connect to its PostgreSQL.
-    pub conn_url: String,
-    /// Its REST API.
-    pub api_url: String,
-    /// Its slots and their positions.
-    pub slots: Option<BTreeMap<String, Lsn>>,
-    /// Its `ttl`; a Patroni tells none.
-    pub ttl: Option<Duration>,
-    /// The create revision of its lock; a Patroni tells none.
-    pub lock: Option<Revision>,
 }
 
 /// The body of `POST /restart`, checked for form.

@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use ptarmigan_ha::{
     Outcome,
     action::PeerAddress,
-    failsafe::{Ledger, Request, Standing, with_promised_leader},
+    failsafe::{Ledger, Standing, with_promised_leader},
     lease::Asked,
     observation::JobKind,
 };
-use ptarmigan_types::{Cluster, Lsn, MemberName, Monotonic, Revision, Role};
+use ptarmigan_types::{Cluster, FailsafeRequest, Lsn, MemberName, Monotonic, Revision, Role};
 
 use crate::{
     bugs::Bug,
@@ -44,7 +44,7 @@ struct Round {
     operation: u64,
     sent: Monotonic,
     asked: Asked,
-    request: Request,
+    request: FailsafeRequest,
     limit: Duration,
     tries: u32,
     /// Who has not answered.
@@ -117,7 +117,7 @@ impl World {
         let operation = self.fresh();
         let this = &self.members[member];
         let lock = this.failsafe.last_leader.as_ref().filter(|(name, _)| *name == this.name);
-        let request = Request {
+        let request = FailsafeRequest {
             name: this.name.clone(),
             conn_url: format!("postgres://{}:5432/postgres", this.name),
             api_url: format!("http://{}:8008/patroni", this.name),
@@ -183,7 +183,7 @@ impl World {
         epoch: u64,
         operation: u64,
         peer: usize,
-        request: &Request,
+        request: &FailsafeRequest,
     ) {
         let them = &self.members[peer];
         if !self.linked(member, peer) || matches!(them.phase, Phase::Dead | Phase::FirstLook) {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ptarmigan_types::{Lsn, Monotonic};
+use ptarmigan_types::{FailsafeRequest, Lsn, Monotonic};
 
 use crate::{
     bugs::Bug,
@@ -116,7 +116,7 @@ pub enum Event {
         /// Who is asked.
         peer: usize,
         /// What.
-        request: Box<ptarmigan_ha::failsafe::Request>,
+        request: Box<FailsafeRequest>,
     },
     /// A member answers that.
     FailsafeAnswered {

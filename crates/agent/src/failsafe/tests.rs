@@ -11,11 +11,10 @@ use ptarmigan_dcs::memory::Fault;
 use ptarmigan_ha::{
     Action, Outcome,
     action::{PeerAddress, When},
-    failsafe::Request,
     observation::{JobEnd, JobKind},
 };
-use ptarmigan_rest::{FailsafeRequest, Request as RestRequest, snapshot::Figures};
-use ptarmigan_types::{Key, Role};
+use ptarmigan_rest::{Request as RestRequest, snapshot::Figures};
+use ptarmigan_types::{FailsafeRequest, Key, Role};
 use serde_json::json;
 
 use super::*;
@@ -146,7 +145,7 @@ async fn fs_6_nothing_is_promised_where_the_mode_is_off() {
 async fn fs_8_what_cannot_be_stored_is_no_promise() {
     let fixture = fixture().await;
     let node = &fixture.node;
-    let request = Request {
+    let request = FailsafeRequest {
         name: "b".into(),
         conn_url: "c".into(),
         api_url: "u".into(),

@@ -1,7 +1,8 @@
 //! `POST /failsafe`: a leader that lost the DCS asks for a promise (contract FS-6 to FS-8, surface A.7).
 
-use ptarmigan_ha::failsafe::{Refusal, Request};
-use ptarmigan_rest::{FailsafeRequest, Reply};
+use ptarmigan_ha::failsafe::Refusal;
+use ptarmigan_rest::Reply;
+use ptarmigan_types::FailsafeRequest;
 
 use crate::{
     failsafe::{self, Error},
@@ -12,15 +13,7 @@ use crate::{
 const ACCEPTED: &str = "Accepted";
 
 pub(super) async fn post(node: &Node, request: &FailsafeRequest) -> Reply {
-    let request = Request {
-        name: request.name.clone(),
-        conn_url: request.conn_url.clone(),
-        api_url: request.api_url.clone(),
-        slots: request.slots.clone(),
-        ttl: request.ttl,
-        lock: request.lock,
-    };
-    match failsafe::promise(node, &request).await {
+    match failsafe::promise(node, request).await {
         Ok(lsn) => Reply { lsn, ..Reply::text(200, ACCEPTED) },
         Err(error) => {
             let status = if matches!(error, Error::Refused(Refusal::Off)) { 502 } else { 500 };

@@ -4,15 +4,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hyper::{Request, body::Incoming};
+use ptarmigan_types::FailsafeRequest;
 use ptarmigan_types::Lsn;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    answer::Answer,
-    body,
-    request::{self, FailsafeRequest},
-    routes::Context,
-};
+use crate::{answer::Answer, body, request, routes::Context};
 
 /// The asking leader does not wait longer for one answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
