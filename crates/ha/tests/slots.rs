@@ -6,8 +6,8 @@ use std::{
 };
 
 use ptarmigan_ha::slots::{
-    Actual, DropReason, Kind, Published, Settings, Situation, SlotAction, View, Wanted, WantedSlots,
-    is_ignored, needs_feedback, plan, positions, published, slot_on_primary, wanted,
+    Actual, DropReason, Kind, Lineage, Published, Settings, Situation, SlotAction, View, Wanted, WantedSlots,
+    is_ignored, lineage, needs_feedback, plan, positions, published, slot_on_primary, wanted,
 };
 use ptarmigan_types::{Cluster, Lsn, MemberName, RawValue, Role, Tags};
 use serde_json::{Map, Value, json};
@@ -100,6 +100,7 @@ const SITUATION: Situation<'static> = Situation {
     leader_is_me: false,
     is_primary: false,
     replay_lsn: Some(Lsn(600)),
+    lineage: Lineage::Shared,
     broken: &NONE_BROKEN,
     ignore_slots: &[],
 };
@@ -339,6 +340,64 @@ fn sl_8_unused_slots_follow_their_consumer() {
         planned(Some(unused), Some(empty), &SITUATION),
         [drop_of(DropReason::NothingReserved), create()]
     );
+}
+
+#[test]
+fn sl_8_sl_10_positions_of_the_leader_mean_nothing_in_wal_that_left_it() {
+    let advances = vec![SlotAction::Advance { name: "s".into(), to: Lsn(500) }];
+    let logical_advances =
+        vec![SlotAction::AdvanceLogical { name: "s".into(), database: "d".into(), to: Lsn(500) }];
+    let copies = vec![SlotAction::Copy { name: "s".into() }];
+    let broken = BTreeSet::from(["s".to_owned()]);
+    for (lineage, physical_moves, logical_moves) in [
+        (Lineage::Shared, true, true),
+        // From an archive, or the leader was promoted a moment ago.
+        (Lineage::Unknown, true, false),
+        (Lineage::Apart, false, false),
+    ] {
+        let situation = Situation { lineage, ..SITUATION };
+        let broke = Situation { broken: &broken, ..situation };
+        let unused = Some(wish(Some(500), Some(false)));
+        let only_if = |moves: bool, actions: &[SlotAction]| if moves { actions.to_vec() } else { Vec::new() };
+        let behind = Some(Actual { confirmed_flush_lsn: Some(Lsn(400)), ..logical() });
+        let wanted = || Some(wish_logical(Some(500)));
+        let expected = only_if(physical_moves, &advances);
+        assert_eq!(planned(unused.clone(), Some(physical()), &situation), expected, "{lineage:?}");
+        let expected = only_if(logical_moves, &logical_advances);
+        assert_eq!(planned(wanted(), behind.clone(), &situation), expected, "{lineage:?}");
+        let expected = only_if(logical_moves, &copies);
+        assert_eq!(planned(wanted(), None, &situation), expected, "{lineage:?}");
+        assert_eq!(planned(wanted(), behind, &broke), expected, "{lineage:?}");
+        let primary = Situation { is_primary: true, leader_is_me: true, ..situation };
+        assert_eq!(planned(unused, Some(physical()), &primary), advances, "a primary's WAL is the leader's");
+    }
+}
+
+#[test]
+fn sl_10_wal_is_the_leaders_where_it_arrives_on_its_timeline() {
+    let leader = |role: &str, timeline: u64| ("a", json!({"role": role, "timeline": timeline}));
+    for (case, leader, me, receiving, timeline, expected) in [
+        ("streams", leader("primary", 3), "b", Some(3), Some(3), Lineage::Shared),
+        ("streams from behind", leader("primary", 3), "b", Some(2), Some(2), Lineage::Apart),
+        ("left the leader's", leader("primary", 4), "b", None, Some(3), Lineage::Apart),
+        ("begun twice, or from an archive", leader("primary", 3), "b", None, Some(3), Lineage::Unknown),
+        ("who knows where", leader("primary", 3), "b", None, None, Lineage::Unknown),
+        ("a key from before the promotion", leader("replica", 3), "b", Some(3), Some(3), Lineage::Unknown),
+        ("a standby cluster", leader("standby_leader", 3), "b", Some(3), Some(3), Lineage::Shared),
+        (
+            "the leader's key tells no timeline",
+            ("a", json!({"role": "primary"})),
+            "b",
+            Some(3),
+            Some(3),
+            Lineage::Unknown,
+        ),
+        ("the leader has no key", ("c", json!({})), "b", Some(3), Some(3), Lineage::Unknown),
+        ("the leader itself", leader("standby_leader", 3), "a", Some(4), Some(4), Lineage::Unknown),
+    ] {
+        let node = node(me, Role::Replica, &[leader], &json!({}), &json!({}));
+        assert_eq!(lineage(&node.cluster, &node.me, receiving, timeline), expected, "{case}");
+    }
 }
 
 #[test]

@@ -135,7 +135,9 @@ impl World {
         if !self.serves(upstream, member) {
             return;
         }
-        self.members[member].postgres.streams_from = Some((upstream, theirs));
+        let postgres = &mut self.members[member].postgres;
+        postgres.streams_from = Some((upstream, theirs));
+        postgres.connections += 1;
         self.confirm(upstream, member);
         self.sender_connects(upstream, member);
         self.members[member].shipping = None;

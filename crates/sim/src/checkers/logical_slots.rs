@@ -1,6 +1,7 @@
 //! Whoever reads by a logical slot misses nothing: no slot stands beyond what its consumer has, and one that was said to
 //! be ready for a failover can be read after it. The consumer of a permanent physical slot finds the WAL that it needs. In
-//! the end every standby has what it needs to take over.
+//! the end every standby has what it needs to take over; but for those with `nofailover`, and those whose tags lead over a
+//! member with `nostream`, or in a circle: they have no logical slots, whomever they stream from (contract B.23.2).
 
 use std::collections::BTreeSet;
 
@@ -84,6 +85,21 @@ impl Checker {
     }
 }
 
+/// The tags of this member lead to no primary: over one with `nostream`, or in a circle.
+fn is_cut_off(world: &World, leader: usize, member: usize) -> bool {
+    let mut at = member;
+    for _ in 0..world.members.len() {
+        let tags = &world.members[at].settings.tags;
+        let upstream = tags.replicatefrom().and_then(|name| world.index(&name.0));
+        match upstream.filter(|upstream| *upstream != leader) {
+            _ if tags.nostream() => return true,
+            Some(upstream) => at = upstream,
+            None => return false,
+        }
+    }
+    true
+}
+
 /// What is not as it has to be in the end.
 pub fn judge(world: &World) -> Option<Violation> {
     let leader = world.store.keys.get("leader").and_then(|raw| world.index(&raw.value))?;
@@ -94,7 +110,8 @@ pub fn judge(world: &World) -> Option<Violation> {
     };
     for (index, member) in world.members.iter().enumerate() {
         let streams = member.postgres.streams_from.is_some_and(|(upstream, _)| upstream == leader);
-        if index != leader && (!streams || member.settings.tags.nofailover()) {
+        let has_none = member.settings.tags.nofailover() || is_cut_off(world, leader, index);
+        if index != leader && (!streams || has_none) {
             continue;
         }
         let slot = member.postgres.slots.all().get(CDC);
