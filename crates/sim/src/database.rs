@@ -116,6 +116,10 @@ impl World {
         self.after(CONNECT_AGAIN, Event::Connect { member, generation });
         self.stream(member);
         self.send_confirmation(member);
+        // Feedback is sent every `wal_receiver_status_interval`, also where no WAL arrives.
+        if let Some((upstream, _)) = self.members[member].postgres.streams_from {
+            self.confirm(upstream, member);
+        }
     }
 
     fn stream(&mut self, member: usize) {

@@ -1,11 +1,13 @@
 //! Whoever reads by a logical slot misses nothing: no slot stands beyond what its consumer has, and one that was said to
 //! be ready for a failover can be read after it. The consumer of a permanent physical slot finds the WAL that it needs. In
 //! the end every standby has what it needs to take over; but for those with `nofailover`, and those whose tags lead over a
-//! member with `nostream`, or in a circle: they have no logical slots, whomever they stream from (contract B.23.2).
+//! member with `nostream`, or in a circle: they have no logical slots, whomever they stream from (contract B.23.2). And in
+//! the end every slot is known to be ready, but for one that needs older rows than the leader's while its consumer stands
+//! still: it moves on, and is cleared, with the consumer (contract SL-10, SL-11).
 
 use std::collections::BTreeSet;
 
-use ptarmigan_ha::slots::Kind as SlotKind;
+use ptarmigan_ha::slots::{Actual, Kind as SlotKind};
 use ptarmigan_types::{Lsn, Monotonic};
 
 use super::{Kind, Violation, wrong};
@@ -100,6 +102,13 @@ fn is_cut_off(world: &World, leader: usize, member: usize) -> bool {
     true
 }
 
+/// A standby's slot is as far as the consumer, and needs rows that the leader's needs no more.
+fn waits_for_consumer(mine: &Actual, leaders: &Actual) -> bool {
+    let needs = |slot: &Actual| slot.catalog_xmin.as_ref().and_then(|xmin| xmin.parse::<u64>().ok());
+    mine.confirmed_flush_lsn >= leaders.confirmed_flush_lsn
+        && needs(mine).zip(needs(leaders)).is_some_and(|(mine, theirs)| mine < theirs)
+}
+
 /// What is not as it has to be in the end.
 pub fn judge(world: &World) -> Option<Violation> {
     let leader = world.store.keys.get("leader").and_then(|raw| world.index(&raw.value))?;
@@ -119,7 +128,9 @@ pub fn judge(world: &World) -> Option<Violation> {
         if there != wanted {
             return object(format!("m{index} has the logical slot: {there}, wanted: {wanted}"));
         }
-        if !member.logical.readiness.is_empty() {
+        let leaders = world.members[leader].postgres.slots.all().get(CDC);
+        let waits = slot.zip(leaders).is_some_and(|(mine, theirs)| waits_for_consumer(mine, theirs));
+        if !member.logical.readiness.is_empty() && !waits {
             let theirs = &world.members[leader].postgres;
             return object(format!(
                 "m{index}'s logical slot is not ready, or nobody found out: {:?} {slot:?}, {:?}, on the leader {:?}, by {:?}",
