@@ -353,6 +353,21 @@ mod tests {
     }
 
     #[test]
+    fn wal_arrives_on_a_timeline_only_while_it_is_streamed() {
+        let mut status = standby();
+        assert_eq!(status.streamed_timeline(), Some(4));
+        let receiver = status.wal_receiver.as_mut().unwrap();
+        receiver.status = Some("waiting".to_owned());
+        assert_eq!(status.streamed_timeline(), None);
+        assert_eq!(status.receiver_timeline(), Some(4), "what it is on is known all the same");
+        let receiver = status.wal_receiver.as_mut().unwrap();
+        (receiver.status, receiver.latest_end_lsn) = (Some("streaming".to_owned()), None);
+        assert_eq!(status.streamed_timeline(), None, "its sender has not answered yet");
+        status.wal_receiver = None;
+        assert_eq!(status.streamed_timeline(), None);
+    }
+
+    #[test]
     fn a_3_3_3_timeline_sources() {
         let mut status = standby();
         assert_eq!(status.timeline(false, None, None), TimelineSource::Known(4));
