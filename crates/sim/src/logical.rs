@@ -338,7 +338,7 @@ impl World {
         }
         if let Some(before) = before {
             let born = postgres.slots.born(ARCHIVE);
-            self.checks.logical.archives(self.now, primary, before, born, end);
+            self.checks.logical.archives(self.now, primary, &postgres.wal, before, born);
         }
     }
 

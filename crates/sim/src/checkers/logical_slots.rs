@@ -3,7 +3,8 @@
 //! the end every standby has what it needs to take over; but for those with `nofailover`, and those whose tags lead over a
 //! member with `nostream`, or in a circle: they have no logical slots, whomever they stream from (contract B.23.2). And in
 //! the end every slot is known to be ready, but for one that needs older rows than the leader's while its consumer stands
-//! still: it moves on, and is cleared, with the consumer (contract SL-10, SL-11).
+//! still: it moves on, and is cleared, with the consumer (contract SL-10, SL-11). While a failover or switchover is asked for,
+//! nothing is copied (docs/compatibility.md, B.23.6): a wish that nobody can fulfil leaves standbys without the slot.
 
 use std::collections::BTreeSet;
 
@@ -20,8 +21,8 @@ pub struct Checker {
     has: BTreeSet<u64>,
     /// Members whose slot was not ready when they were promoted.
     doubtful: BTreeSet<usize>,
-    /// How far the consumer of the physical slot is.
-    archived: Lsn,
+    /// Records that the consumer of the physical slot has, of whatever history, or that were gone when it came.
+    archived: BTreeSet<u64>,
     /// Promotions with a slot that was ready.
     pub ready: u64,
     /// The objection.
@@ -75,15 +76,19 @@ impl Checker {
         }
     }
 
-    /// The consumer of the physical slot reads: its slot is at `reserved`, and began at `born`.
-    pub fn archives(&mut self, at: Monotonic, member: usize, reserved: Lsn, born: Lsn, to: Lsn) {
-        let archived = self.archived;
-        if reserved > archived && born <= archived && archived > Lsn::ZERO {
+    /// The consumer of the physical slot reads all of this WAL that its slot, at `reserved`, has kept since `born`. Where a
+    /// member leads whose WAL had left that of the one before, it has the beginning from there and from here.
+    pub fn archives(&mut self, at: Monotonic, member: usize, wal: &[Record], reserved: Lsn, born: Lsn) {
+        let kept = wal.partition_point(|record| record.end <= born);
+        let sent = wal.partition_point(|record| record.end <= reserved);
+        let let_go = wal.get(kept..sent).unwrap_or_default();
+        let missed = let_go.iter().find(|record| !self.archived.contains(&record.number)).copied();
+        if let Some(missed) = missed.filter(|_| !self.archived.is_empty()) {
             self.object(at, || {
-                format!("m{member}'s permanent slot is at {reserved}, its consumer at {archived}")
+                format!("m{member}'s permanent slot is at {reserved}, and its consumer never had {missed:?}")
             });
         }
-        self.archived = to;
+        self.archived.extend(wal.iter().map(|record| record.number));
     }
 }
 
@@ -100,6 +105,11 @@ fn is_cut_off(world: &World, leader: usize, member: usize) -> bool {
         }
     }
     true
+}
+
+/// An operator waits for a failover or a switchover.
+fn is_asked_for(world: &World) -> bool {
+    world.store.keys.get("failover").is_some_and(|raw| raw.value != "{}")
 }
 
 /// A standby's slot is as far as the consumer, and needs rows that the leader's needs no more.
@@ -125,7 +135,7 @@ pub fn judge(world: &World) -> Option<Violation> {
         }
         let slot = member.postgres.slots.all().get(CDC);
         let there = slot.is_some_and(|slot| slot.kind != SlotKind::Physical && !slot.lost);
-        if there != wanted {
+        if there != wanted && (there || !is_asked_for(world)) {
             return object(format!("m{index} has the logical slot: {there}, wanted: {wanted}"));
         }
         let leaders = world.members[leader].postgres.slots.all().get(CDC);
