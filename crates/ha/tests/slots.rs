@@ -351,7 +351,7 @@ fn sl_8_sl_10_positions_of_the_leader_mean_nothing_in_wal_that_left_it() {
     let broken = BTreeSet::from(["s".to_owned()]);
     for (lineage, physical_moves, logical_moves) in [
         (Lineage::Shared, true, true),
-        // From an archive, or the leader was promoted a moment ago.
+        // From an archive.
         (Lineage::Unknown, true, false),
         (Lineage::Apart, false, false),
     ] {
@@ -382,7 +382,8 @@ fn sl_10_wal_is_the_leaders_where_it_arrives_on_its_timeline() {
         ("left the leader's", leader("primary", 4), "b", None, Some(3), Lineage::Apart),
         ("begun twice, or from an archive", leader("primary", 3), "b", None, Some(3), Lineage::Unknown),
         ("who knows where", leader("primary", 3), "b", None, None, Lineage::Unknown),
-        ("a key from before the promotion", leader("replica", 3), "b", Some(3), Some(3), Lineage::Unknown),
+        ("a key from before the promotion", leader("replica", 3), "b", Some(3), Some(3), Lineage::Apart),
+        ("a leader between two promotions", leader("replica", 3), "b", None, Some(2), Lineage::Apart),
         ("a standby cluster", leader("standby_leader", 3), "b", Some(3), Some(3), Lineage::Shared),
         (
             "the leader's key tells no timeline",

@@ -8,9 +8,10 @@ pub enum Lineage {
     /// It is the beginning of the leader's: it arrives on the leader's timeline, which no sender lets anybody continue
     /// whose WAL has left it.
     Shared,
-    /// It is on another timeline: behind, or it has left the leader's.
+    /// It may have left the leader's: it is on another timeline, or the leader does not tell yet, or not any more, on which
+    /// it writes.
     Apart,
-    /// Nothing arrives, or what the leader publishes is not that of a primary yet.
+    /// Nothing arrives, from an archive perhaps, and no more can be told.
     Unknown,
 }
 
@@ -31,6 +32,7 @@ pub fn lineage(
         // A key that still tells of a standby tells of the timeline before its promotion.
         Role::Primary | Role::StandbyLeader if receiving == Some(theirs) => Lineage::Shared,
         Role::Primary | Role::StandbyLeader if timeline.is_some_and(|mine| mine != theirs) => Lineage::Apart,
-        _ => Lineage::Unknown,
+        Role::Primary | Role::StandbyLeader => Lineage::Unknown,
+        _ => Lineage::Apart,
     }
 }
