@@ -336,7 +336,7 @@ impl World {
                 slot.restart_lsn = Some(end);
             }
         }
-        if let Some(before) = before {
+        if let Some(before) = before.filter(|_| !self.scenario.standby.used) {
             let born = postgres.slots.born(ARCHIVE);
             self.checks.logical.archives(self.now, primary, &postgres.wal, before, born);
         }

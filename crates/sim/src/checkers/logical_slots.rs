@@ -77,7 +77,9 @@ impl Checker {
     }
 
     /// The consumer of the physical slot reads all of this WAL that its slot, at `reserved`, has kept since `born`. Where a
-    /// member leads whose WAL had left that of the one before, it has the beginning from there and from here.
+    /// member leads whose WAL had left that of the one before, it has the beginning from there and from here. Not asked for
+    /// where this is a standby cluster at times: when the other one loses WAL, all members here take over its history, and
+    /// positions in the former say nothing any more.
     pub fn archives(&mut self, at: Monotonic, member: usize, wal: &[Record], reserved: Lsn, born: Lsn) {
         let kept = wal.partition_point(|record| record.end <= born);
         let sent = wal.partition_point(|record| record.end <= reserved);
