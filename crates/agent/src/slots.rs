@@ -123,7 +123,8 @@ fn timeline(node: &Node) -> Option<Timeline> {
 
 /// What is known of this standby's WAL beside the leader's.
 pub fn lineage(node: &Node, cluster: &Cluster, status: &ServerStatus) -> Lineage {
-    slots::lineage(cluster, &node.name, status.streamed_timeline(), timeline(node))
+    let tags = node.configuration.with(|settings| settings.tags.clone());
+    slots::lineage(cluster, &node.name, &tags, status.streamed_timeline(), timeline(node))
 }
 
 /// The way that this standby's feedback takes to the primary.

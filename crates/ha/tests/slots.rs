@@ -349,12 +349,9 @@ fn sl_8_sl_10_positions_of_the_leader_mean_nothing_in_wal_that_left_it() {
         vec![SlotAction::AdvanceLogical { name: "s".into(), database: "d".into(), to: Lsn(500) }];
     let copies = vec![SlotAction::Copy { name: "s".into() }];
     let broken = BTreeSet::from(["s".to_owned()]);
-    for (lineage, physical_moves, logical_moves) in [
-        (Lineage::Shared, true, true),
-        // From an archive.
-        (Lineage::Unknown, true, false),
-        (Lineage::Apart, false, false),
-    ] {
+    for (lineage, physical_moves, logical_moves) in
+        [(Lineage::Shared, true, true), (Lineage::Archived, true, false), (Lineage::Unknown, false, false)]
+    {
         let situation = Situation { lineage, ..SITUATION };
         let broke = Situation { broken: &broken, ..situation };
         let unused = Some(wish(Some(500), Some(false)));
@@ -368,36 +365,40 @@ fn sl_8_sl_10_positions_of_the_leader_mean_nothing_in_wal_that_left_it() {
         let expected = only_if(logical_moves, &copies);
         assert_eq!(planned(wanted(), None, &situation), expected, "{lineage:?}");
         assert_eq!(planned(wanted(), behind, &broke), expected, "{lineage:?}");
-        let primary = Situation { is_primary: true, leader_is_me: true, ..situation };
-        assert_eq!(planned(unused, Some(physical()), &primary), advances, "a primary's WAL is the leader's");
+        for is_primary in [true, false] {
+            let leads = Situation { is_primary, leader_is_me: true, ..situation };
+            assert_eq!(
+                planned(unused.clone(), Some(physical()), &leads),
+                advances,
+                "its WAL is the leader's"
+            );
+        }
     }
 }
 
 #[test]
 fn sl_10_wal_is_the_leaders_where_it_arrives_on_its_timeline() {
     let leader = |role: &str, timeline: u64| ("a", json!({"role": role, "timeline": timeline}));
-    for (case, leader, me, receiving, timeline, expected) in [
-        ("streams", leader("primary", 3), "b", Some(3), Some(3), Lineage::Shared),
-        ("streams from behind", leader("primary", 3), "b", Some(2), Some(2), Lineage::Apart),
-        ("left the leader's", leader("primary", 4), "b", None, Some(3), Lineage::Apart),
-        ("begun twice, or from an archive", leader("primary", 3), "b", None, Some(3), Lineage::Unknown),
-        ("who knows where", leader("primary", 3), "b", None, None, Lineage::Unknown),
-        ("a key from before the promotion", leader("replica", 3), "b", Some(3), Some(3), Lineage::Apart),
-        ("a leader between two promotions", leader("replica", 3), "b", None, Some(2), Lineage::Apart),
-        ("a standby cluster", leader("standby_leader", 3), "b", Some(3), Some(3), Lineage::Shared),
-        (
-            "the leader's key tells no timeline",
-            ("a", json!({"role": "primary"})),
-            "b",
-            Some(3),
-            Some(3),
-            Lineage::Unknown,
-        ),
-        ("the leader has no key", ("c", json!({})), "b", Some(3), Some(3), Lineage::Unknown),
-        ("the leader itself", leader("standby_leader", 3), "a", Some(4), Some(4), Lineage::Unknown),
+    let (shared, archived, unknown) = (Lineage::Shared, Lineage::Archived, Lineage::Unknown);
+    let tells_nothing = ("a", json!({"role": "primary"}));
+    for (case, leader, me, receiving, timeline, [streams, restores]) in [
+        ("streams", leader("primary", 3), "b", Some(3), Some(3), [shared, shared]),
+        ("streams from behind", leader("primary", 3), "b", Some(2), Some(2), [unknown, unknown]),
+        ("left the leader's", leader("primary", 4), "b", None, Some(3), [unknown, unknown]),
+        ("perhaps a timeline begun twice", leader("primary", 3), "b", None, Some(3), [unknown, archived]),
+        ("who knows where", leader("primary", 3), "b", None, None, [unknown, unknown]),
+        ("before the promotion", leader("replica", 3), "b", Some(3), Some(3), [unknown, unknown]),
+        ("a standby cluster", leader("standby_leader", 3), "b", Some(3), Some(3), [shared, shared]),
+        ("no timeline is told", tells_nothing, "b", Some(3), Some(3), [unknown, unknown]),
+        ("the leader has no key", ("c", json!({})), "b", Some(3), Some(3), [unknown, unknown]),
+        ("the leader itself", leader("standby_leader", 3), "a", Some(3), Some(3), [unknown, unknown]),
     ] {
         let node = node(me, Role::Replica, &[leader], &json!({}), &json!({}));
-        assert_eq!(lineage(&node.cluster, &node.me, receiving, timeline), expected, "{case}");
+        for (tags, expected) in [(json!({}), streams), (json!({"nostream": true}), restores)] {
+            let tags = Tags(tags.as_object().cloned().unwrap());
+            let found = lineage(&node.cluster, &node.me, &tags, receiving, timeline);
+            assert_eq!(found, expected, "{case}, {tags:?}");
+        }
     }
 }
 

@@ -170,7 +170,7 @@ impl World {
         let this = &self.members[member];
         let timeline = this.postgres.timeline;
         let receiving = this.postgres.streams_from.map(|_| timeline);
-        lineage(cluster, &this.name, receiving, Some(timeline))
+        lineage(cluster, &this.name, &this.settings.tags, receiving, Some(timeline))
     }
 
     /// The way that a standby's feedback takes to the primary.

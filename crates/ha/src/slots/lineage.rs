@@ -1,6 +1,6 @@
 //! Whether positions in the leader's WAL mean anything in this standby's.
 
-use ptarmigan_types::{Cluster, MemberName, Role, Timeline};
+use ptarmigan_types::{Cluster, MemberName, Role, Tags, Timeline};
 
 /// What is known of a standby's WAL beside the leader's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,10 +8,9 @@ pub enum Lineage {
     /// It is the beginning of the leader's: it arrives on the leader's timeline, which no sender lets anybody continue
     /// whose WAL has left it.
     Shared,
-    /// It may have left the leader's: it is on another timeline, or the leader does not tell yet, or not any more, on which
-    /// it writes.
-    Apart,
-    /// Nothing arrives, from an archive perhaps, and no more can be told.
+    /// It comes from the archive, and is on the leader's timeline. Nobody can tell more.
+    Archived,
+    /// It may have left the leader's: nothing arrives, or on another timeline, or nobody tells on which one he writes.
     Unknown,
 }
 
@@ -20,19 +19,20 @@ pub enum Lineage {
 pub fn lineage(
     cluster: &Cluster,
     me: &MemberName,
+    tags: &Tags,
     receiving: Option<Timeline>,
     timeline: Option<Timeline>,
 ) -> Lineage {
     let leader = cluster.leader_member().filter(|leader| leader.name != *me);
-    let Some((role, theirs)) = leader.and_then(|leader| leader.data.role().zip(leader.data.timeline()))
-    else {
-        return Lineage::Unknown;
-    };
-    match role {
-        // A key that still tells of a standby tells of the timeline before its promotion.
-        Role::Primary | Role::StandbyLeader if receiving == Some(theirs) => Lineage::Shared,
-        Role::Primary | Role::StandbyLeader if timeline.is_some_and(|mine| mine != theirs) => Lineage::Apart,
-        Role::Primary | Role::StandbyLeader => Lineage::Unknown,
-        _ => Lineage::Apart,
+    // A key that tells of a standby tells of the timeline before the leader's promotion.
+    let writes =
+        leader.filter(|leader| matches!(leader.data.role(), Some(Role::Primary | Role::StandbyLeader)));
+    let Some(theirs) = writes.and_then(|leader| leader.data.timeline()) else { return Lineage::Unknown };
+    if receiving == Some(theirs) {
+        Lineage::Shared
+    } else if tags.nostream() && timeline == Some(theirs) {
+        Lineage::Archived
+    } else {
+        Lineage::Unknown
     }
 }

@@ -220,11 +220,11 @@ fn maintain(name: &str, wish: &Wanted, slot: &Actual, situation: &Situation<'_>)
     if wish.expected_active == Some(true) || slot.active {
         return Vec::new();
     }
-    // Whoever restores from an archive streams nothing, and its slots move all the same.
-    let apart = !situation.is_primary && situation.lineage == Lineage::Apart;
+    let follows = !situation.is_primary && !situation.leader_is_me;
+    let lost = follows && situation.lineage == Lineage::Unknown;
     match (slot.restart_lsn, wish.lsn) {
         (None, _) => vec![drop(DropReason::NothingReserved), create],
-        (Some(reserved), Some(to)) if to > reserved && !apart => {
+        (Some(reserved), Some(to)) if to > reserved && !lost => {
             vec![SlotAction::Advance { name: name.to_owned(), to }]
         }
         _ => Vec::new(),
