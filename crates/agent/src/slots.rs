@@ -12,10 +12,10 @@ use std::{
 use ptarmigan_config::DynamicSettings;
 use ptarmigan_ha::{
     Outcome,
-    slots::{self, Actual, Kind, Settings, Situation, SlotAction, View, kind_of},
+    slots::{self, Actual, Kind, Lineage, Settings, Situation, SlotAction, View, Way, kind_of},
 };
 use ptarmigan_postgres::{Purpose, Session, slots::sql, status::ServerStatus, version::ServerVersion};
-use ptarmigan_types::{Cluster, Lsn, slot::name_of_member};
+use ptarmigan_types::{Cluster, Lsn, Timeline, slot::name_of_member};
 
 pub use self::beside::Logical;
 use crate::{apply::Unapplied, node::Node};
@@ -63,13 +63,14 @@ async fn sync_with(
     let session = node.postgres.session(Purpose::Heartbeat).await.map_err(|error| error.to_string())?;
     let version = status.version();
     let mut actual = read(&session, version).await?;
-    let broken = known_of(node, status, &actual);
+    let broken = known_of(node, cluster, status, &actual);
     let situation = Situation {
         paused: settings.global.pause,
         has_leader: !cluster.is_unlocked(),
         leader_is_me: cluster.is_leader(&node.name),
         is_primary: !status.in_recovery,
         replay_lsn: status.replay_lsn,
+        lineage: lineage(node, cluster, status),
         broken: &broken,
         kept: &wanted.kept,
         ignore_slots: &settings.global.ignore_slots,
@@ -97,14 +98,47 @@ async fn read(session: &Session, version: ServerVersion) -> Result<BTreeMap<Stri
     sql::read_slots(session, version).await.map_err(|error| error.to_string())
 }
 
-/// Notes a start of the server; the slots that cannot be advanced.
-fn known_of(node: &Node, status: &ServerStatus, actual: &BTreeMap<String, Actual>) -> BTreeSet<String> {
+/// Notes a start of the server, and whether its feedback takes another way; the slots that cannot be advanced.
+fn known_of(
+    node: &Node,
+    cluster: &Cluster,
+    status: &ServerStatus,
+    actual: &BTreeMap<String, Actual>,
+) -> BTreeSet<String> {
+    let timeline = timeline(node);
+    let way = way(node, cluster, status, timeline);
     let logical = &mut node.known().logical;
     logical.started(&status.postmaster_start_time, actual);
-    if !status.in_recovery {
+    if status.in_recovery {
+        logical.readiness.watch(way, actual);
+    } else {
         logical.readiness = slots::Readiness::default();
     }
     logical.broken.clone()
+}
+
+/// The timeline of this node's WAL, as far as it is known.
+fn timeline(node: &Node) -> Option<Timeline> {
+    node.known().figures.as_ref().and_then(|figures| figures.timeline)
+}
+
+/// What is known of this standby's WAL beside the leader's.
+pub fn lineage(node: &Node, cluster: &Cluster, status: &ServerStatus) -> Lineage {
+    let tags = node.configuration.with(|settings| settings.tags.clone());
+    slots::lineage(cluster, &node.name, &tags, status.streamed_timeline(), timeline(node))
+}
+
+/// The way that this standby's feedback takes to the primary.
+fn way(node: &Node, cluster: &Cluster, status: &ServerStatus, timeline: Option<Timeline>) -> Way {
+    let tags = node.configuration.with(|settings| settings.tags.clone());
+    // Without a leader the way is the one to the former, and nobody has asked for more of it.
+    let leads_elsewhere = cluster.leader_name().is_some_and(|leader| *leader != node.name);
+    Way {
+        server: Some(status.postmaster_start_time.clone()),
+        timeline,
+        receiver: status.wal_receiver.as_ref().and_then(|receiver| receiver.pid),
+        slot: slots::slot_on_primary(cluster, &node.name, &tags).filter(|_| leads_elsewhere),
+    }
 }
 
 /// Says what is new of it; a cycle is no reason to say it again.
@@ -152,6 +186,14 @@ async fn carry_out(node: &Node, session: &Session, actions: &[SlotAction]) -> bo
 
 /// Before a promotion: what operators have to know of logical slots (contract SL-11).
 pub fn warn_of_unready(node: &Node) {
+    let (cluster, status) = {
+        let known = node.known();
+        (known.view.as_ref().map(|view| view.cluster.clone()), known.status.clone())
+    };
+    if let Some((cluster, status)) = cluster.zip(status) {
+        let way = way(node, &cluster, &status, timeline(node));
+        node.known().logical.readiness.watch_way(way);
+    }
     let known = node.known();
     let unready: Vec<&str> = known.logical.readiness.unready().collect();
     if !unready.is_empty() {

@@ -15,15 +15,17 @@ use crate::follow::{comes_back, named_upstream};
 
 mod feedback;
 pub(crate) mod in_cycle;
+mod lineage;
 mod plan;
 mod publish;
 mod readiness;
 mod retain;
 
 pub use feedback::{needs_feedback, slot_on_primary};
+pub use lineage::{Lineage, lineage};
 pub use plan::{DropReason, Situation, SlotAction, is_ignored, plan};
 pub use publish::{Published, positions, published};
-pub use readiness::{PrimaryXmins, Readiness, precedes_or_equals};
+pub use readiness::{PrimaryXmins, Question, Readiness, Way, precedes_or_equals};
 pub use retain::Retained;
 
 /// What a slot serves.

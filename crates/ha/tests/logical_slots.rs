@@ -10,7 +10,7 @@ use ptarmigan_ha::{
     failsafe::Promise,
     memory::FailedJob,
     observation::{JobEnd, JobKind},
-    slots::{Actual, Kind, PrimaryXmins, Readiness, precedes_or_equals},
+    slots::{Actual, Kind, PrimaryXmins, Readiness, Way, precedes_or_equals},
 };
 use ptarmigan_types::{Lsn, MemberState, Role};
 use support::{Change, NOW, Scene, at, failover, name, secs};
@@ -37,21 +37,31 @@ fn primary(physical: Option<u32>, logical: Option<u32>) -> PrimaryXmins {
     PrimaryXmins { physical, logical: logical.map(|xmin| ("cdc".to_owned(), xmin)).into_iter().collect() }
 }
 
+/// The answer to what is asked now.
+fn answered(
+    readiness: &mut Readiness,
+    xmins: &PrimaryXmins,
+    actual: &BTreeMap<String, Actual>,
+) -> Vec<String> {
+    let question = readiness.question();
+    readiness.answered(&question, xmins, actual)
+}
+
 #[test]
 fn sl_11_ready_once_the_primary_spares_what_the_slot_needs() {
     let mut readiness = Readiness::default();
     readiness.suspect_all(&local(Some("100")));
-    assert_eq!(readiness.unknown(), ["cdc"]);
+    assert_eq!(readiness.question().slots, ["cdc"]);
     // No feedback yet: what the primary's own slot needs counts only from then on.
-    assert!(readiness.answered(&primary(None, Some(90)), &local(Some("100"))).is_empty());
-    assert_eq!(readiness.unknown(), ["cdc"]);
+    assert!(answered(&mut readiness, &primary(None, Some(90)), &local(Some("100"))).is_empty());
+    assert_eq!(readiness.question().slots, ["cdc"]);
     // Feedback arrived, but it asks for more than the slot needs is not known to be kept from here on.
-    assert!(readiness.answered(&primary(Some(95), Some(98)), &local(Some("100"))).is_empty());
-    assert!(readiness.unknown().is_empty(), "the primary's slot is asked for once");
+    assert!(answered(&mut readiness, &primary(Some(95), Some(98)), &local(Some("100"))).is_empty());
+    assert!(readiness.question().slots.is_empty(), "the primary's slot is asked for once");
     // The local slot needs rows from before what the primary spares.
-    assert!(readiness.answered(&primary(Some(99), None), &local(Some("97"))).is_empty());
+    assert!(answered(&mut readiness, &primary(Some(99), None), &local(Some("97"))).is_empty());
     assert_eq!(readiness.unready().collect::<Vec<_>>(), ["cdc"]);
-    assert_eq!(readiness.answered(&primary(Some(99), None), &local(Some("99"))), ["cdc"]);
+    assert_eq!(answered(&mut readiness, &primary(Some(99), None), &local(Some("99"))), ["cdc"]);
     assert!(readiness.is_empty());
 }
 
@@ -59,20 +69,65 @@ fn sl_11_ready_once_the_primary_spares_what_the_slot_needs() {
 fn sl_11_suspicion_ends_with_the_slot_and_begins_with_a_copy() {
     let mut readiness = Readiness::default();
     readiness.suspect(["cdc", "other"]);
-    assert!(readiness.answered(&primary(None, None), &local(Some("100"))).is_empty());
+    assert!(answered(&mut readiness, &primary(None, None), &local(Some("100"))).is_empty());
     assert_eq!(readiness.unready().collect::<Vec<_>>(), ["cdc"], "the other is gone");
     assert!(
-        readiness.answered(&primary(Some(99), Some(99)), &local(None)).is_empty(),
+        answered(&mut readiness, &primary(Some(99), Some(99)), &local(None)).is_empty(),
         "it needs who knows what"
     );
-    assert_eq!(readiness.answered(&primary(Some(99), None), &local(Some("100"))), ["cdc"]);
+    assert_eq!(answered(&mut readiness, &primary(Some(99), None), &local(Some("100"))), ["cdc"]);
     readiness.suspect(["cdc"]);
-    assert_eq!(readiness.unknown(), ["cdc"], "copied again: everything is asked anew");
+    assert_eq!(readiness.question().slots, ["cdc"], "copied again: everything is asked anew");
     // PostgreSQL's own copies are none of ours.
     let synced = Actual { failover: true, synced: true, ..slot(None) };
     let mut readiness = Readiness::default();
     readiness.suspect_all(&[("s".to_owned(), synced)].into());
     assert!(readiness.is_empty());
+}
+
+fn usual_way() -> Way {
+    Way { server: Some("noon".into()), timeline: Some(1), receiver: Some(70), slot: Some("a".into()) }
+}
+
+/// A slot that is ready by the usual way of feedback.
+fn ready() -> Readiness {
+    let mut readiness = Readiness::default();
+    readiness.watch(usual_way(), &local(Some("100")));
+    assert_eq!(answered(&mut readiness, &primary(Some(99), Some(99)), &local(Some("100"))), ["cdc"]);
+    readiness
+}
+
+#[test]
+fn sl_11_what_another_way_of_feedback_let_go_nobody_knows() {
+    let none = Way { server: None, timeline: None, receiver: None, slot: None };
+    for (case, way, doubtful) in [
+        ("as before", usual_way(), false),
+        ("nothing arrives: the primary may be dead", Way { receiver: None, ..usual_way() }, false),
+        ("nothing is known at the moment", none, false),
+        ("started again", Way { server: Some("one".into()), ..usual_way() }, true),
+        ("another primary, on whose timeline this server is", Way { timeline: Some(2), ..usual_way() }, true),
+        ("connected again: the slot there may be another", Way { receiver: Some(71), ..usual_way() }, true),
+        ("by another member's slot", Way { slot: Some("b".into()), ..usual_way() }, true),
+    ] {
+        let mut readiness = ready();
+        readiness.watch(way.clone(), &local(Some("100")));
+        assert_eq!(!readiness.is_empty(), doubtful, "{case}");
+        let mut readiness = ready();
+        readiness.watch_way(Way { receiver: None, ..usual_way() });
+        readiness.watch_way(way);
+        assert_eq!(!readiness.is_empty(), doubtful, "right before a promotion: {case}");
+    }
+}
+
+#[test]
+fn sl_11_an_answer_from_before_the_doubt_says_nothing() {
+    let mut readiness = ready();
+    readiness.suspect(["cdc"]);
+    let question = readiness.question();
+    readiness.watch(Way { timeline: Some(2), ..usual_way() }, &local(Some("100")));
+    let xmins = primary(Some(99), Some(99));
+    assert!(readiness.answered(&question, &xmins, &local(Some("100"))).is_empty());
+    assert_eq!(answered(&mut readiness, &xmins, &local(Some("100"))), ["cdc"]);
 }
 
 #[test]

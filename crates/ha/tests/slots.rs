@@ -6,8 +6,8 @@ use std::{
 };
 
 use ptarmigan_ha::slots::{
-    Actual, DropReason, Kind, Published, Settings, Situation, SlotAction, View, Wanted, WantedSlots,
-    is_ignored, needs_feedback, plan, positions, published, slot_on_primary, wanted,
+    Actual, DropReason, Kind, Lineage, Published, Settings, Situation, SlotAction, View, Wanted, WantedSlots,
+    is_ignored, lineage, needs_feedback, plan, positions, published, slot_on_primary, wanted,
 };
 use ptarmigan_types::{Cluster, Lsn, MemberName, RawValue, Role, Tags};
 use serde_json::{Map, Value, json};
@@ -100,6 +100,7 @@ const SITUATION: Situation<'static> = Situation {
     leader_is_me: false,
     is_primary: false,
     replay_lsn: Some(Lsn(600)),
+    lineage: Lineage::Shared,
     broken: &NONE,
     kept: &NONE,
     ignore_slots: &[],
@@ -413,6 +414,66 @@ fn sl_8_unused_slots_follow_their_consumer() {
         planned(Some(unused), Some(empty), &SITUATION),
         [drop_of(DropReason::NothingReserved), create()]
     );
+}
+
+#[test]
+fn sl_8_sl_10_positions_of_the_leader_mean_nothing_in_wal_that_left_it() {
+    let advances = vec![SlotAction::Advance { name: "s".into(), to: Lsn(500) }];
+    let logical_advances =
+        vec![SlotAction::AdvanceLogical { name: "s".into(), database: "d".into(), to: Lsn(500) }];
+    let copies = vec![SlotAction::Copy { name: "s".into() }];
+    let broken = BTreeSet::from(["s".to_owned()]);
+    for (lineage, physical_moves, logical_moves) in
+        [(Lineage::Shared, true, true), (Lineage::Archived, true, false), (Lineage::Unknown, false, false)]
+    {
+        let situation = Situation { lineage, ..SITUATION };
+        let broke = Situation { broken: &broken, ..situation };
+        let unused = Some(wish(Some(500), Some(false)));
+        let only_if = |moves: bool, actions: &[SlotAction]| if moves { actions.to_vec() } else { Vec::new() };
+        let behind = Some(Actual { confirmed_flush_lsn: Some(Lsn(400)), ..logical() });
+        let wanted = || Some(wish_logical(Some(500)));
+        let expected = only_if(physical_moves, &advances);
+        assert_eq!(planned(unused.clone(), Some(physical()), &situation), expected, "{lineage:?}");
+        let expected = only_if(logical_moves, &logical_advances);
+        assert_eq!(planned(wanted(), behind.clone(), &situation), expected, "{lineage:?}");
+        let expected = only_if(logical_moves, &copies);
+        assert_eq!(planned(wanted(), None, &situation), expected, "{lineage:?}");
+        assert_eq!(planned(wanted(), behind, &broke), expected, "{lineage:?}");
+        for is_primary in [true, false] {
+            let leads = Situation { is_primary, leader_is_me: true, ..situation };
+            assert_eq!(
+                planned(unused.clone(), Some(physical()), &leads),
+                advances,
+                "its WAL is the leader's"
+            );
+        }
+    }
+}
+
+#[test]
+fn sl_10_wal_is_the_leaders_where_it_arrives_on_its_timeline() {
+    let leader = |role: &str, timeline: u64| ("a", json!({"role": role, "timeline": timeline}));
+    let (shared, archived, unknown) = (Lineage::Shared, Lineage::Archived, Lineage::Unknown);
+    let tells_nothing = ("a", json!({"role": "primary"}));
+    for (case, leader, me, receiving, timeline, [streams, restores]) in [
+        ("streams", leader("primary", 3), "b", Some(3), Some(3), [shared, shared]),
+        ("streams from behind", leader("primary", 3), "b", Some(2), Some(2), [unknown, unknown]),
+        ("left the leader's", leader("primary", 4), "b", None, Some(3), [unknown, unknown]),
+        ("perhaps a timeline begun twice", leader("primary", 3), "b", None, Some(3), [unknown, archived]),
+        ("who knows where", leader("primary", 3), "b", None, None, [unknown, unknown]),
+        ("before the promotion", leader("replica", 3), "b", Some(3), Some(3), [unknown, unknown]),
+        ("a standby cluster", leader("standby_leader", 3), "b", Some(3), Some(3), [shared, shared]),
+        ("no timeline is told", tells_nothing, "b", Some(3), Some(3), [unknown, unknown]),
+        ("the leader has no key", ("c", json!({})), "b", Some(3), Some(3), [unknown, unknown]),
+        ("the leader itself", leader("standby_leader", 3), "a", Some(3), Some(3), [unknown, unknown]),
+    ] {
+        let node = node(me, Role::Replica, &[leader], &json!({}), &json!({}));
+        for (tags, expected) in [(json!({}), streams), (json!({"nostream": true}), restores)] {
+            let tags = Tags(tags.as_object().cloned().unwrap());
+            let found = lineage(&node.cluster, &node.me, &tags, receiving, timeline);
+            assert_eq!(found, expected, "{case}, {tags:?}");
+        }
+    }
 }
 
 #[test]

@@ -91,6 +91,9 @@ pub struct ServerStatus {
 /// The WAL receiver of a standby. `Debug` leaves the connection string out.
 #[derive(Clone, PartialEq, Deserialize)]
 pub struct WalReceiver {
+    /// Its process, which has one connection in its life.
+    #[serde(default)]
+    pub pid: Option<i64>,
     /// `streaming`, `waiting`, `starting`, ...
     pub status: Option<String>,
     /// The timeline of the last WAL that was received.
@@ -110,6 +113,7 @@ pub struct WalReceiver {
 impl std::fmt::Debug for WalReceiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WalReceiver")
+            .field("pid", &self.pid)
             .field("status", &self.status)
             .field("received_tli", &self.received_tli)
             .field("latest_end_lsn", &self.latest_end_lsn)
@@ -189,6 +193,11 @@ impl ServerStatus {
         receiver.received_tli.filter(|_| receiver.latest_end_lsn.is_some())
     }
 
+    /// Standby: the timeline on which WAL arrives right now.
+    pub fn streamed_timeline(&self) -> Option<Timeline> {
+        self.receiver_timeline().filter(|_| self.replication_state() == Some("streaming"))
+    }
+
     /// The timeline to publish (contract A.3.3.3). `cached` is the last answer of `IDENTIFY_SYSTEM`; it is good as long
     /// as the leader publishes the same timeline.
     pub fn timeline(
@@ -261,7 +270,7 @@ fn heartbeat_sql(version: ServerVersion) -> String {
          CASE WHEN r.in_recovery THEN pg_is_wal_replay_paused() ELSE false END AS replay_paused, \
          CASE WHEN r.in_recovery THEN \
          to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', {TIME_FORM}) END AS replay_timestamp, \
-         (SELECT row_to_json(w) FROM (SELECT status, received_tli, latest_end_lsn, {written}, slot_name, conninfo \
+         (SELECT row_to_json(w) FROM (SELECT pid, status, received_tli, latest_end_lsn, {written}, slot_name, conninfo \
          FROM pg_stat_get_wal_receiver() WHERE pid IS NOT NULL) w) AS wal_receiver, \
          current_setting('primary_conninfo') AS primary_conninfo, \
          current_setting('primary_slot_name') AS primary_slot_name, \
@@ -341,6 +350,21 @@ mod tests {
             "primary_slot_name":"","restore_command":"","synchronous_standby_names":"","synchronous_commit":"on",
             "replication":[]}"#;
         read(&[vec![Some(text.to_owned())]]).unwrap()
+    }
+
+    #[test]
+    fn wal_arrives_on_a_timeline_only_while_it_is_streamed() {
+        let mut status = standby();
+        assert_eq!(status.streamed_timeline(), Some(4));
+        let receiver = status.wal_receiver.as_mut().unwrap();
+        receiver.status = Some("waiting".to_owned());
+        assert_eq!(status.streamed_timeline(), None);
+        assert_eq!(status.receiver_timeline(), Some(4), "what it is on is known all the same");
+        let receiver = status.wal_receiver.as_mut().unwrap();
+        (receiver.status, receiver.latest_end_lsn) = (Some("streaming".to_owned()), None);
+        assert_eq!(status.streamed_timeline(), None, "its sender has not answered yet");
+        status.wal_receiver = None;
+        assert_eq!(status.streamed_timeline(), None);
     }
 
     #[test]

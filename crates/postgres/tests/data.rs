@@ -684,6 +684,7 @@ fn sl_7_sl_8_slots_are_created_advanced_and_dropped() {
             leader_is_me: true,
             is_primary: true,
             replay_lsn: None,
+            lineage: slots::Lineage::Unknown,
             broken: &std::collections::BTreeSet::new(),
             kept: &std::collections::BTreeSet::new(),
             ignore_slots: &[],

@@ -116,6 +116,10 @@ impl World {
         self.after(CONNECT_AGAIN, Event::Connect { member, generation });
         self.stream(member);
         self.send_confirmation(member);
+        // Feedback is sent every `wal_receiver_status_interval`, also where no WAL arrives.
+        if let Some((upstream, _)) = self.members[member].postgres.streams_from {
+            self.confirm(upstream, member);
+        }
     }
 
     fn stream(&mut self, member: usize) {
@@ -135,7 +139,9 @@ impl World {
         if !self.serves(upstream, member) {
             return;
         }
-        self.members[member].postgres.streams_from = Some((upstream, theirs));
+        let postgres = &mut self.members[member].postgres;
+        postgres.streams_from = Some((upstream, theirs));
+        postgres.connections += 1;
         self.confirm(upstream, member);
         self.sender_connects(upstream, member);
         self.members[member].shipping = None;

@@ -334,6 +334,7 @@ impl World {
                 if let Some(job) = &mut this.job {
                     job.cancellable = false;
                 }
+                self.look_at_readiness(member);
                 self.set_role(member, Role::Promoted);
                 self.call_back(member, Callbacks::changes_role);
                 let generation = self.members[member].postgres.generation;

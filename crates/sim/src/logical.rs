@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use ptarmigan_ha::slots::{Actual, Kind, PrimaryXmins, Readiness, SlotAction, slot_on_primary};
+use ptarmigan_ha::slots::{
+    Actual, Kind, Lineage, PrimaryXmins, Readiness, SlotAction, Way, lineage, slot_on_primary,
+};
 use ptarmigan_types::{Cluster, Lsn, MemberName};
 use serde_json::{Map, Value, json};
 
@@ -88,13 +90,15 @@ pub struct Known {
 
 impl Known {
     /// As the agent's: after a start nothing is known.
-    pub fn look(&mut self, postgres: &Postgres) {
+    pub fn look(&mut self, way: Way, postgres: &Postgres) {
         if self.life != Some(postgres.generation) {
             self.life = Some(postgres.generation);
             self.broken.clear();
             self.readiness.suspect_all(postgres.slots.all());
         }
-        if !postgres.in_recovery {
+        if postgres.in_recovery {
+            self.readiness.watch(way, postgres.slots.all());
+        } else {
             self.readiness = Readiness::default();
         }
     }
@@ -161,6 +165,34 @@ impl Postgres {
 }
 
 impl World {
+    /// What is known of a standby's WAL beside the leader's.
+    pub fn lineage(&self, member: usize, cluster: &Cluster) -> Lineage {
+        let this = &self.members[member];
+        let timeline = this.postgres.timeline;
+        let receiving = this.postgres.streams_from.map(|_| timeline);
+        lineage(cluster, &this.name, &this.settings.tags, receiving, Some(timeline))
+    }
+
+    /// The way that a standby's feedback takes to the primary.
+    pub fn feedback_way(&self, member: usize, cluster: &Cluster) -> Way {
+        let this = &self.members[member];
+        let postgres = &this.postgres;
+        let leads_elsewhere = cluster.leader_name().is_some_and(|leader| *leader != this.name);
+        Way {
+            server: Some(postgres.generation.to_string()),
+            timeline: Some(postgres.timeline),
+            receiver: postgres.streams_from.and_then(|_| i64::try_from(postgres.connections).ok()),
+            slot: slot_on_primary(cluster, &this.name, &this.settings.tags).filter(|_| leads_elsewhere),
+        }
+    }
+
+    /// Right before a promotion.
+    pub fn look_at_readiness(&mut self, member: usize) {
+        let Some(cluster) = self.members[member].known.clone() else { return };
+        let way = self.feedback_way(member, &cluster);
+        self.members[member].logical.readiness.watch_way(way);
+    }
+
     /// SL-9, SL-10.
     pub fn logical_slot_action(&mut self, member: usize, action: &SlotAction) {
         let leads = self.members[member].leads(self.now);
@@ -200,13 +232,13 @@ impl World {
         }
         let physical = slot_on_primary(cluster, &this.name, &this.settings.tags);
         let xmin = |name: &str| theirs.slots.all().get(name)?.catalog_xmin.as_ref()?.parse().ok();
-        let logical = this.logical.readiness.unknown();
+        let question = this.logical.readiness.question();
         let answer = PrimaryXmins {
             physical: physical.and_then(|name| xmin(&name)),
-            logical: logical.into_iter().filter_map(|name| Some((name.clone(), xmin(&name)?))).collect(),
+            logical: question.slots.iter().filter_map(|name| Some((name.clone(), xmin(name)?))).collect(),
         };
         let this = &mut self.members[member];
-        let ready = this.logical.readiness.answered(&answer, this.postgres.slots.all());
+        let ready = this.logical.readiness.answered(&question, &answer, this.postgres.slots.all());
         if !ready.is_empty() {
             self.note(member, &format!("logical slots {ready:?} are ready"));
         }
@@ -235,7 +267,9 @@ impl World {
             .filter_map(|name| Some((name.clone(), theirs.slots.all().get(name).filter(usable)?.clone())));
         let copied: Vec<_> = found.collect();
         let ahead = copied.iter().any(|(_, slot)| slot.confirmed_flush_lsn > Some(mine.end()));
-        if copied.is_empty() || ahead || !mine.is_prefix_of(theirs) {
+        let shared = |cluster: &Cluster| self.lineage(member, cluster) == Lineage::Shared;
+        let shared = self.members[member].known.as_deref().is_some_and(shared);
+        if copied.is_empty() || ahead || !shared {
             return Err("no slot can be used here yet".into());
         }
         self.members[member].logical.copied = copied;
@@ -302,9 +336,9 @@ impl World {
                 slot.restart_lsn = Some(end);
             }
         }
-        if let Some(before) = before {
+        if let Some(before) = before.filter(|_| !self.scenario.standby.used) {
             let born = postgres.slots.born(ARCHIVE);
-            self.checks.logical.archives(self.now, primary, before, born, end);
+            self.checks.logical.archives(self.now, primary, &postgres.wal, before, born);
         }
     }
 

@@ -63,6 +63,8 @@ pub struct Postgres {
     pub upstream: Option<usize>,
     /// The upstream that WAL arrives from, and its generation.
     pub streams_from: Option<(usize, u64)>,
+    /// Grows with every connection that WAL is received by.
+    pub connections: u64,
     /// Grows with every start and end of the process.
     pub generation: u64,
     /// The number of the promotion (in the whole run) that made this data directory's timeline writable here.

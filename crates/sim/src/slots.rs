@@ -297,8 +297,10 @@ impl World {
         if !self.serves_slots(member) {
             return Vec::new();
         }
+        let way = self.feedback_way(member, &cluster);
         let this = &mut self.members[member];
-        this.logical.look(&this.postgres);
+        this.logical.look(way, &this.postgres);
+        let lineage = self.lineage(member, &cluster);
         let this = &self.members[member];
         let permanent = logical::permanent(&cluster);
         let ignored =
@@ -319,6 +321,7 @@ impl World {
             leader_is_me: cluster.is_leader(&this.name),
             is_primary: !this.postgres.in_recovery,
             replay_lsn: Some(this.postgres.end()),
+            lineage,
             broken: &broken,
             kept: &wanted.kept,
             ignore_slots: &ignored,

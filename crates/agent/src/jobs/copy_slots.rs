@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ptarmigan_ha::{
     callbacks::How,
-    slots::{Kind, kind_of},
+    slots::{Kind, Lineage, kind_of},
 };
 use ptarmigan_postgres::{
     Login, Purpose, Session,
@@ -40,7 +40,7 @@ pub(super) async fn run(node: &Arc<Node>, leader: &MemberName, slots: &[String])
         return Err(format!("{leader} has none of {} that can be used here", slots.join(", ")));
     }
     wait_for_replay(node, &states).await?;
-    still_follows(node, leader)?;
+    still_follows(node, leader).await?;
     replace(node, states).await
 }
 
@@ -105,15 +105,20 @@ async fn wait_for_replay(node: &Node, states: &[State]) -> Result<(), String> {
 }
 
 /// A standby that may have to lead, or is an operator's candidate, is not restarted for a slot.
-fn still_follows(node: &Node, leader: &MemberName) -> Result<(), String> {
+async fn still_follows(node: &Node, leader: &MemberName) -> Result<(), String> {
+    let status = node.postgres.status().await.map_err(|error| error.to_string())?;
     let cluster = node.known().view.as_ref().map(|view| view.cluster.clone()).unwrap_or_default();
     if cluster.failover.is_some() {
         return Err("a failover or switchover was asked for".into());
     }
-    if cluster.is_leader(leader) && node.postgres.role() == Role::Replica {
-        return Ok(());
+    if !cluster.is_leader(leader) || node.postgres.role() != Role::Replica {
+        return Err(format!("{leader} does not lead any more"));
     }
-    Err(format!("{leader} does not lead any more"))
+    // By position alone a server whose WAL has left the leader's would look as if it had come as far.
+    if crate::slots::lineage(node, &cluster, &status) != Lineage::Shared {
+        return Err(format!("this server does not stream on the timeline of {leader}"));
+    }
+    Ok(())
 }
 
 async fn replace(node: &Arc<Node>, states: Vec<State>) -> Result<(), String> {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ptarmigan_ha::slots::{Actual, PrimaryXmins, Readiness, SlotAction, slot_on_primary};
+use ptarmigan_ha::slots::{Actual, PrimaryXmins, Question, Readiness, SlotAction, slot_on_primary};
 use ptarmigan_postgres::{Login, Purpose, Session, connection, slots::sql};
 use ptarmigan_types::{Lsn, MemberName, Role};
 
@@ -190,33 +190,34 @@ async fn limited(work: impl Future<Output = Result<(), sql::Error>>) -> Result<(
 /// Contract SL-11.
 async fn ask_primary(node: &Node, leader: &MemberName, actual: &BTreeMap<String, Actual>) {
     match tokio::time::timeout(PRIMARY_LIMIT, xmins(node, leader)).await {
-        Ok(Ok(Some(xmins))) => {
+        Ok(Ok((question, Some(xmins)))) => {
             if xmins.physical.is_none() {
                 tracing::debug!("{leader} does not know yet which rows this node's logical slots need");
             }
-            let ready = node.known().logical.readiness.answered(&xmins, actual);
+            let ready = node.known().logical.readiness.answered(&question, &xmins, actual);
             for slot in ready {
                 tracing::info!("logical slot {slot} is safe to be used after a failover");
             }
         }
-        Ok(Ok(None)) => {}
+        Ok(Ok((_, None))) => {}
         Ok(Err(reason)) => tracing::debug!("whether logical slots are ready is not known: {reason}"),
         Err(_) => tracing::debug!("whether logical slots are ready is not known: no answer"),
     }
 }
 
-async fn xmins(node: &Node, leader: &MemberName) -> Result<Option<PrimaryXmins>, String> {
+async fn xmins(node: &Node, leader: &MemberName) -> Result<(Question, Option<PrimaryXmins>), String> {
     let upstream = local::upstream(node, &leader.into())?;
     let tags = node.configuration.with(|settings| settings.tags.clone());
-    let (physical, logical) = {
+    let (physical, question) = {
         let known = node.known();
         let cluster = known.view.as_ref().map(|view| &view.cluster).ok_or("the DCS does not answer")?;
-        (slot_on_primary(cluster, &node.name, &tags), known.logical.readiness.unknown())
+        (slot_on_primary(cluster, &node.name, &tags), known.logical.readiness.question())
     };
     let physical = physical.ok_or("this node does not stream from the primary")?;
     let info = upstream.conninfo(&node.postgres, Login::Rewind);
     let session = Session::connect(&info, Purpose::Heartbeat).await.map_err(|error| error.to_string())?;
-    sql::primary_xmins(&session, &physical, &logical).await.map_err(|error| error.to_string())
+    let xmins = sql::primary_xmins(&session, &physical, &question.slots).await;
+    Ok((question, xmins.map_err(|error| error.to_string())?))
 }
 
 #[cfg(test)]
@@ -244,7 +245,7 @@ mod tests {
     fn sl_11_every_start_makes_slots_unready() {
         let mut logical = Logical::default();
         logical.started("noon", &actual());
-        assert_eq!(logical.readiness.unknown(), ["cdc"]);
+        assert_eq!(logical.readiness.question().slots, ["cdc"]);
         logical.readiness = Readiness::default();
         logical.broken.insert("cdc".into());
         logical.started("noon", &actual());

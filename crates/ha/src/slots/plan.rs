@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ptarmigan_types::{Lsn, scalar::is_truthy};
 use serde_json::{Map, Value};
 
-use super::{Actual, Kind, Wanted};
+use super::{Actual, Kind, Lineage, Wanted};
 
 /// What is to be done about a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +98,12 @@ pub struct Situation<'a> {
     pub is_primary: bool,
     /// How far a standby has replayed; nothing on it is advanced beyond.
     pub replay_lsn: Option<Lsn>,
+    /// A standby's WAL beside the leader's.
+    ///
+    /// Safer than the contract (docs/compatibility.md): the positions of consumers are those of the leader's WAL. In WAL that
+    /// has left it they stand for something else, which nobody has read: where an operator lets such a server lead, its
+    /// slots must still be where the consumers were when it left.
+    pub lineage: Lineage,
     /// Logical slots that could not be advanced, and never will be: what they need is gone (SQLSTATE 58P01, 55000).
     pub broken: &'a BTreeSet<String>,
     /// Slots that are not wanted and stay ([`super::WantedSlots::kept`]).
@@ -190,7 +196,8 @@ fn logical(
     situation: &Situation<'_>,
 ) -> Option<SlotAction> {
     let name = name.to_owned();
-    let copy = |name| wish.lsn.map(|_| SlotAction::Copy { name });
+    let shared = situation.lineage == Lineage::Shared;
+    let copy = |name| wish.lsn.filter(|_| shared).map(|_| SlotAction::Copy { name });
     match slot {
         None if situation.is_primary => {
             Some(SlotAction::CreateLogical { name, database: database.to_owned(), plugin: plugin.to_owned() })
@@ -198,7 +205,7 @@ fn logical(
         None => copy(name),
         Some(slot) if situation.is_primary || slot.kind != wish.kind || slot.lost || slot.failover => None,
         Some(_) if situation.broken.contains(&name) => copy(name),
-        Some(slot) if slot.active => None,
+        Some(slot) if slot.active || !shared => None,
         Some(slot) => {
             let to = wish.lsn?.min(situation.replay_lsn?);
             let behind = slot.confirmed_flush_lsn.is_none_or(|confirmed| confirmed < to);
@@ -217,9 +224,11 @@ fn maintain(name: &str, wish: &Wanted, slot: &Actual, situation: &Situation<'_>)
     if wish.expected_active == Some(true) || slot.active {
         return Vec::new();
     }
+    let follows = !situation.is_primary && !situation.leader_is_me;
+    let lost = follows && situation.lineage == Lineage::Unknown;
     match (slot.restart_lsn, wish.lsn) {
         (None, _) => vec![drop(DropReason::NothingReserved), create],
-        (Some(reserved), Some(to)) if to > reserved => {
+        (Some(reserved), Some(to)) if to > reserved && !lost => {
             vec![SlotAction::Advance { name: name.to_owned(), to }]
         }
         _ => Vec::new(),
