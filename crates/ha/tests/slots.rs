@@ -423,9 +423,12 @@ fn sl_8_sl_10_positions_of_the_leader_mean_nothing_in_wal_that_left_it() {
         vec![SlotAction::AdvanceLogical { name: "s".into(), database: "d".into(), to: Lsn(500) }];
     let copies = vec![SlotAction::Copy { name: "s".into() }];
     let broken = BTreeSet::from(["s".to_owned()]);
-    for (lineage, physical_moves, logical_moves) in
-        [(Lineage::Shared, true, true), (Lineage::Archived, true, false), (Lineage::Unknown, false, false)]
-    {
+    for (lineage, physical_moves, logical_moves) in [
+        (Lineage::Shared, true, true),
+        (Lineage::Archived, true, false),
+        (Lineage::Own, true, false),
+        (Lineage::Unknown, false, false),
+    ] {
         let situation = Situation { lineage, ..SITUATION };
         let broke = Situation { broken: &broken, ..situation };
         let unused = Some(wish(Some(500), Some(false)));
@@ -439,14 +442,12 @@ fn sl_8_sl_10_positions_of_the_leader_mean_nothing_in_wal_that_left_it() {
         let expected = only_if(logical_moves, &copies);
         assert_eq!(planned(wanted(), None, &situation), expected, "{lineage:?}");
         assert_eq!(planned(wanted(), behind, &broke), expected, "{lineage:?}");
-        for is_primary in [true, false] {
-            let leads = Situation { is_primary, leader_is_me: true, ..situation };
-            assert_eq!(
-                planned(unused.clone(), Some(physical()), &leads),
-                advances,
-                "its WAL is the leader's"
-            );
-        }
+        let primary = Situation { is_primary: true, leader_is_me: true, ..situation };
+        assert_eq!(planned(unused.clone(), Some(physical()), &primary), advances, "its WAL is the leader's");
+        // Found by the simulation: it has the lock and was away while others led.
+        let about_to_lead = Situation { leader_is_me: true, ..situation };
+        let expected = only_if(physical_moves, &advances);
+        assert_eq!(planned(unused, Some(physical()), &about_to_lead), expected, "{lineage:?}");
     }
 }
 
@@ -465,7 +466,8 @@ fn sl_10_wal_is_the_leaders_where_it_arrives_on_its_timeline() {
         ("a standby cluster", leader("standby_leader", 3), "b", Some(3), Some(3), [shared, shared]),
         ("no timeline is told", tells_nothing, "b", Some(3), Some(3), [unknown, unknown]),
         ("the leader has no key", ("c", json!({})), "b", Some(3), Some(3), [unknown, unknown]),
-        ("the leader itself", leader("standby_leader", 3), "a", Some(3), Some(3), [unknown, unknown]),
+        ("the leader itself", leader("standby_leader", 3), "a", Some(3), Some(3), [Lineage::Own; 2]),
+        ("about to be promoted", leader("replica", 3), "a", None, Some(3), [unknown, unknown]),
     ] {
         let node = node(me, Role::Replica, &[leader], &json!({}), &json!({}));
         for (tags, expected) in [(json!({}), streams), (json!({"nostream": true}), restores)] {

@@ -10,6 +10,8 @@ pub enum Lineage {
     Shared,
     /// It comes from the archive, and is on the leader's timeline. Nobody can tell more.
     Archived,
+    /// It is the leader's: this node leads a standby cluster.
+    Own,
     /// It may have left the leader's: nothing arrives, or on another timeline, or nobody tells on which one he writes.
     Unknown,
 }
@@ -23,7 +25,12 @@ pub fn lineage(
     receiving: Option<Timeline>,
     timeline: Option<Timeline>,
 ) -> Lineage {
-    let leader = cluster.leader_member().filter(|leader| leader.name != *me);
+    let leader = cluster.leader_member();
+    if let Some(mine) = leader.filter(|leader| leader.name == *me) {
+        // Whoever holds the lock and is about to be promoted may have been away while somebody else led.
+        let leads = mine.data.role() == Some(Role::StandbyLeader);
+        return if leads { Lineage::Own } else { Lineage::Unknown };
+    }
     // A key that tells of a standby tells of the timeline before the leader's promotion.
     let writes =
         leader.filter(|leader| matches!(leader.data.role(), Some(Role::Primary | Role::StandbyLeader)));

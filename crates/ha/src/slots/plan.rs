@@ -224,8 +224,7 @@ fn maintain(name: &str, wish: &Wanted, slot: &Actual, situation: &Situation<'_>)
     if wish.expected_active == Some(true) || slot.active {
         return Vec::new();
     }
-    let follows = !situation.is_primary && !situation.leader_is_me;
-    let lost = follows && situation.lineage == Lineage::Unknown;
+    let lost = !situation.is_primary && situation.lineage == Lineage::Unknown;
     match (slot.restart_lsn, wish.lsn) {
         (None, _) => vec![drop(DropReason::NothingReserved), create],
         (Some(reserved), Some(to)) if to > reserved && !lost => {
