@@ -34,9 +34,9 @@ pub(crate) fn done(r: &mut Round<'_>) {
 pub(crate) fn act(r: &mut Round<'_>) -> Step<()> {
     remove_after_failure(r)?;
     let Some(source) = usable_source(r) else { return Ok(()) };
-    // The cluster became a standby cluster since, or is none any more: where the remote member's history goes, nobody here
-    // need have gone.
-    let elsewhere = |against: &Source| (against.leader == Upstream::Remote) != source.member.is_none();
+    // An answer holds for one source. Where the server was down, or follows another standby, nothing else tells that somebody
+    // else leads by now; where the remote member's history went, nobody in the cluster need have gone.
+    let elsewhere = |against: &Source| against.leader != *source.upstream();
     let answered = matches!(r.memory.rewind, RewindState::NotNeed | RewindState::Success);
     if answered && r.memory.rewind_against.as_ref().is_some_and(elsewhere) {
         trigger(r, "the answer was for another source");
