@@ -319,7 +319,7 @@ fn hn_6_a_wish_asks_also_whom_this_node_never_saw_lead() {
         scene.memory.old_leader = None;
         scene.view().failover = Some(failover(None, Some("a")));
     });
-    wished.clone().play().fired("HA-220").does(&Action::AcquireLock);
+    wished.play().fired("HA-220").does(&Action::AcquireLock);
     let primary = wished.with(|scene| scene.peers[1].in_recovery = false).play();
     primary.fired("HA-220").fired("HN-6").does_not(&Action::AcquireLock);
 }
@@ -378,7 +378,7 @@ fn ha_131_a_lock_that_comes_late_is_kept_only_where_nobody_is_ahead_by_now() {
         view.leader = Some(leader("a"));
         scene.reloaded = Some(Ok(view));
     });
-    led.clone().play().fired("HN-2").does(&Action::ReleaseLock(leader("a"))).starts_nothing();
+    led.play().fired("HN-2").does(&Action::ReleaseLock(leader("a"))).starts_nothing();
     let stale = led.clone().with(|scene| scene.acquire = held());
     stale.play().fired("HN-2").does(&Action::ReleaseLock(leader("a"))).starts_nothing();
     let writes = led.writable().play();
