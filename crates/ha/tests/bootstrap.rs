@@ -116,7 +116,7 @@ fn bs_2_whoever_sync_names_copies_the_leader_alone() {
         scene.view().sync = sync("b", &["a"], 0);
     });
     named.play().fired("BS-2").starts(&Job::Clone { source: Some(member("b")) });
-    let away = named.clone().with(|scene| {
+    let away = named.with(|scene| {
         scene.view().leader = None;
         scene.obs.settings.can_clone_without_leader = true;
     });
