@@ -16,6 +16,9 @@ use crate::{
     watchdog,
 };
 
+/// When a leader that is no primary yet is looked at again.
+const SOON: Duration = Duration::from_secs(1);
+
 /// Contract HA-070 to HA-072: did the start that the loop began succeed?
 pub(crate) fn verify(r: &mut Round<'_>) -> Step<()> {
     if !r.memory.rewind.is_pending() && !r.obs.postgres.running {
@@ -81,7 +84,15 @@ pub(crate) fn recover(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
         r.fired("HA-109", "");
         rewind::trigger(r, "PostgreSQL is not running");
     }
+    let diverged = r.memory.rewind == RewindState::Need;
     rewind::act(r)?;
+    if diverged && let Some(leader) = rewind::awaits(r) {
+        r.fired("RW-6", format!("WAL that had left the last leader's is compared with {leader}'s first"));
+        r.wake_within(SOON);
+        return finish(format!(
+            "not starting: waiting for {leader} to be a primary, to compare with its WAL"
+        ));
+    }
     let (upstream, role, line) = standby::recover(r).unwrap_or_else(|| {
         r.fired("HA-112", "");
         let upstream = follow::node_to_follow(&r.obs.me, &r.obs.settings, r.view);

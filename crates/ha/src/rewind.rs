@@ -1,6 +1,6 @@
 //! Whether the local WAL must be rewound, and what to do about it (contract B.20).
 
-use ptarmigan_types::{Member, Role, version};
+use ptarmigan_types::{Member, MemberName, Role, version};
 
 use crate::{
     action::{Action, Divergence, Job, Outcome},
@@ -92,6 +92,14 @@ fn usable_source<'a>(r: &Round<'a>) -> Option<Compared<'a>> {
     let leader = r.view.leader_member();
     let leader = leader.filter(|leader| leader.name != r.obs.me && leader.data.conn_url().is_some())?;
     Some(Compared { known: Source::of(leader), member: Some(leader) })
+}
+
+/// The leader that the question waits for, because it is no primary yet. A server whose WAL had left that of the leader before
+/// has probably left this one's too, and would wait for WAL that nobody has.
+pub(crate) fn awaits(r: &Round<'_>) -> Option<MemberName> {
+    let leader = usable_source(r)?.member?;
+    let open = r.memory.rewind == RewindState::Check && leader.data.role() != Some(Role::Primary);
+    open.then(|| leader.name.clone())
 }
 
 fn check(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {

@@ -8,7 +8,7 @@ use ptarmigan_ha::{
     memory::{FailedJob, Source},
     observation::{ControlState, JobEnd, JobKind},
 };
-use ptarmigan_types::{MemberState, Monotonic};
+use ptarmigan_types::{MemberState, Monotonic, Role};
 use serde_json::json;
 use support::*;
 
@@ -240,6 +240,30 @@ fn rw_2_an_answer_holds_for_one_source() {
         in_state(state).play().silent("RW-2").does_not(&CHECK());
     }
     assert_eq!(in_state(RewindState::Check).play().memory().rewind_against, Some(against("b")));
+}
+
+/// Found by killing primaries for real: the leader that this node was to be rewound to died, and the server was started on WAL
+/// that the next one never had. It waited for more of it for ever.
+#[test]
+fn rw_6_wal_that_had_left_one_leaders_is_not_started_on_before_it_is_compared_with_the_next_ones() {
+    let stopped = |role: &str| {
+        Scene::stopped().with(|scene| {
+            scene.memory.rewind = RewindState::Need;
+            scene.memory.rewind_against = Some(against("c"));
+            scene.member("b").0.insert("role".into(), role.into());
+        })
+    };
+    let waits = stopped("replica").play();
+    waits.fired("RW-6").starts_nothing().wakes_in(secs(1));
+    waits.line("not starting: waiting for b to be a primary, to compare with its WAL");
+    let diverged = stopped("primary").with(|scene| scene.divergence = Divergence::Diverged);
+    diverged.play().starts(&rewind(false));
+    // Where nobody leads, it may be the one that shall.
+    stopped("replica").unled().play().starts(&Job::Follow {
+        upstream: None,
+        role: Role::Replica,
+        timeout: None,
+    });
 }
 
 #[test]
