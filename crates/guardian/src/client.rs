@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::protocol::{
-    ClientRole, Event, Exit, Gone, GuardianLine, Hello, LINE_BYTES_MAX, Postmaster, Refusal, RefusalKind,
-    Reply, Request, RequestLine, SignalName, StartRequest, State, Status, VERSION,
+    ClientRole, Deadline, Event, EventLine, Exit, Fence, Gone, GuardianLine, Hello, LINE_BYTES_MAX,
+    Postmaster, Refusal, RefusalKind, Reply, Request, RequestLine, SignalName, StartRequest, State, Status,
+    VERSION,
 };
 use crate::run_dir::{self, RunDir};
 use crate::{RawPid, spawn};
@@ -133,16 +134,6 @@ impl From<&Status> for PostmasterEvent {
     }
 }
 
-impl From<Event> for PostmasterEvent {
-    fn from(event: Event) -> Self {
-        match event {
-            Event::Started(postmaster) => Self::Started(postmaster),
-            Event::Reaping(gone) => Self::Reaping(gone),
-            Event::Exited(exit) => Self::Exited(exit),
-        }
-    }
-}
-
 /// A connection to the guardian. Dropping it leaves guardian and PostgreSQL as they are.
 #[derive(Debug)]
 pub struct Guardian {
@@ -163,6 +154,7 @@ struct Link {
 struct Shared {
     pending: Mutex<Pending>,
     event: watch::Sender<PostmasterEvent>,
+    fence: watch::Sender<Option<Fence>>,
 }
 
 #[derive(Debug, Default)]
@@ -281,6 +273,23 @@ impl Guardian {
         self.order(Request::FreezeKill { pid }).await
     }
 
+    /// Until when the postmaster of that generation may live without another word.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `fenced` once the deadline before has passed, with `no_such_postmaster` where another or
+    /// none runs; [`Error::Answer`] where the guardian is of a release that knows no deadlines.
+    pub async fn set_deadline(&self, generation: u64, deadline: Deadline) -> Result<(), Error> {
+        if !self.hello.deadlines {
+            return Err(Error::Answer);
+        }
+        self.order(Request::Deadline { generation, deadline }).await
+    }
+
+    /// The last deadline that passed, and word of each later one.
+    pub fn fences(&self) -> watch::Receiver<Option<Fence>> {
+        self.link.shared.fence.subscribe()
+    }
+
     /// What runs now.
     ///
     /// # Errors
@@ -335,7 +344,8 @@ impl Link {
     fn new(stream: UnixStream, timeout: Duration) -> Self {
         let (read, write) = stream.into_split();
         let event = watch::Sender::new(PostmasterEvent::NeverStarted);
-        let shared = Arc::new(Shared { pending: Mutex::default(), event });
+        let fence = watch::Sender::new(None);
+        let shared = Arc::new(Shared { pending: Mutex::default(), event, fence });
         let (lines, queue) = mpsc::unbounded_channel();
         #[expect(
             clippy::disallowed_methods,
@@ -397,14 +407,30 @@ impl Shared {
                 // Here and not where it is awaited, so that no event of before the hello comes after it.
                 if let Reply::Hello(hello) = &line.reply {
                     self.event.send_replace((&hello.status).into());
+                    self.fence.send_replace(hello.status.last_fence);
                 }
                 if let Some(sender) = self.pending().replies.remove(&line.id) {
                     // Whoever asked may have given up.
                     let _ = sender.send(line.reply);
                 }
             }
-            GuardianLine::Event(line) => drop(self.event.send_replace(line.event.into())),
+            GuardianLine::Event(EventLine { event: Event::Fenced(fence), .. }) => {
+                self.fence.send_replace(Some(fence));
+            }
+            GuardianLine::Event(EventLine { event: Event::Started(postmaster), .. }) => {
+                self.tell(PostmasterEvent::Started(postmaster));
+            }
+            GuardianLine::Event(EventLine { event: Event::Reaping(gone), .. }) => {
+                self.tell(PostmasterEvent::Reaping(gone));
+            }
+            GuardianLine::Event(EventLine { event: Event::Exited(exit), .. }) => {
+                self.tell(PostmasterEvent::Exited(exit));
+            }
         }
+    }
+
+    fn tell(&self, event: PostmasterEvent) {
+        self.event.send_replace(event);
     }
 
     fn lose(&self) {

@@ -21,7 +21,9 @@ mod spawn;
 pub use client::{Guardian, Options, PostmasterEvent};
 #[cfg(feature = "client")]
 pub use foreign::{ForeignProcess, watch_foreign};
-pub use protocol::{ClientRole, Exit, Hello, How, Postmaster, SignalName, StartRequest, State, Status};
+pub use protocol::{
+    ClientRole, Deadline, Exit, Fence, Hello, How, Postmaster, SignalName, StartRequest, State, Status,
+};
 
 /// A process id as the kernel and `postmaster.pid` write it. Only positive ones name a process.
 pub type RawPid = i32;

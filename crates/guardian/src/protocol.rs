@@ -21,7 +21,7 @@ pub const VERSION: u32 = 1;
 pub const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// Text that the kernel gives and takes as bytes. On the wire a string where it is UTF-8, else a list of bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OsText(pub OsString);
 
 #[derive(Serialize, Deserialize)]
@@ -105,10 +105,30 @@ pub enum Request {
         /// The postmaster that is meant; refused where another or none runs.
         pid: RawPid,
     },
+    /// Until when the postmaster may live without another word. Refused once the deadline before has passed. A
+    /// guardian that knows it says so in [`Hello::deadlines`]; others end the connection.
+    Deadline {
+        /// The postmaster that is meant; refused where another or none runs.
+        generation: u64,
+        /// From now on.
+        #[serde(flatten)]
+        deadline: Deadline,
+    },
+}
+
+/// Until when a postmaster may live without another word, and how it is ended then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadline {
+    /// CLOCK_BOOTTIME in microseconds; absent: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_boottime_us: Option<u64>,
+    /// How long an immediate shutdown is given before everything is frozen and killed, in milliseconds.
+    #[serde(default)]
+    pub grace_ms: u64,
 }
 
 /// How to start a postmaster.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartRequest {
     /// The program (an absolute path) and its arguments.
     pub argv: Vec<OsText>,
@@ -121,6 +141,13 @@ pub struct StartRequest {
     /// The new postmaster's generation. Must exceed the last one; absent: the last one plus 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    /// In force before the program runs. A later [`Request::Deadline`] takes its place.
+    #[serde(default)]
+    pub deadline: Deadline,
+    /// An immediate shutdown is what follows where the guardian dies. The kernel forgets it where the program has
+    /// capabilities or changes its user or its security domain.
+    #[serde(default)]
+    pub dies_with_guardian: bool,
 }
 
 impl std::fmt::Debug for StartRequest {
@@ -133,6 +160,8 @@ impl std::fmt::Debug for StartRequest {
             .field("cwd", &self.cwd)
             .field("umask", &self.umask)
             .field("generation", &self.generation)
+            .field("deadline", &self.deadline)
+            .field("dies_with_guardian", &self.dies_with_guardian)
             .finish()
     }
 }
@@ -209,7 +238,7 @@ pub enum Reply {
     Hello(Hello),
     /// To `start`.
     Started(Postmaster),
-    /// To `signal` and `freeze_kill`: sent.
+    /// To `signal` and `freeze_kill`: sent. To `deadline`: in force.
     Done,
     /// To `status`.
     Status(Status),
@@ -245,6 +274,8 @@ pub enum RefusalKind {
     StaleGeneration,
     /// No postmaster of that pid runs.
     NoSuchPostmaster,
+    /// The deadline has passed, and the postmaster is being ended: nothing brings it back.
+    Fenced,
     /// The system refused: no such program, no permission, no memory.
     Failed,
 }
@@ -269,6 +300,21 @@ pub enum Event {
     Reaping(Gone),
     /// The last process is gone.
     Exited(Exit),
+    /// The deadline has passed: the postmaster is being ended.
+    Fenced(Fence),
+}
+
+/// A deadline that passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// The postmaster's process id.
+    pub pid: RawPid,
+    /// Which start it was.
+    pub generation: u64,
+    /// The deadline: CLOCK_BOOTTIME in microseconds.
+    pub deadline_boottime_us: u64,
+    /// When it was acted on: CLOCK_BOOTTIME in microseconds.
+    pub at_boottime_us: u64,
 }
 
 /// A running postmaster.
@@ -357,6 +403,12 @@ pub struct Status {
     pub generation: u64,
     /// The owner's process, where one is connected.
     pub owner_pid: Option<RawPid>,
+    /// Until when the living postmaster may live.
+    #[serde(default)]
+    pub deadline: Deadline,
+    /// The last deadline that passed.
+    #[serde(default)]
+    pub last_fence: Option<Fence>,
 }
 
 /// A guardian introduces itself.
@@ -368,6 +420,9 @@ pub struct Hello {
     pub release: String,
     /// Whether its memory is locked, so that it can act while the machine swaps.
     pub memory_locked: bool,
+    /// It knows [`Request::Deadline`].
+    #[serde(default)]
+    pub deadlines: bool,
     /// What runs.
     #[serde(flatten)]
     pub status: Status,

@@ -7,10 +7,11 @@ mod support;
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use ptarmigan_clock::now;
 use ptarmigan_guardian::protocol::{OsText, StartRequest};
-use ptarmigan_guardian::{Guardian, How, Postmaster, RawPid, SignalName, process};
+use ptarmigan_guardian::{Deadline, Guardian, How, Postmaster, RawPid, SignalName, process};
 use support::{DEADLINE, Site, soon, until};
 use tokio::process::{Child, Command};
 
@@ -46,7 +47,7 @@ impl Server {
         let socket = format!("--unix_socket_directories={}", self.site.path().display());
         argv.extend(["--listen_addresses=", &socket, "--fsync=off"].map(OsText::from));
         let env = vec![("PATH".into(), "/usr/bin:/bin".into()), ("LC_ALL".into(), "C".into())];
-        StartRequest { argv, env, cwd: "/".into(), umask: 0o077, generation: None }
+        StartRequest { argv, env, cwd: "/".into(), umask: 0o077, ..StartRequest::default() }
     }
 
     async fn start(&self, guardian: &Guardian) -> Postmaster {
@@ -170,4 +171,45 @@ async fn postgresql_goes_on_without_a_daemon() {
     let exit = soon("the exit", guardian.exited(1)).await.unwrap();
     assert_eq!((exit.gone.how, exit.orphans_killed), (How::Code(0), 1));
     assert_eq!(server.processes(), 0);
+}
+
+/// The postmaster and a backend are frozen, the others write: at the end of the grace nothing of it is left.
+#[tokio::test]
+async fn nothing_writes_after_the_deadline_whatever_is_frozen() {
+    let server = Server::new().await;
+    let guardian = server.site.guardian().await;
+    let postmaster = server.start(&guardian).await;
+    let writers = server.writers(4).await;
+    let backends =
+        server.query("select string_agg(pid::text, ' ') from pg_stat_activity where query like 'do %'").await;
+    let frozen: RawPid = backends.split(' ').next().unwrap().parse().unwrap();
+    support::kill(frozen, rustix::process::Signal::STOP);
+    support::kill(postmaster.pid, rustix::process::Signal::STOP);
+    let deadline = now() + Duration::from_millis(500);
+    let deadline = Deadline { at_boottime_us: Some(deadline.0), grace_ms: 200 };
+    guardian.set_deadline(1, deadline).await.unwrap();
+    let exit = soon("the exit", guardian.exited(1)).await.unwrap();
+    assert_eq!(server.processes(), 0);
+    let after_ms = (exit.at_boottime_us - deadline.at_boottime_us.unwrap()) / 1000;
+    println!(
+        "frozen postmaster and backend: nothing is left {after_ms} ms after the deadline (grace 200 ms)"
+    );
+    drop(writers);
+}
+
+#[tokio::test]
+async fn a_server_obeys_its_deadline_within_the_grace() {
+    let server = Server::new().await;
+    let guardian = server.site.guardian().await;
+    server.start(&guardian).await;
+    let writers = server.writers(4).await;
+    let deadline = now() + Duration::from_millis(300);
+    let deadline = Deadline { at_boottime_us: Some(deadline.0), grace_ms: 5000 };
+    guardian.set_deadline(1, deadline).await.unwrap();
+    let exit = soon("the exit", guardian.exited(1)).await.unwrap();
+    assert_eq!(server.processes(), 0);
+    assert_ne!(exit.gone.how, How::Signal(libc::SIGKILL), "an immediate shutdown was enough");
+    let after_ms = (exit.at_boottime_us - deadline.at_boottime_us.unwrap()) / 1000;
+    println!("nothing is left {after_ms} ms after the deadline");
+    drop(writers);
 }

@@ -8,7 +8,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use rustix::fs::Mode;
-use rustix::process::{Pid, Signal, kill_process, setsid, umask};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal, setsid, umask,
+};
 
 use super::surroundings::{reset_signals, set_oom_score_adj};
 use crate::protocol::StartRequest;
@@ -30,8 +32,16 @@ pub(super) fn launch(request: &StartRequest, oom_score_adj: Option<&str>) -> io:
         .stdin(Stdio::null());
     let mask = Mode::from_raw_mode(request.umask & 0o777);
     let oom_score_adj = oom_score_adj.map(str::to_owned);
+    let guardian = request.dies_with_guardian.then(getpid);
     let in_child = move || {
         setsid()?;
+        if let Some(guardian) = guardian {
+            set_parent_process_death_signal(Some(Signal::QUIT))?;
+            // It may have died before the kernel knew.
+            if getppid() != Some(guardian) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+        }
         umask(mask);
         if let Some(value) = &oom_score_adj {
             set_oom_score_adj(value)?;

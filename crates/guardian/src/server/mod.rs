@@ -92,7 +92,7 @@ fn prepare(arguments: &Arguments) -> io::Result<Option<poll::Guardian>> {
         log(format_args!("memory is not locked: RLIMIT_MEMLOCK is too low"));
     }
     let core = state::Core::new(oom_score_adj, memory_locked);
-    Ok(Some(poll::Guardian::new(socket, child_exits, core, arguments.idle_exit)))
+    poll::Guardian::new(socket, child_exits, core, arguments.idle_exit).map(Some)
 }
 
 /// A line on stderr, where the daemon's log goes. Nobody may be reading it any more, which must not matter.

@@ -8,6 +8,9 @@ use std::time::Duration;
 use ptarmigan_clock::now;
 use ptarmigan_types::Monotonic;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use serde::Deserialize;
 
 use super::connection::Connection;
@@ -29,6 +32,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) struct Guardian {
     socket: Socket,
     child_exits: File,
+    /// Readable when a deadline passes, also one that passed while the machine slept.
+    alarm: OwnedFd,
     core: Core,
     connections: Vec<Connection>,
     idle_exit: Duration,
@@ -37,17 +42,30 @@ pub(super) struct Guardian {
 }
 
 impl Guardian {
-    pub(super) fn new(socket: Socket, child_exits: OwnedFd, core: Core, idle_exit: Duration) -> Self {
+    pub(super) fn new(
+        socket: Socket,
+        child_exits: OwnedFd,
+        core: Core,
+        idle_exit: Duration,
+    ) -> io::Result<Self> {
         let child_exits = File::from(child_exits);
-        Self { socket, child_exits, core, connections: Vec::new(), idle_exit, idle_since: None }
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let alarm = timerfd_create(TimerfdClockId::Boottime, flags)?;
+        let connections = Vec::new();
+        Ok(Self { socket, child_exits, alarm, core, connections, idle_exit, idle_since: None })
     }
 
     /// Serves until there has been nothing to do for long enough.
     pub(super) fn run(&mut self) -> io::Result<()> {
         loop {
+            // Before anything else: this is what the process is there for.
+            if let Some(event) = self.core.enforce() {
+                self.publish(&event);
+            }
             for event in self.core.collect() {
                 self.publish(&event);
             }
+            self.set_alarm()?;
             self.connections.retain(|connection| !connection.is_closed());
             let idle = self.core.is_idle() && self.connections.is_empty();
             self.idle_since = if idle { self.idle_since.or_else(|| Some(now())) } else { None };
@@ -72,12 +90,30 @@ impl Guardian {
         self.idle_since.map(|since| self.idle_exit.saturating_sub(now().since(since)))
     }
 
+    /// Wakes this process at the next step of a deadline. A time that is set anew is not due any more.
+    fn set_alarm(&self) -> io::Result<()> {
+        let at = self.core.next_step().map_or(0, |at| at.0.max(1));
+        let second = 1_000_000;
+        let it_value = Timespec {
+            tv_sec: i64::try_from(at / second).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(at % second * 1000).unwrap_or(0),
+        };
+        let once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let time = Itimerspec { it_interval: once, it_value };
+        timerfd_settime(&self.alarm, TimerfdTimerFlags::ABSTIME, &time)?;
+        Ok(())
+    }
+
     fn wait_and_serve(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let ready = self.wait(timeout)?;
         if ready[0] {
             surroundings::drain(&self.child_exits);
         }
-        for (index, &is_ready) in ready[2..].iter().enumerate() {
+        if ready[2] {
+            // Whatever the clients have sent, it comes after the deadline.
+            return Ok(());
+        }
+        for (index, &is_ready) in ready[3..].iter().enumerate() {
             if is_ready {
                 self.serve(index);
             }
@@ -95,6 +131,7 @@ impl Guardian {
         let mut fds = vec![
             PollFd::from_borrowed_fd(self.child_exits.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.socket.listener.as_fd(), listen),
+            PollFd::from_borrowed_fd(self.alarm.as_fd(), PollFlags::IN),
         ];
         fds.extend(self.connections.iter().map(|connection| {
             let write = if connection.wants_to_write() { PollFlags::OUT } else { PollFlags::empty() };
@@ -167,6 +204,9 @@ impl Guardian {
             }
             Request::Signal { signal, pid } => self.core.signal(signal, pid).map(|()| (Reply::Done, None)),
             Request::FreezeKill { pid } => self.core.freeze_kill(pid).map(|()| (Reply::Done, None)),
+            Request::Deadline { generation, deadline } => {
+                self.core.set_deadline(generation, deadline).map(|()| (Reply::Done, None))
+            }
         }
     }
 
@@ -215,6 +255,7 @@ impl Guardian {
             guardian_pid: rustix::process::getpid().as_raw_pid(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
             memory_locked: self.core.memory_locked,
+            deadlines: true,
             status: self.core.status(self.owner_pid()),
         }
     }

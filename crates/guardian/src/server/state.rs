@@ -1,7 +1,8 @@
 //! The postmaster's life under the guardian: none, running, reaping, none.
 //!
-//! A later release puts a deadline beside the generation here and kills when it passes. What is needed for it is
-//! the same as for an exit: freeze, kill everything, report when the last process is gone.
+//! A postmaster may have a deadline. When it passes, whatever the daemon does or does not do by then, the postmaster
+//! is told to shut down at once, and what is left after a grace is frozen and killed. A deadline that has passed is
+//! final: no later word brings that postmaster back.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 
 use super::{launch, log};
 use crate::protocol::{
-    Event, Exit, Gone, How, Postmaster, Refusal, RefusalKind, SignalName, StartRequest, State, Status,
+    Deadline, Event, Exit, Fence, Gone, How, Postmaster, Refusal, RefusalKind, SignalName, StartRequest,
+    State, Status,
 };
 use crate::{RawPid, process};
 
@@ -23,6 +25,7 @@ const FREEZE_WAIT: Duration = Duration::from_millis(50);
 pub(super) struct Core {
     phase: Phase,
     last_exit: Option<Exit>,
+    last_fence: Option<Fence>,
     generation: u64,
     /// For the child, where ours was changed.
     oom_score_adj: Option<String>,
@@ -31,8 +34,27 @@ pub(super) struct Core {
 
 enum Phase {
     None,
-    Running { postmaster: Postmaster, killed: BTreeSet<RawPid> },
+    Running(Running),
     Reaping(Reaping),
+}
+
+struct Running {
+    postmaster: Postmaster,
+    /// Sent SIGKILL and not yet collected.
+    killed: BTreeSet<RawPid>,
+    deadline: Deadline,
+    fenced: Fenced,
+}
+
+/// What has been done about a deadline that passed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fenced {
+    /// It has not passed.
+    No,
+    /// The postmaster was told to shut down at once; everything is killed at that moment.
+    Told(Monotonic),
+    /// Everything was killed.
+    Killed,
 }
 
 struct Reaping {
@@ -45,7 +67,8 @@ struct Reaping {
 
 impl Core {
     pub(super) const fn new(oom_score_adj: Option<String>, memory_locked: bool) -> Self {
-        Self { phase: Phase::None, last_exit: None, generation: 0, oom_score_adj, memory_locked }
+        let (phase, last_exit, last_fence, generation) = (Phase::None, None, None, 0);
+        Self { phase, last_exit, last_fence, generation, oom_score_adj, memory_locked }
     }
 
     pub(super) const fn is_idle(&self) -> bool {
@@ -59,20 +82,25 @@ impl Core {
     pub(super) fn status(&self, owner_pid: Option<RawPid>) -> Status {
         let (state, postmaster, reaping) = match &self.phase {
             Phase::None => (State::None, None, None),
-            Phase::Running { postmaster, .. } => (State::Running, Some(postmaster.clone()), None),
+            Phase::Running(running) => (State::Running, Some(running.postmaster.clone()), None),
             Phase::Reaping(reaping) => (State::Reaping, None, Some(reaping.gone)),
         };
-        let (last_exit, generation) = (self.last_exit, self.generation);
-        Status { state, postmaster, reaping, last_exit, generation, owner_pid }
+        let deadline = match &self.phase {
+            Phase::Running(running) => running.deadline,
+            _ => Deadline::default(),
+        };
+        let (last_exit, last_fence, generation) = (self.last_exit, self.last_fence, self.generation);
+        Status { state, postmaster, reaping, last_exit, generation, owner_pid, deadline, last_fence }
     }
 
     /// Starts a postmaster.
     pub(super) fn start(&mut self, request: &StartRequest) -> Result<Postmaster, Refusal> {
         match &self.phase {
             Phase::None => {}
-            Phase::Running { postmaster, .. } => {
-                let message = format!("a postmaster lives, pid {}", postmaster.pid);
-                return Err(refusal(RefusalKind::Busy, message, Some(postmaster.pid)));
+            Phase::Running(running) => {
+                let pid = running.postmaster.pid;
+                let message = format!("a postmaster lives, pid {pid}");
+                return Err(refusal(RefusalKind::Busy, message, Some(pid)));
             }
             Phase::Reaping(reaping) => {
                 let pid = reaping.gone.pid;
@@ -86,6 +114,10 @@ impl Core {
                 format!("generation {generation} does not exceed the last one, {}", self.generation);
             return Err(refusal(RefusalKind::StaleGeneration, message, None));
         }
+        if is_past(request.deadline, now()) {
+            let message = "the deadline has passed already, nothing was started".to_owned();
+            return Err(refusal(RefusalKind::Fenced, message, None));
+        }
         let program = request.argv.first().map(|program| program.0.display().to_string()).unwrap_or_default();
         let (pid, start_time_ticks) =
             launch::launch(request, self.oom_score_adj.as_deref()).map_err(|error| {
@@ -94,14 +126,19 @@ impl Core {
         self.generation = generation;
         let postmaster = Postmaster { pid, start_time_ticks, generation, argv: request.argv.clone() };
         log(format_args!("started {program}, pid {pid}, generation {generation}"));
-        self.phase = Phase::Running { postmaster: postmaster.clone(), killed: BTreeSet::new() };
+        self.phase = Phase::Running(Running {
+            postmaster: postmaster.clone(),
+            killed: BTreeSet::new(),
+            deadline: request.deadline,
+            fenced: Fenced::No,
+        });
         Ok(postmaster)
     }
 
     /// Signals the postmaster. Not waited for yet, its pid cannot have become another process's.
     pub(super) fn signal(&self, signal: SignalName, pid: RawPid) -> Result<(), Refusal> {
         match &self.phase {
-            Phase::Running { postmaster, .. } if postmaster.pid == pid => {
+            Phase::Running(running) if running.postmaster.pid == pid => {
                 or_failed(pid, send(pid, signal.signal()))
             }
             _ => Err(no_such_postmaster(pid)),
@@ -111,18 +148,66 @@ impl Core {
     /// Freezes the postmaster, so that it neither starts nor collects children, then kills it and them.
     pub(super) fn freeze_kill(&mut self, pid: RawPid) -> Result<(), Refusal> {
         self.signal(SignalName::Stop, pid)?;
-        let Phase::Running { killed, .. } = &mut self.phase else { return Err(no_such_postmaster(pid)) };
-        // Once frozen it cannot free its children's pids for others. If it does not freeze (it sleeps in the
-        // kernel), they are killed when they become our children.
-        let children = if freezes(pid) { process::children(pid).unwrap_or_default() } else { Vec::new() };
-        let result = or_failed(pid, send(pid, Signal::KILL));
-        for child in children {
-            if send(child, Signal::KILL).is_ok() {
-                killed.insert(child);
+        let Phase::Running(running) = &mut self.phase else { return Err(no_such_postmaster(pid)) };
+        or_failed(pid, running.kill_frozen())
+    }
+
+    /// Until when the postmaster of that generation may live without another word.
+    pub(super) fn set_deadline(&mut self, generation: u64, deadline: Deadline) -> Result<(), Refusal> {
+        let running = match &mut self.phase {
+            Phase::Running(running) if running.postmaster.generation == generation => running,
+            _ => {
+                let message = format!("no postmaster of generation {generation} runs here");
+                return Err(refusal(RefusalKind::NoSuchPostmaster, message, None));
             }
+        };
+        let pid = running.postmaster.pid;
+        // Also where the poll loop has not come to it yet: between the two answers, somebody else may lead.
+        if running.fenced != Fenced::No || is_past(running.deadline, now()) {
+            let message = format!("the deadline of postmaster {pid} has passed, it is being ended");
+            return Err(refusal(RefusalKind::Fenced, message, Some(pid)));
         }
-        log(format_args!("froze and killed postmaster {pid} and {} children", killed.len()));
-        result
+        running.deadline = deadline;
+        Ok(())
+    }
+
+    /// When [`Self::enforce`] has something to do next.
+    pub(super) fn next_step(&self) -> Option<Monotonic> {
+        let Phase::Running(running) = &self.phase else { return None };
+        match running.fenced {
+            Fenced::No => running.deadline.at_boottime_us.map(Monotonic),
+            Fenced::Told(kill_at) => Some(kill_at),
+            Fenced::Killed => None,
+        }
+    }
+
+    /// Acts on a deadline that has passed. Nothing here waits for a disk or for the daemon.
+    pub(super) fn enforce(&mut self) -> Option<Event> {
+        let Phase::Running(running) = &mut self.phase else { return None };
+        let (at, pid) = (now(), running.postmaster.pid);
+        match running.fenced {
+            Fenced::No if is_past(running.deadline, at) => {
+                // A frozen postmaster does not hear it; the grace ends that.
+                let _ = send(pid, Signal::QUIT);
+                running.fenced = Fenced::Told(at + Duration::from_millis(running.deadline.grace_ms));
+                let fence = Fence {
+                    pid,
+                    generation: running.postmaster.generation,
+                    deadline_boottime_us: running.deadline.at_boottime_us.unwrap_or_default(),
+                    at_boottime_us: at.0,
+                };
+                self.last_fence = Some(fence);
+                log(format_args!("the deadline of postmaster {pid} has passed: ending it"));
+                Some(Event::Fenced(fence))
+            }
+            Fenced::Told(kill_at) if at >= kill_at => {
+                let _ = send(pid, Signal::STOP);
+                let _ = running.kill_frozen();
+                running.fenced = Fenced::Killed;
+                None
+            }
+            _ => None,
+        }
     }
 
     /// Collects the children that have exited and kills those that a dead postmaster left.
@@ -152,11 +237,11 @@ impl Core {
 
     fn collected(&mut self, pid: RawPid, status: WaitStatus) -> Option<Event> {
         match &mut self.phase {
-            Phase::Running { postmaster, killed } if postmaster.pid == pid => {
+            Phase::Running(running) if running.postmaster.pid == pid => {
                 let how = how(status);
-                let gone = Gone { pid, generation: postmaster.generation, how };
+                let gone = Gone { pid, generation: running.postmaster.generation, how };
                 log(format_args!("postmaster {pid} has ended: {how}"));
-                let killed = std::mem::take(killed);
+                let killed = std::mem::take(&mut running.killed);
                 self.phase = Phase::Reaping(Reaping { gone, since: now(), killed, orphans_killed: 0 });
                 Some(Event::Reaping(gone))
             }
@@ -170,6 +255,32 @@ impl Core {
             _ => None,
         }
     }
+}
+
+impl Running {
+    /// Kills a postmaster that was told to freeze, and its children.
+    fn kill_frozen(&mut self) -> Result<(), Errno> {
+        let pid = self.postmaster.pid;
+        let list = || process::children(pid).unwrap_or_default();
+        // Once frozen it cannot free its children's pids for others. If it does not freeze (it sleeps in the kernel), it
+        // runs no code of its own any more once it is killed.
+        let mut children = if freezes(pid) { list() } else { Vec::new() };
+        let result = send(pid, Signal::KILL);
+        if children.is_empty() {
+            children = list();
+        }
+        for child in children {
+            if send(child, Signal::KILL).is_ok() {
+                self.killed.insert(child);
+            }
+        }
+        log(format_args!("froze and killed postmaster {pid} and {} children", self.killed.len()));
+        result
+    }
+}
+
+fn is_past(deadline: Deadline, now: Monotonic) -> bool {
+    deadline.at_boottime_us.is_some_and(|at| now.0 >= at)
 }
 
 impl Reaping {

@@ -131,7 +131,7 @@ pub(crate) fn sh_in(site: &Path, script: &str) -> StartRequest {
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         cwd: data_in(site).into(),
         umask: 0o077,
-        generation: None,
+        ..StartRequest::default()
     }
 }
 

@@ -236,7 +236,7 @@ impl Postgres {
             env: env.into_iter().map(|(key, value)| (OsText(key), OsText(value))).collect(),
             cwd: OsText(settings.data_dir.clone().into()),
             umask: files::umask_of(&settings.data_dir),
-            generation: None,
+            ..GuardianStart::default()
         };
         let guardian = self.guardian().await?;
         let postmaster = guardian.start(order).await?;
