@@ -9,7 +9,7 @@ use ptarmigan_ha::{
     observation::{ControlState, DataDirectory, JobView, Observation, PostgresView, Settings},
 };
 use ptarmigan_postgres::{data_directory::Content, rewind};
-use ptarmigan_types::{Cluster, MemberState, Monotonic, Timeline};
+use ptarmigan_types::{Cluster, Monotonic, Timeline};
 
 use crate::{
     figures,
