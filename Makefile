@@ -46,7 +46,7 @@ sim: setup
 sim-bugs: setup
 	cargo run --quiet --release --package ptarmigan-sim -- --bugs
 
-## sim-coverage  how much of the core the simulation reaches: make sim-coverage SEEDS=1000
+## sim-coverage  how much of the core the simulation reaches, alone and with the table tests: make sim-coverage SEEDS=1000
 sim-coverage:
 	@scripts/sim-coverage.sh $(SEEDS)
 
