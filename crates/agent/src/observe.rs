@@ -9,7 +9,7 @@ use ptarmigan_ha::{
     observation::{ControlState, DataDirectory, JobView, Observation, PostgresView, Settings},
 };
 use ptarmigan_postgres::{data_directory::Content, rewind};
-use ptarmigan_types::{Cluster, Monotonic, Timeline};
+use ptarmigan_types::{Cluster, MemberState, Monotonic, Timeline};
 
 use crate::{
     figures,
@@ -172,9 +172,11 @@ fn newest_history(node: &Node, data_dir: &std::path::Path) -> Timeline {
     if of_standby_cluster { ptarmigan_postgres::history::newest_local(data_dir) } else { 0 }
 }
 
-/// Contract RW-1. Also of a server that is starting: one whose WAL has left the leader's may never come to an end with it.
+/// Contract RW-1, asked only where the answer can matter: of a standby or a stopped server.
 async fn rewind_possible(node: &Node) -> bool {
-    if !node.postgres.settings().use_pg_rewind {
+    let starting =
+        matches!(node.postgres.state(), MemberState::Starting | MemberState::StartingAfterCustomBootstrap);
+    if !node.postgres.settings().use_pg_rewind || starting {
         return false;
     }
     // It asks programs, so it is asked once in the life of a postmaster.
