@@ -13,9 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::protocol::{
-    ClientRole, Deadline, Event, EventLine, Exit, Fence, Gone, GuardianLine, Hello, LINE_BYTES_MAX,
-    Postmaster, Refusal, RefusalKind, Reply, Request, RequestLine, SignalName, StartRequest, State, Status,
-    VERSION,
+    ClientRole, Deadline, Event, Exit, Fence, Gone, GuardianLine, Hello, LINE_BYTES_MAX, Postmaster, Refusal,
+    RefusalKind, Reply, Request, RequestLine, SignalName, StartRequest, State, Status, VERSION,
 };
 use crate::run_dir::{self, RunDir};
 use crate::{RawPid, spawn};
@@ -414,23 +413,19 @@ impl Shared {
                     let _ = sender.send(line.reply);
                 }
             }
-            GuardianLine::Event(EventLine { event: Event::Fenced(fence), .. }) => {
-                self.fence.send_replace(Some(fence));
-            }
-            GuardianLine::Event(EventLine { event: Event::Started(postmaster), .. }) => {
-                self.tell(PostmasterEvent::Started(postmaster));
-            }
-            GuardianLine::Event(EventLine { event: Event::Reaping(gone), .. }) => {
-                self.tell(PostmasterEvent::Reaping(gone));
-            }
-            GuardianLine::Event(EventLine { event: Event::Exited(exit), .. }) => {
-                self.tell(PostmasterEvent::Exited(exit));
+            GuardianLine::Event(line) => {
+                let event = match line.event {
+                    Event::Started(postmaster) => PostmasterEvent::Started(postmaster),
+                    Event::Reaping(gone) => PostmasterEvent::Reaping(gone),
+                    Event::Exited(exit) => PostmasterEvent::Exited(exit),
+                    Event::Fenced(fence) => {
+                        self.fence.send_replace(Some(fence));
+                        return;
+                    }
+                };
+                self.event.send_replace(event);
             }
         }
-    }
-
-    fn tell(&self, event: PostmasterEvent) {
-        self.event.send_replace(event);
     }
 
     fn lose(&self) {

@@ -42,8 +42,7 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         return Ok(false);
     }
     // Before an operator's wish, safer than the contract (docs/compatibility.md): it does not say that nobody leads either.
-    let me = r.obs.me.clone();
-    if failsafe::keeps_from_racing(r, &me)? {
+    if failsafe::keeps_from_racing(r, &r.obs.me)? {
         return Ok(false);
     }
     let voters = Voters::of(r);
@@ -270,8 +269,7 @@ fn candidate_is_fine(r: &mut Round<'_>, failover: &Failover) -> Step<bool> {
         r.fired("HA-209", format!("/sync does not name {}", member.name));
         return Ok(false);
     }
-    let candidate = member.name.clone();
-    if !r.is_paused() && failsafe::keeps_from_racing(r, &candidate)? {
+    if !r.is_paused() && failsafe::keeps_from_racing(r, &member.name)? {
         return Ok(false);
     }
     let answers = candidates::ask(r, &[member])?;

@@ -81,6 +81,11 @@ impl Compared<'_> {
     const fn upstream(&self) -> &Upstream {
         &self.known.leader
     }
+
+    /// RW-6. The remote member publishes nothing here; by SQL both are asked whether they are in recovery.
+    fn is_no_primary_yet(&self) -> bool {
+        self.member.is_some_and(|leader| leader.data.role() != Some(Role::Primary))
+    }
 }
 
 /// RW-4: one that is not me, with an address.
@@ -97,14 +102,13 @@ fn usable_source<'a>(r: &Round<'a>) -> Option<Compared<'a>> {
 /// The leader that the question waits for, because it is no primary yet. A server whose WAL had left that of the leader before
 /// has probably left this one's too, and would wait for WAL that nobody has.
 pub(crate) fn awaits(r: &Round<'_>) -> Option<MemberName> {
-    let leader = usable_source(r)?.member?;
-    let open = r.memory.rewind == RewindState::Check && leader.data.role() != Some(Role::Primary);
-    open.then(|| leader.name.clone())
+    let source = usable_source(r).filter(Compared::is_no_primary_yet)?;
+    let leader = source.member.filter(|_| r.memory.rewind == RewindState::Check)?;
+    Some(leader.name.clone())
 }
 
 fn check(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {
-    // The remote member publishes nothing here; by SQL both are asked whether they are in recovery.
-    if source.member.is_some_and(|leader| leader.data.role() != Some(Role::Primary)) {
+    if source.is_no_primary_yet() {
         r.fired("RW-6", format!("{} does not publish the role of a primary", source.upstream()));
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ptarmigan_types::{Cluster, Lsn, MemberName, Revision, slot::name_of_member};
+use ptarmigan_types::{Cluster, Lsn, Member, MemberName, Revision, slot::name_of_member};
 
 use super::{Actual, Kind, Settings, Wanted};
 
@@ -118,10 +118,13 @@ impl Published {
     }
 }
 
+fn member_of<'a>(cluster: &'a Cluster, slot: &str) -> Option<&'a Member> {
+    cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == slot)
+}
+
 /// How far a slot's member is by its own key.
 fn says(cluster: &Cluster, slot: &str) -> Option<Lsn> {
-    let member = cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == slot)?;
-    member.data.xlog_location()
+    member_of(cluster, slot)?.data.xlog_location()
 }
 
 /// What is known of a slot's consumer without the slot. A member that was rewound is not as far any more as was published.
@@ -132,8 +135,7 @@ fn known(cluster: &Cluster, slot: &str, wish: &Wanted) -> Option<Lsn> {
     if wish.kind != Kind::Physical {
         return published;
     }
-    let member = cluster.members.iter().find(|member| name_of_member(member.name.as_str()) == slot);
     let is_retained = wish.lsn.is_none() && wish.expected_active.is_none();
-    let nothing = (member.is_some() || is_retained).then_some(UNKNOWN);
+    let nothing = (member_of(cluster, slot).is_some() || is_retained).then_some(UNKNOWN);
     published.into_iter().chain(says(cluster, slot)).min().or(nothing)
 }
