@@ -241,7 +241,12 @@ fn some_time(round: usize) -> Duration {
 /// The primary is killed over and over, at moments that are not chosen; the writer loses nothing that it was told is there.
 /// In every second round that is before the one killed last is back.
 async fn kill_primaries(name: &str, synchronous: &Value) {
-    let (mut site, _) = Site::ready(name, 3, |config| configure(config, synchronous)).await;
+    let (mut site, _) = Site::ready(name, 3, |config| {
+        configure(config, synchronous);
+        // Whoever is killed while another one is rewound from it may take WAL along that the other cannot do without.
+        config["postgresql"]["remove_data_directory_on_rewind_failure"] = json!(true);
+    })
+    .await;
     let mut writer = site.writer();
     for round in 1..=rounds() {
         writer.wait_for_rows(5, 2 * LIMIT).await.unwrap();

@@ -17,7 +17,7 @@ use ptarmigan_ha::{
 use ptarmigan_types::{Cluster, FailsafeRequest, Lsn, MemberName, Monotonic, Role};
 pub use round::{ask, reserve};
 
-use crate::node::Node;
+use crate::{kept_file, node::Node};
 
 /// The node's side of failsafe mode.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub enum Error {
     Refused(Refusal),
     /// It would not survive the daemon.
     #[error("the promise cannot be stored: {0}")]
-    Store(#[from] promise_file::Error),
+    Store(#[from] kept_file::Error),
 }
 
 /// A race or a promotion under way: no promise is given meanwhile.
@@ -110,11 +110,11 @@ impl Failsafe {
         *self.own() = Own::default();
     }
 
-    async fn store(&self, promise: &Promise, now: Monotonic) -> Result<(), promise_file::Error> {
+    async fn store(&self, promise: &Promise, now: Monotonic) -> Result<(), kept_file::Error> {
         let _writing = self.writing.lock().await;
         let (file, promise) = (Arc::clone(&self.file), promise.clone());
         let stored = tokio::task::spawn_blocking(move || file.write(&promise, now)).await;
-        stored.unwrap_or_else(|_| Err(promise_file::Error::interrupted()))
+        stored.unwrap_or_else(|_| Err(kept_file::Error::interrupted()))
     }
 
     /// The promise that lasts until then is not owed any more (contract HA-022, HA-256), and no round counts.

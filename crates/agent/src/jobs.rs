@@ -24,7 +24,10 @@ use ptarmigan_ha::{
     observation::{JobEnd, JobKind, JobResult, JobView},
 };
 use ptarmigan_types::Monotonic;
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 
 use crate::node::Node;
 
@@ -33,6 +36,8 @@ use crate::node::Node;
 pub struct Jobs {
     slot: Mutex<Slot>,
     wake: Arc<Notify>,
+    /// Grows with every end of an action, also where it was cancelled.
+    ends: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +86,7 @@ impl Cancellable {
 impl Jobs {
     /// An empty slot; every end of an action notifies `wake`.
     pub fn new(wake: Arc<Notify>) -> Self {
-        Self { slot: Mutex::default(), wake }
+        Self { slot: Mutex::default(), wake, ends: watch::Sender::default() }
     }
 
     /// A panic elsewhere must not keep the end of the daemon from cancelling what runs.
@@ -129,7 +134,13 @@ impl Jobs {
         if slot.running.as_ref().is_some_and(|running| running.number == number) {
             slot.running = None;
             slot.finished.push(JobResult { kind, end });
+            self.ends.send_modify(|ends| *ends += 1);
         }
+    }
+
+    /// Changes whenever an action has ended or was cancelled.
+    pub fn watch_ends(&self) -> watch::Receiver<u64> {
+        self.ends.subscribe()
     }
 
     /// Cancels the action in flight and waits until nothing of it runs any more.
@@ -140,6 +151,7 @@ impl Jobs {
         // The task is gone once this returns.
         drop(running.task.await);
         self.slot().finished.push(JobResult { kind: running.kind, end: JobEnd::Cancelled });
+        self.ends.send_modify(|ends| *ends += 1);
     }
 
     /// Cancels the action in flight, for the end of the daemon: none can be begun after it.

@@ -16,6 +16,7 @@ pub mod figures;
 pub mod history;
 pub mod jobs;
 pub mod journal;
+pub mod kept_file;
 pub mod lease;
 pub mod local;
 pub mod logging;
@@ -39,6 +40,7 @@ pub mod status;
 pub mod synchronous;
 #[cfg(test)]
 mod testing;
+pub mod unfinished_rewind;
 pub mod watchdog;
 
 pub use run::run;

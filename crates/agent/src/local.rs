@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ptarmigan_ha::{
     Action, Outcome, Upstream,
     action::{Divergence, RecoveryDifference},
+    memory::Source,
 };
 use ptarmigan_postgres::{
     data_directory,
@@ -126,6 +127,13 @@ async fn abandon_bootstrap(node: &Node) -> Result<(), String> {
         tracing::error!("the data directory of the failed bootstrap is kept as {}", path.display());
     }
     Ok(())
+}
+
+/// Against whom the rewind question is answered, as its key shows it now.
+pub fn source(node: &Node, upstream: &Upstream) -> Source {
+    let known = node.known();
+    let member = upstream.member().and_then(|name| known.view.as_ref()?.cluster.member(name));
+    member.map_or_else(|| Source { leader: upstream.clone(), timeline: None }, Source::of)
 }
 
 /// Another server as PostgreSQL's programs need it.

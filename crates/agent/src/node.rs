@@ -22,6 +22,7 @@ use crate::{
     journal::Journal,
     lease::Lease,
     server::Told,
+    unfinished_rewind::UnfinishedRewind,
 };
 
 /// One node of one cluster.
@@ -38,6 +39,8 @@ pub struct Node {
     pub lease: Lease,
     /// Failsafe mode: what this node promised, and what it was promised.
     pub failsafe: Failsafe,
+    /// Whether `pg_rewind` was cut off.
+    pub unfinished_rewind: UnfinishedRewind,
     /// The kernel watchdog.
     watchdog: Mutex<Watchdog>,
     /// The one long action.
@@ -173,6 +176,7 @@ impl Node {
             dcs: parts.dcs,
             lease: Lease::default(),
             failsafe: Failsafe::new(PromiseFile::beside(&parts.postgres.data_dir())),
+            unfinished_rewind: UnfinishedRewind::beside(&parts.postgres.data_dir()),
             postgres: parts.postgres,
             watchdog: Mutex::new(parts.watchdog),
             jobs: Arc::new(Jobs::new(Arc::clone(&wake))),

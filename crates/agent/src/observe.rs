@@ -126,8 +126,18 @@ async fn postgres(node: &Node, job: Option<&JobView>, now: Monotonic) -> Postgre
     let handle = &node.postgres;
     let data_dir = handle.data_dir();
     let running = handle.is_alive();
-    // While a job works on the data directory, what it looks like in between is nobody's business.
-    let control = if running || job.is_some() { None } else { handle.control_data().await.ok() };
+    // While a job works on the data directory, what it looks like in between is nobody's business. Of a server that does not
+    // accept connections nothing else tells.
+    let silent = !running || matches!(handle.state(), MemberState::Starting);
+    let control = if job.is_some() || !silent { None } else { handle.control_data().await.ok() };
+    let unfinished_rewind = control
+        .as_ref()
+        .filter(|_| !running)
+        .and_then(|control| node.unfinished_rewind.of(control))
+        .map(|begun| begun.source);
+    let inconsistent_copy =
+        control.as_ref().is_some_and(|control| rewind::is_inconsistent_copy(&data_dir, control));
+    let control = control.filter(|_| !running);
     let rewind_possible = job.is_none() && rewind_possible(node).await;
     let mut known = node.known();
     if let Some(control) = &control {
@@ -136,6 +146,7 @@ async fn postgres(node: &Node, job: Option<&JobView>, now: Monotonic) -> Postgre
     let content = ptarmigan_postgres::data_directory::content(&data_dir);
     if matches!(content, Content::Empty) && job.is_none() {
         known.system_identifier = None;
+        node.unfinished_rewind.over();
     }
     let in_state_for = known.in_state_for(handle.state(), now);
     let figures = known.figures.as_ref();
@@ -158,6 +169,8 @@ async fn postgres(node: &Node, job: Option<&JobView>, now: Monotonic) -> Postgre
             .any(|signal| data_dir.join(signal).exists()),
         major_version: handle.version().map_or(0, |version| version.major()),
         rewind_possible,
+        unfinished_rewind,
+        inconsistent_copy,
         newest_history: newest_history(node, &data_dir),
         postmaster_start_time: figures.map(|figures| figures.postmaster_start_time.clone()),
         pending_restart: !handle.pending_restart().is_empty(),

@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use ptarmigan_ha::callbacks::Callbacks;
 use ptarmigan_postgres::postmaster::start::Startup;
 use ptarmigan_types::MemberState;
+use tokio::sync::watch::Receiver;
 
 use crate::{node::Node, server};
 
@@ -29,8 +30,11 @@ pub async fn watch(node: Arc<Node>) {
 
 async fn watch_until_panic(node: &Arc<Node>) {
     let mut state = node.postgres.watch_state();
+    let mut ends = node.jobs.watch_ends();
     loop {
         state.mark_unchanged();
+        // A start that is cut short leaves a server that is starting, and changes no state.
+        ends.mark_unchanged();
         if is_starting(node.postgres.state()) && node.jobs.view(ptarmigan_clock::now()).is_none() {
             check_startup(node).await;
             tokio::time::sleep(STARTING_POLL).await;
@@ -51,22 +55,25 @@ async fn watch_until_panic(node: &Arc<Node>) {
                         }
                     },
                     _ = state.changed() => {}
+                    _ = ends.changed() => {}
                 }
             }
-            Ok(None) => wait(&mut state).await,
+            Ok(None) => wait(&mut state, &mut ends).await,
             Err(error) => {
                 tracing::warn!("the postmaster cannot be watched: {error}");
-                wait(&mut state).await;
+                wait(&mut state, &mut ends).await;
             }
         }
     }
 }
 
-async fn wait(state: &mut tokio::sync::watch::Receiver<MemberState>) {
+async fn wait(state: &mut Receiver<MemberState>, ends: &mut Receiver<u64>) {
     tokio::select! {
         changed = state.changed() => {
             if changed.is_err() { std::future::pending::<()>().await; }
         }
+        // The sender lives as long as the node.
+        _ = ends.changed() => {}
         () = tokio::time::sleep(FOREIGN_POLL) => {}
     }
 }
@@ -97,4 +104,34 @@ fn ended(node: &Node) {
         }
     }
     node.wake();
+}
+
+#[cfg(test)]
+mod tests {
+    use ptarmigan_ha::observation::JobKind;
+
+    use super::*;
+    use crate::testing::{Fixture, until};
+
+    #[tokio::test]
+    async fn b_5_a_start_that_is_cut_short_is_looked_after() {
+        let fixture = Fixture::new();
+        let node = &fixture.node;
+        let began = || node.jobs.view(ptarmigan_clock::now()).is_some();
+        node.jobs.start(JobKind::Follow, ptarmigan_clock::now(), |_| std::future::pending()).unwrap();
+        assert!(began());
+        node.postgres.set_state(MemberState::Starting);
+        let watching = watch(Arc::clone(node));
+        let cut_short = async {
+            tokio::time::timeout(Duration::from_millis(100), std::future::pending::<()>()).await.unwrap_err();
+            assert_eq!(node.postgres.state(), MemberState::Starting, "the job's business");
+            node.jobs.cancel().await;
+            // There is none: to be looked at is to be found out.
+            until("somebody looks", || node.postgres.state() == MemberState::StartFailed).await;
+        };
+        tokio::select! {
+            () = watching => unreachable!("it runs for the life of the daemon"),
+            () = cut_short => {}
+        }
+    }
 }

@@ -108,6 +108,7 @@ mod tests {
             previous_timeline: 1,
             min_recovery_end_lsn: Lsn::ZERO,
             min_recovery_end_timeline: 0,
+            backup_start_lsn: Lsn::ZERO,
             wal_log_hints: true,
             data_checksum_version: 1,
             wal_segment_bytes: 16 << 20,

@@ -73,15 +73,26 @@ pub fn bootstraps_no_more(node: &Node) {
 /// Starts the server and waits until it accepts connections, or recovers for longer than the limit.
 ///
 /// # Errors
-/// As [`ptarmigan_postgres::Postgres::start`].
+/// As [`ptarmigan_postgres::Postgres::start`], and where `pg_rewind` was interrupted in the data directory.
 pub async fn start(node: &Node, request: StartRequest, how: How) -> Result<Started, start::Error> {
     node.told.callbacks().starts(how);
-    let started = node.postgres.start(request).await;
+    let started = match half_rewound(node).await {
+        Some(error) => Err(error),
+        None => node.postgres.start(request).await,
+    };
     if matches!(started, Ok(Started::Accepting(_))) {
         tell(node, Callbacks::accepts);
     }
     tell(node, Callbacks::attempted);
     started
+}
+
+/// Whoever wants it started, and for whatever reason: what an interrupted `pg_rewind` left is no database.
+async fn half_rewound(node: &Node) -> Option<start::Error> {
+    let control = node.postgres.control_data().await.ok()?;
+    let begun = node.unfinished_rewind.of(&control)?;
+    let note = node.unfinished_rewind.path().to_owned();
+    Some(start::Error::HalfRewound { from: begun.source.leader.to_string(), note })
 }
 
 /// Stops the server for good, that is, not to start it again in the same breath.

@@ -6,7 +6,7 @@ use ptarmigan_types::Role;
 
 use crate::{
     action::{Action, DemoteMode, Job},
-    candidates,
+    candidates, follow,
     observation::{JobKind, JobView},
     round::{Round, Step},
     standby,
@@ -47,8 +47,28 @@ pub(crate) fn in_flight(r: &mut Round<'_>, job: &JobView, renewed: Option<bool>)
                 .start(Job::Demote(DemoteMode::ImmediateNoLock), format!("lost leader lock during {words}"));
         }
     }
+    if let Some(line) = leader_changed_during_start(r, job.kind) {
+        return Ok(line);
+    }
     r.fired("HA-034", words);
     Ok(format!("{words} in progress"))
+}
+
+/// A standby that waits, before it accepts connections, for WAL of somebody who does not lead any more would wait until the
+/// start is given up. The server stays: without the job the loop has it follow the new leader, or finds that it cannot.
+fn leader_changed_during_start(r: &mut Round<'_>, kind: JobKind) -> Option<String> {
+    let waits = kind == JobKind::Follow && r.obs.postgres.running && r.obs.postgres.is_starting();
+    if !waits || r.is_paused() || r.view.is_unlocked() || r.has_lock() {
+        return None;
+    }
+    let upstream = follow::node_to_follow(&r.obs.me, &r.obs.settings, r.view)?;
+    if r.memory.starts_behind.as_ref() == Some(&upstream) {
+        return None;
+    }
+    r.fired("HA-034", format!("{upstream} is to be followed by now"));
+    r.request(Action::CancelJob);
+    r.wake_within(Duration::ZERO);
+    Some(format!("still starting, and {upstream} is to be followed by now"))
 }
 
 fn crash_recovery_overdue(r: &Round<'_>, job: &JobView) -> bool {

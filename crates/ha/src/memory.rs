@@ -86,6 +86,9 @@ pub struct Memory {
     /// The leader that [`RewindState::Need`] was found against: against another one the question is open again.
     #[serde(default)]
     pub rewind_against: Option<Source>,
+    /// Whom the start as a standby that is in flight, or was begun last, is to follow.
+    #[serde(default)]
+    pub starts_behind: Option<Upstream>,
     /// When this node gave up the lock because `pre_promote` failed.
     pub released_at: Option<Monotonic>,
     /// The first cycle on a running server is done (the contract's `cb_called`, without its upstream gap: HA-089).

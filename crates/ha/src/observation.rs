@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     action::{Action, DemoteMode, Outcome},
+    memory::Source,
     sync,
     upstream::Remote,
 };
@@ -151,6 +152,15 @@ pub struct PostgresView {
     pub major_version: u32,
     /// Contract RW-1.
     pub rewind_possible: bool,
+    /// `pg_rewind` began to change the data directory from this source and did not come to its end: what lies there belongs
+    /// to no history, and PostgreSQL must not run on it. `None` while a server runs.
+    #[serde(default)]
+    pub unfinished_rewind: Option<Source>,
+    /// A copy, of `pg_basebackup` or `pg_rewind`, that is consistent only once it has replayed the WAL of the time when it was
+    /// made, and has not yet (`pg_control`'s backup start, or a `backup_label` that waits for its first start). `false` where
+    /// that was not looked at: while a server accepts connections.
+    #[serde(default)]
+    pub inconsistent_copy: bool,
     /// The newest timeline that a `.history` file in `pg_wal` tells of; 0 where there is none (contract HA-284).
     #[serde(default)]
     pub newest_history: Timeline,

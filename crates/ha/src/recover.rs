@@ -49,6 +49,7 @@ pub(crate) fn verify(r: &mut Round<'_>) -> Step<()> {
 /// Contract HA-095 to HA-114.
 pub(crate) fn recover(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> {
     pause::not_running(r)?;
+    rewind::unfinished(r)?;
     let crashed =
         matches!(r.obs.postgres.state, MemberState::Running | MemberState::Starting | MemberState::Crashed);
     if crashed && r.obs.postgres.state != MemberState::Crashed {
@@ -151,6 +152,7 @@ pub(crate) fn crash_recovery(r: &mut Round<'_>) -> Step<()> {
     let state = r.obs.postgres.control_state;
     let wanted = needs_crash_recovery(state)
         || state == ControlState::InArchiveRecovery && r.memory.rewind == RewindState::Need;
+    let wanted = wanted && !r.obs.postgres.inconsistent_copy;
     let first = r.memory.crash_recovery_since.is_none();
     if wanted && first && (r.view.is_unlocked() || r.obs.postgres.rewind_possible) {
         r.fired("HA-106", "");

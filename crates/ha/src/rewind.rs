@@ -15,7 +15,10 @@ use crate::{
 /// RW-2: the question is open again.
 pub(crate) fn trigger(r: &mut Round<'_>, why: &str) {
     let settings = &r.obs.settings;
-    let worth_asking = r.obs.postgres.rewind_possible || settings.remove_data_directory_on_diverged_timelines;
+    let postgres = &r.obs.postgres;
+    let worth_asking = postgres.rewind_possible
+        || postgres.inconsistent_copy
+        || settings.remove_data_directory_on_diverged_timelines;
     if worth_asking && r.memory.rewind != RewindState::Need {
         r.fired("RW-2", why);
         r.memory.rewind = RewindState::Check;
@@ -52,6 +55,9 @@ pub(crate) fn act(r: &mut Round<'_>) -> Step<()> {
     }
     if r.memory.rewind != RewindState::Need {
         return Ok(());
+    }
+    if r.obs.postgres.inconsistent_copy {
+        return never_consistent(r, &source);
     }
     if r.obs.postgres.rewind_possible {
         if !r.obs.postgres.running && r.obs.postgres.control_state == ControlState::InArchiveRecovery {
@@ -141,11 +147,7 @@ fn begun_twice(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {
             source.upstream()
         ),
     );
-    if removes_data_directory(r) && !r.in_standby_cluster() {
-        r.hold_back(JobKind::Reinitialize)?;
-        let source = Some(source.upstream().clone());
-        return r.start(Job::Reinitialize { source }, "reinitializing due to diverged timelines");
-    }
+    copy_anew(r, source)?;
     if r.obs.postgres.running {
         return Ok(());
     }
@@ -153,6 +155,56 @@ fn begun_twice(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {
         "not starting: began the timeline of {} independently, needs `ptctl reinit`",
         source.upstream()
     ))
+}
+
+/// Where the operator allows it, a data directory that `pg_rewind` cannot repair is made a copy of the source's.
+fn copy_anew(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {
+    if !removes_data_directory(r) || r.in_standby_cluster() || r.is_paused() {
+        return Ok(());
+    }
+    r.hold_back(JobKind::Reinitialize)?;
+    let source = Some(source.upstream().clone());
+    r.start(Job::Reinitialize { source }, "reinitializing due to diverged timelines")
+}
+
+/// Safer than the contract (docs/compatibility.md). The one that was copied is gone before all the WAL of that time had
+/// arrived, and the leader's history is without it. `pg_rewind` would be content with such a data directory once it is
+/// stopped, and would leave in it what only the lost WAL tells of: it looks for that in the WAL that is here.
+fn never_consistent(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {
+    r.fired("RW-10", format!("a copy that lacks WAL which {}'s history is without", source.upstream()));
+    copy_anew(r, source)?;
+    finish(format!(
+        "cannot follow {}: this copy's WAL was lost with the one copied, needs `ptctl reinit`",
+        source.upstream()
+    ))
+}
+
+/// Safer than the contract (docs/compatibility.md): PostgreSQL never runs on what an interrupted `pg_rewind` has left. It may
+/// be run again from the very same source; from any other one it would take for its own what the first one had brought.
+pub(crate) fn unfinished(r: &mut Round<'_>) -> Step<()> {
+    let Some(begun) = &r.obs.postgres.unfinished_rewind else { return Ok(()) };
+    if r.has_lock() {
+        r.release();
+    }
+    remove_after_failure(r)?;
+    let from = &begun.leader;
+    let Some(source) = usable_source(r) else {
+        r.fired("RW-10", format!("pg_rewind from {from} is unfinished, and nobody to compare with"));
+        return finish(format!("not starting: pg_rewind from {from} was interrupted, waiting for a leader"));
+    };
+    if source.known == *begun && r.memory.rewind != RewindState::Failed && r.obs.postgres.rewind_possible {
+        if source.is_no_primary_yet() {
+            r.fired("RW-6", format!("{from} does not publish the role of a primary"));
+            r.wake_within(std::time::Duration::from_secs(1));
+            return finish(format!("not starting: pg_rewind from {from} was interrupted, waiting for it"));
+        }
+        r.memory.rewind = RewindState::Need;
+        r.memory.rewind_against = Some(source.known.clone());
+        return rewind(r, &source);
+    }
+    r.fired("RW-10", format!("pg_rewind from {from} is unfinished, and {} leads", source.upstream()));
+    copy_anew(r, &source)?;
+    finish(format!("not starting: pg_rewind from {from} was interrupted, needs `ptctl reinit`"))
 }
 
 /// RW-12: the source must have made its checkpoint after promotion, or pg_rewind reads the old timeline.

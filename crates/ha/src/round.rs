@@ -109,6 +109,9 @@ impl<'a> Round<'a> {
 
     /// Begins the long action and ends the cycle.
     pub(crate) fn start<T>(&mut self, job: Job, line: impl Into<String>) -> Step<T> {
+        if let Job::Follow { upstream, .. } = &job {
+            self.memory.starts_behind.clone_from(upstream);
+        }
         self.request(Action::StartJob(job));
         finish(line)
     }

@@ -132,3 +132,34 @@ fn ul_4_during_a_long_action_the_lock_is_renewed_without_a_status() {
     let starting = Scene::primary().with(|scene| scene.pg().state = MemberState::Starting);
     starting.play().does(&Action::RenewLock(leader("a"))).does_not(&Action::WriteStatus);
 }
+
+#[test]
+fn ha_034_a_start_behind_somebody_who_does_not_lead_any_more_is_cut_short() {
+    let starting = || {
+        Scene::standby().job(JobKind::Follow).with(|scene| {
+            scene.pg().state = MemberState::Starting;
+            scene.pg().server = None;
+            scene.memory.starts_behind = Some(member("c"));
+        })
+    };
+    let played = starting().play();
+    played.does(&Action::CancelJob).wakes_in(secs(0));
+    played.line("still starting, and b is to be followed by now");
+    let others: [Change; 6] = [
+        |scene| scene.memory.starts_behind = Some(member("b")),
+        |scene| scene.pg().state = MemberState::Stopping,
+        |scene| scene.pg().running = false,
+        |scene| scene.obs.settings.pause = true,
+        |scene| scene.view().leader = None,
+        |scene| scene.obs.job.as_mut().unwrap().kind = JobKind::Clone,
+    ];
+    for (index, change) in others.into_iter().enumerate() {
+        assert!(!starting().with(change).play().did(&Action::CancelJob), "case {index}");
+    }
+}
+
+#[test]
+fn ha_034_whom_a_start_follows_is_known_while_it_runs() {
+    let started = Scene::stopped().play();
+    assert_eq!(started.memory().starts_behind, Some(member("b")));
+}

@@ -108,6 +108,7 @@ fn memory(draw: &mut Draw<'_>) -> Memory {
         synchronous: Default::default(),
         was_paused: draw.maybe(),
         owes_start: draw.maybe(),
+        starts_behind: draw.pick(&[None, Some(member("b")), Some(member("c"))]),
         failed: draw.moment().map(|at| FailedJob { kind: draw.pick(&KINDS), at }),
     }
 }
@@ -223,6 +224,10 @@ fn draw_postgres(draw: &mut Draw<'_>, obs: &mut Observation) {
     postgres.in_state_for = draw.pick(&[secs(5), secs(300), secs(3000)]);
     postgres.rewind_possible = draw.maybe();
     postgres.has_backup_label = draw.seldom();
+    postgres.inconsistent_copy = draw.seldom();
+    if !postgres.running && draw.seldom() {
+        postgres.unfinished_rewind = draw.pick(&[Some(against("b")), Some(against("c"))]);
+    }
     postgres.has_recovery_signal = draw.maybe();
     if !postgres.running || draw.seldom() {
         postgres.server = None;
@@ -370,6 +375,21 @@ fn check_end(memory: &Memory, observation: &Observation, rounds: &[Decision]) {
             matches!(last.actions.last(), Some(Action::Exit { .. })),
             "nothing follows an exit: {last:#?}"
         );
+    }
+    if observation.postgres.unfinished_rewind.is_some() {
+        let starts = |job: &&Job| {
+            !matches!(
+                job,
+                Job::Rewind { .. }
+                    | Job::Clone { .. }
+                    | Job::Reinitialize { .. }
+                    | Job::Demote(_)
+                    | Job::Bootstrap
+                    | Job::BootstrapStandbyLeader
+                    | Job::PostBootstrap
+            )
+        };
+        assert!(!jobs(last).iter().any(starts), "runs on a half-done rewind: {last:#?}");
     }
     assert!(last.wake_at >= NOW && last.wake_at <= NOW + observation.settings.loop_wait);
     assert!(!last.line.is_empty());

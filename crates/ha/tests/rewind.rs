@@ -338,3 +338,105 @@ fn rw_15_after_a_rewind_the_server_starts_as_a_standby() {
     assert!(!played.did(&CHECK()));
     assert_eq!(played.memory().rewind, RewindState::Success);
 }
+
+/// Somebody's data directory, a moment after `pg_rewind` from b was cut off in it.
+fn cut_off(running_leader: &str) -> Scene {
+    Scene::stopped().led_by(running_leader).with(|scene| scene.pg().unfinished_rewind = Some(against("b")))
+}
+
+#[test]
+fn rw_10_an_interrupted_rewind_is_run_again_from_the_same_source_alone() {
+    let played = cut_off("b").play();
+    played.starts(&rewind(false)).line("running pg_rewind from b").silent("HA-112");
+    assert_eq!(played.memory().rewind, RewindState::Need);
+    let waiting = "not starting: pg_rewind from b was interrupted, waiting for it";
+    let no_primary = cut_off("b").with(|scene| {
+        scene.member("b").0.insert("role".into(), json!("replica"));
+    });
+    no_primary.play().starts_nothing().line(waiting).wakes_in(secs(1));
+    let needs_copy = "not starting: pg_rewind from b was interrupted, needs `ptctl reinit`";
+    let other_timeline = cut_off("b").with(|scene| {
+        scene.pg().unfinished_rewind = Some(Source { timeline: Some(9), ..against("b") });
+    });
+    let failed = cut_off("b").with(|scene| scene.memory.rewind = RewindState::Failed);
+    let no_program = cut_off("b").with(|scene| scene.pg().rewind_possible = false);
+    for scene in [cut_off("c"), other_timeline, failed, no_program] {
+        scene.play().starts_nothing().line(needs_copy);
+    }
+}
+
+#[test]
+fn rw_10_nothing_is_started_where_a_rewind_was_interrupted() {
+    let alone = cut_off("b").unled();
+    alone
+        .play()
+        .starts_nothing()
+        .line("not starting: pg_rewind from b was interrupted, waiting for a leader");
+    let holder = cut_off("b").led_by("a").with(|scene| scene.pg().role = Role::Primary);
+    holder.play().starts_nothing().silent("HA-103").silent("HA-108");
+    assert!(holder.play().has(|action| matches!(action, Action::ReleaseLock(_))));
+}
+
+#[test]
+fn rw_17_an_interrupted_rewind_ends_in_a_copy_where_that_is_allowed() {
+    for (on_failure, on_diverged) in [(true, false), (false, true)] {
+        let allow = |scene: &mut Scene| {
+            scene.obs.settings.remove_data_directory_on_rewind_failure = on_failure;
+            scene.obs.settings.remove_data_directory_on_diverged_timelines = on_diverged;
+        };
+        cut_off("c").with(allow).play().starts(&Job::Reinitialize { source: Some(member("c")) });
+        // From the same source there is still something to try.
+        cut_off("b").with(allow).play().starts(&rewind(false));
+        let failed = cut_off("b").with(allow).with(|scene| scene.memory.rewind = RewindState::Failed);
+        failed.play().does(&Action::RemoveDataDirectory).starts_nothing();
+        let remote = cut_off("c").in_standby_cluster().with(allow);
+        remote.play().starts_nothing().does_not(&Action::RemoveDataDirectory);
+    }
+}
+
+/// A copy that waits for WAL that it was to replay before it accepts connections.
+fn inconsistent(running: bool) -> Scene {
+    let scene = if running { Scene::standby() } else { Scene::stopped() };
+    scene.with(|scene| {
+        scene.memory.rewind = RewindState::Check;
+        scene.divergence = Divergence::Diverged;
+        scene.pg().inconsistent_copy = true;
+        scene.pg().rewind_possible = !running;
+        scene.pg().control_state = ControlState::InArchiveRecovery;
+        if running {
+            scene.pg().state = MemberState::Starting;
+            scene.pg().server = None;
+        }
+    })
+}
+
+#[test]
+fn rw_10_a_copy_that_can_never_be_consistent_is_not_rewound() {
+    for running in [true, false] {
+        let played = inconsistent(running).play();
+        played.starts_nothing().fired("RW-8");
+        played.line("cannot follow b: this copy's WAL was lost with the one copied, needs `ptctl reinit`");
+        let allowed = |scene: &mut Scene| scene.obs.settings.remove_data_directory_on_rewind_failure = true;
+        let copied = inconsistent(running).with(allowed).play();
+        copied.starts(&Job::Reinitialize { source: Some(member("b")) });
+        // Where the leader has what it lacks it only has to wait.
+        let fine = inconsistent(running).with(|scene| scene.divergence = Divergence::SameHistory).play();
+        assert_eq!(fine.memory().rewind, RewindState::NotNeed);
+        // Another leader may have it.
+        let found = inconsistent(running).with(|scene| {
+            scene.memory.rewind = RewindState::Need;
+            scene.memory.rewind_against = Some(against("c"));
+            scene.divergence = Divergence::SameHistory;
+        });
+        assert_eq!(found.play().memory().rewind, RewindState::NotNeed);
+    }
+}
+
+#[test]
+fn rw_2_whether_a_copy_can_become_consistent_is_asked_though_it_cannot_be_rewound() {
+    let moved = inconsistent(true).with(|scene| {
+        scene.memory.rewind = RewindState::Success;
+        scene.memory.rewind_against = Some(against("c"));
+    });
+    moved.play().fired("RW-2").fired("RW-8");
+}

@@ -46,6 +46,9 @@ pub struct ControlData {
     pub min_recovery_end_lsn: Lsn,
     /// `Min recovery ending loc's timeline`; zero outside recovery.
     pub min_recovery_end_timeline: Timeline,
+    /// `Backup start location`; not zero from the first start of a copy until the WAL of the time when it was made is
+    /// replayed.
+    pub backup_start_lsn: Lsn,
     /// `wal_log_hints setting`.
     pub wal_log_hints: bool,
     /// `Data page checksum version`; 0 means no checksums.
@@ -100,6 +103,7 @@ impl ControlData {
             previous_timeline: lines.number("Latest checkpoint's PrevTimeLineID")?,
             min_recovery_end_lsn: lines.number("Minimum recovery ending location")?,
             min_recovery_end_timeline: lines.number("Min recovery ending loc's timeline")?,
+            backup_start_lsn: lines.number("Backup start location")?,
             wal_log_hints: lines.text("wal_log_hints setting")? == "on",
             data_checksum_version: lines.number("Data page checksum version")?,
             wal_segment_bytes: lines.number("Bytes per WAL segment")?,

@@ -2,7 +2,9 @@
 //! (contract B.8, B.17.3, HA-060). Nothing here runs while a PostgreSQL process works in the directory.
 
 use std::{
+    ffi::OsStr,
     fs, io,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -83,7 +85,8 @@ pub fn content(data_dir: &Path) -> Content {
     Content::Empty
 }
 
-/// The first PostgreSQL process that works in `data_dir`: the postmaster, an orphaned backend or a single-user server.
+/// The first PostgreSQL process that works in `data_dir`: the postmaster, an orphaned backend, a single-user server, or a
+/// `pg_rewind` or `pg_basebackup` that has outlived the daemon which began it.
 /// Processes of other users, which nobody but root can look into, are not seen; they could not own this directory.
 pub fn holder(data_dir: &Path) -> Option<u32> {
     let data_dir = fs::canonicalize(data_dir).ok()?;
@@ -91,20 +94,33 @@ pub fn holder(data_dir: &Path) -> Option<u32> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        let proc_dir = entry.path();
-        let in_directory = fs::read_link(proc_dir.join("cwd")).is_ok_and(|cwd| cwd == data_dir);
-        if in_directory && fs::read_link(proc_dir.join("exe")).is_ok_and(|exe| is_server(&exe)) {
+        if works_in(&entry.path(), &data_dir) {
             return Some(pid);
         }
     }
     None
 }
 
-fn is_server(exe: &Path) -> bool {
+fn works_in(proc_dir: &Path, data_dir: &Path) -> bool {
+    let Ok(exe) = fs::read_link(proc_dir.join("exe")) else { return false };
     // An upgraded package leaves "/usr/lib/postgresql/15/bin/postgres (deleted)".
     let name = exe.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let name = name.strip_suffix(" (deleted)").unwrap_or(name);
-    matches!(name, "postgres" | "postmaster" | "edb-postgres" | "enterprisedb")
+    match name.strip_suffix(" (deleted)").unwrap_or(name) {
+        "postgres" | "postmaster" | "edb-postgres" | "enterprisedb" => {
+            fs::read_link(proc_dir.join("cwd")).is_ok_and(|cwd| cwd == data_dir)
+        }
+        "pg_rewind" | "pg_basebackup" => fs::read(proc_dir.join("cmdline")).is_ok_and(|arguments| {
+            arguments.split(|byte| *byte == 0).any(|argument| names_directory(argument, data_dir))
+        }),
+        _ => false,
+    }
+}
+
+/// `<data_dir>` or `--pgdata=<data_dir>`.
+fn names_directory(argument: &[u8], data_dir: &Path) -> bool {
+    let value = argument.split(|byte| *byte == b'=').next_back().unwrap_or(argument);
+    let path = Path::new(OsStr::from_bytes(value));
+    path.is_absolute() && fs::canonicalize(path).is_ok_and(|path| path == data_dir)
 }
 
 /// Links in a data directory that lead outside: `pg_wal` (`pg_xlog`) and the tablespaces.
@@ -307,6 +323,31 @@ mod tests {
         assert_eq!(content(&data), Content::Present);
         fs::write(root.path().join("file"), "").unwrap();
         assert!(matches!(content(&root.path().join("file")), Content::Unreadable(_)));
+    }
+
+    #[test]
+    fn a_program_that_outlived_its_daemon_holds_the_data_directory() {
+        use std::process::{Command, Stdio};
+        let (root, data) = data_dir();
+        for name in ["pg_rewind", "pg_basebackup", "other"] {
+            let program = root.path().join(name);
+            fs::copy("/bin/sh", &program).unwrap();
+            let script = ["-c", "echo; read line"];
+            let mut child = Command::new(&program)
+                .args(script)
+                .arg(format!("--pgdata={}", data.display()))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+            let expected = (name != "other").then(|| child.id());
+            assert_eq!(holder(&data), expected, "{name}");
+            assert_eq!(holder(root.path()), None);
+            drop(child.stdin.take());
+            child.wait().unwrap();
+        }
+        assert_eq!(holder(&data), None);
     }
 
     #[tokio::test]

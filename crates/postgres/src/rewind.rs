@@ -3,7 +3,7 @@
 
 mod beginning;
 
-use std::{path::Path, time::Duration};
+use std::{fmt::Write as _, path::Path, time::Duration};
 
 use ptarmigan_config::options;
 use ptarmigan_types::{
@@ -18,7 +18,7 @@ use crate::{
     command::{self, Command},
     connection::{self, Purpose, Session},
     controldata::{ControlData, ControlState},
-    data_directory,
+    crash_recovery, data_directory,
     handle::{ControlDataError, Login, Postgres},
     pgpass, replication,
     upstream::{PasswordFiles, Upstream, without_passwords},
@@ -60,6 +60,9 @@ pub enum Error {
     /// The upstream's history cannot be read.
     #[error(transparent)]
     History(#[from] history::Error),
+    /// The data directory cannot be brought to a clean stop.
+    #[error(transparent)]
+    CrashRecovery(#[from] crash_recovery::Error),
 }
 
 /// Where the local WAL ends (contract RW-5).
@@ -94,8 +97,27 @@ pub enum Outcome {
     Success,
     /// Failed, and another try would fail as well; the reason.
     Failed(String),
-    /// Failed because of the upstream, and the data directory is as good as before; the reason.
+    /// Failed because of the upstream; the reason.
     Retry(String),
+}
+
+/// What a run of `pg_rewind` left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewound {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// True unless it is known that it ended before it changed anything. Where it failed after that, the data directory is
+    /// neither what it was nor what it was to become: no server may run on it.
+    pub changed: bool,
+}
+
+/// What is known before a run of `pg_rewind`.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The data directory, stopped cleanly.
+    pub control: ControlData,
+    /// The timeline of the upstream.
+    pub upstream_timeline: Timeline,
 }
 
 /// The position that the control file of a server tells that does not accept connections (contract RW-5); `None` for
@@ -122,6 +144,13 @@ pub fn local_position(control: &ControlData) -> Option<LocalPosition> {
         ControlState::ShutDown => Some(checkpoint),
         _ => None,
     }
+}
+
+/// True for a copy, made by `pg_basebackup` or `pg_rewind`, that has not replayed yet what it needs to be consistent.
+pub fn is_inconsistent_copy(data_dir: &Path, control: &ControlData) -> bool {
+    let not_started_yet =
+        control.state == ControlState::InArchiveRecovery && data_dir.join("backup_label").exists();
+    not_started_yet || !control.backup_start_lsn.is_zero()
 }
 
 /// True where the checkpoint after a promotion is done: the control file knows the running timeline (contract RW-30).
@@ -294,12 +323,31 @@ pub async fn ensure_upstream_checkpoint(pg: &Postgres, upstream: &Upstream) -> R
     Ok(rows.first().and_then(|row| row.first()?.as_deref()) == Some("t"))
 }
 
+/// Brings the data directory to a clean stop, as `pg_rewind` itself would, and asks the upstream for its timeline.
+///
+/// # Errors
+/// A server runs, the upstream gave no answer, or crash recovery failed.
+pub async fn prepare(pg: &Postgres, upstream: &Upstream) -> Result<Prepared, Error> {
+    if let Some(pid) = data_directory::holder(&pg.data_dir()) {
+        return Err(Error::InUse(pid));
+    }
+    let upstream = upstream.writable_host(pg).await;
+    let info = upstream.conninfo(pg, Login::Replication);
+    let identity = replication::Connection::connect(&info).await?.identify_system().await?;
+    let mut control = pg.control_data().await?;
+    if !matches!(control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery) {
+        crash_recovery::run(pg).await?;
+        control = pg.control_data().await?;
+    }
+    Ok(Prepared { control, upstream_timeline: identity.timeline })
+}
+
 /// Rewinds the stopped data directory to the upstream's history (contract RW-11 without the stop, RW-13 to RW-16).
 /// Cancelled by dropping, which may leave the data directory unusable.
 ///
 /// # Errors
 /// A server runs, or nothing could be tried: the data directory is as before.
-pub async fn execute(pg: &Postgres, upstream: &Upstream) -> Result<Outcome, Error> {
+pub async fn execute(pg: &Postgres, upstream: &Upstream) -> Result<Rewound, Error> {
     let data_dir = pg.data_dir();
     if let Some(pid) = data_directory::holder(&data_dir) {
         return Err(Error::InUse(pid));
@@ -309,17 +357,43 @@ pub async fn execute(pg: &Postgres, upstream: &Upstream) -> Result<Outcome, Erro
     }
     let Some(failure) = run(pg, upstream).await? else {
         tracing::info!("pg_rewind from {} succeeded", upstream.name);
-        return Ok(Outcome::Success);
+        return Ok(Rewound { outcome: Outcome::Success, changed: true });
     };
-    tracing::error!("Failed to rewind from {}: {failure}", upstream.name);
-    if is_primary(pg, upstream).await.unwrap_or(false) {
-        return Ok(Outcome::Failed(failure));
+    let Failure { reason, changed } = failure;
+    tracing::error!("Failed to rewind from {}: {reason}", upstream.name);
+    let again = !is_primary(pg, upstream).await.unwrap_or(false) && can_be_rewound(pg).await;
+    let outcome = if again { Outcome::Retry(reason) } else { Outcome::Failed(reason) };
+    Ok(Rewound { outcome, changed })
+}
+
+/// Why `pg_rewind` failed.
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    changed: bool,
+}
+
+impl Failure {
+    fn of(output: &command::Output) -> Self {
+        let (stdout, stderr) = (output.stdout_text(), output.stderr_text());
+        let changed = may_have_changed(&stdout) || may_have_changed(&stderr);
+        let told: Vec<_> = stderr.lines().filter(|line| !is_progress(line)).collect();
+        Self { reason: told.join("\n"), changed }
     }
-    Ok(if can_be_rewound(pg).await { Outcome::Retry(failure) } else { Outcome::Failed(failure) })
+}
+
+/// With `--progress` every version tells how much there is to copy, and begins to change the target after that.
+fn may_have_changed(printed: &str) -> bool {
+    printed.contains("need to copy") || printed.lines().any(is_progress)
+}
+
+/// " 1024/40960 kB (2%) copied".
+fn is_progress(line: &str) -> bool {
+    line.contains(" kB (") && line.trim_end().ends_with("%) copied")
 }
 
 /// Runs `pg_rewind`, fetching missing WAL between tries (contract RW-14); `Some` is the reason of the failure.
-async fn run(pg: &Postgres, upstream: &Upstream) -> Result<Option<String>, Error> {
+async fn run(pg: &Postgres, upstream: &Upstream) -> Result<Option<Failure>, Error> {
     let settings = pg.settings();
     let version = pg.version()?;
     let restore_command =
@@ -347,12 +421,13 @@ async fn run(pg: &Postgres, upstream: &Upstream) -> Result<Option<String>, Error
         if output.status.success() {
             return Ok(None);
         }
-        let failure = output.stderr_text();
-        let missing = missing_segment(&failure).filter(|_| !native && !restore_command.is_empty());
+        let mut failure = Failure::of(&output);
+        let missing = missing_segment(&failure.reason).filter(|_| !native && !restore_command.is_empty());
         match missing {
-            Some(segment) if fetched.as_ref() != Some(&segment) => {
+            Some(segment) if fetched.as_ref() != Some(&segment) && !failure.changed => {
                 if let Err(error) = archive::restore(&settings.data_dir, &restore_command, &segment).await {
-                    return Ok(Some(format!("{failure}; {segment} could not be restored: {error}")));
+                    let _ = write!(failure.reason, "; {segment} could not be restored: {error}");
+                    return Ok(Some(failure));
                 }
                 fetched = Some(segment);
             }
@@ -378,6 +453,7 @@ fn rewind_command(pg: &Postgres, arguments: &[String], dsn: &str) -> Result<Comm
     Ok(pg
         .command(Tool::PgRewind)?
         .args(arguments)
+        .arg("--progress")
         .arg("-D")
         .arg(&settings.data_dir)
         .arg("--source-server")
@@ -462,6 +538,20 @@ mod tests {
             let found = divergence_from_history(&entries, timeline, Lsn(lsn), in_recovery);
             assert_eq!(found, expected, "{timeline} {lsn} {in_recovery}");
         }
+    }
+
+    #[test]
+    fn rw_16_whether_a_failed_rewind_has_changed_anything() {
+        let before = "pg_rewind: servers diverged at WAL location 0/405C180 on timeline 5\n\
+                      pg_rewind: rewinding from last common checkpoint at 0/404D758 on timeline 5\n\
+                      pg_rewind: reading source file list\npg_rewind: reading target file list\n\
+                      pg_rewind: reading WAL in target\n\
+                      pg_rewind: error: could not find previous WAL record at 0/404D758";
+        assert!(!may_have_changed(before));
+        let copies = "pg_rewind: need to copy 67 MB (total source directory size is 95 MB)";
+        assert!(may_have_changed(copies));
+        assert!(may_have_changed("   34816/69020 kB (50%) copied\npg_rewind: error: server closed"));
+        assert!(!is_progress("pg_rewind: error: could not write 34816 kB"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use ptarmigan_ha::slots::{self, Kind, Situation, SlotAction, Wanted};
 use ptarmigan_postgres::{
     ControlState, Login, Upstream, archive, bootstrap, clone, crash_recovery, data_directory, history,
     replication::{self, Connection},
-    rewind::{self, Outcome, Verdict},
+    rewind::{self, Outcome, Rewound, Verdict},
     slots::sql,
     upstream::PasswordFiles,
 };
@@ -227,14 +227,15 @@ fn rw_13_missing_wal_comes_from_the_archive() {
         }
         assert_eq!(rewind::check(&old.pg, &new.upstream()).await, Verdict::Need);
         // RW-16: the upstream is fine, so another try would fail as well.
-        let outcome = rewind::execute(&old.pg, &new.upstream()).await.unwrap();
+        let Rewound { outcome, changed } = rewind::execute(&old.pg, &new.upstream()).await.unwrap();
         assert!(
             matches!(&outcome, Outcome::Failed(reason) if reason.contains("could not open file")),
             "{outcome:?}"
         );
+        assert!(!changed, "it found that before it copied anything");
         let restore = format!("\nrestore_command = 'cp {folder}/%f %p'\n");
         fs::write(&conf, fs::read_to_string(&conf).unwrap() + &restore).unwrap();
-        assert_eq!(rewind::execute(&old.pg, &new.upstream()).await.unwrap(), Outcome::Success);
+        assert_eq!(rewind::execute(&old.pg, &new.upstream()).await.unwrap().outcome, Outcome::Success);
     });
 }
 
@@ -280,17 +281,19 @@ fn rw_14_old_releases_get_missing_wal_one_by_one() {
         script("pg_rewind", rewind);
         let upstream = Upstream::of_conn_url("b".into(), "postgres://127.0.0.1:1/db").unwrap();
         fs::write(workspace.path().join("000000010000000000000002"), "x").unwrap();
-        let outcome = rewind::execute(&server.pg, &upstream).await.unwrap();
+        let outcome = rewind::execute(&server.pg, &upstream).await.unwrap().outcome;
         assert!(
             matches!(&outcome, Outcome::Failed(why) if why.contains("could not be restored")),
             "{outcome:?}"
         );
         fs::write(workspace.path().join("000000010000000000000001"), "x").unwrap();
-        assert_eq!(rewind::execute(&server.pg, &upstream).await.unwrap(), Outcome::Success);
+        assert_eq!(rewind::execute(&server.pg, &upstream).await.unwrap().outcome, Outcome::Success);
         let runs = fs::read_to_string(runs).unwrap();
         assert_eq!(runs.lines().count(), 4, "{runs}");
-        let expected =
-            format!("-D {} --source-server dbname=db user=rewind-user host=127.0.0.1 port=1", data.display());
+        let expected = format!(
+            "--progress -D {} --source-server dbname=db user=rewind-user host=127.0.0.1 port=1",
+            data.display()
+        );
         assert!(runs.lines().all(|line| line.starts_with(&expected)), "RW-13: {runs}");
         assert!(!runs.contains("secret"), "{runs}");
     });
@@ -325,7 +328,7 @@ fn rw_8_diverged_primary_is_rewound() {
         assert!(rewind::is_possible(&old.pg).await);
         assert!(rewind::ensure_upstream_checkpoint(&old.pg, &new.upstream()).await.unwrap());
         assert_eq!(rewind::check(&old.pg, &new.upstream()).await, Verdict::Need);
-        assert_eq!(rewind::execute(&old.pg, &new.upstream()).await.unwrap(), Outcome::Success);
+        assert_eq!(rewind::execute(&old.pg, &new.upstream()).await.unwrap().outcome, Outcome::Success);
         assert!(!old.home.join("pgpass.rewind").exists());
         old.follow(&new);
         old.start(&[]).await;
@@ -363,8 +366,8 @@ fn rw_8_cleanly_followed_primary_needs_no_rewind() {
         old.stop().await;
         new.stop().await;
         assert!(matches!(rewind::check(&old.pg, &new.upstream()).await, Verdict::Unknown(_)));
-        let outcome = rewind::execute(&old.pg, &new.upstream()).await.unwrap();
-        assert!(matches!(outcome, Outcome::Retry(_)), "{outcome:?}");
+        let Rewound { outcome, changed } = rewind::execute(&old.pg, &new.upstream()).await.unwrap();
+        assert!(matches!(outcome, Outcome::Retry(_)) && !changed, "{outcome:?} {changed}");
     });
 }
 

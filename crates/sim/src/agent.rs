@@ -216,6 +216,7 @@ impl World {
             streaming: postgres.streams_from.is_some(),
             replay_paused: false,
         });
+        let looked_at = this.job.is_none() && (!running || this.state == MemberState::Starting);
         let control_state = if running || this.job.is_some() { None } else { postgres.control };
         PostgresView {
             data_directory: if postgres.present { DataDirectory::Present } else { DataDirectory::Empty },
@@ -233,6 +234,12 @@ impl World {
             major_version: 15,
             newest_history: self.newest_history(member),
             rewind_possible: this.use_rewind && this.job.is_none() && this.state != MemberState::Starting,
+            unfinished_rewind: postgres
+                .torn
+                .as_ref()
+                .filter(|_| !running && this.job.is_none())
+                .map(|torn| torn.source.clone()),
+            inconsistent_copy: looked_at && postgres.needs.is_some(),
             pending_restart: false,
             synchronous: self.sync_facts(member, server_answers),
         }

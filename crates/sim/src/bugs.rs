@@ -6,6 +6,7 @@ use ptarmigan_ha::{
     Action, Decision, DemoteMode, Job, Memory, Observation, Outcome, Upstream,
     action::{Divergence, RecoveryDifference, When},
     decide,
+    memory::Source,
     observation::WatchdogView,
 };
 
@@ -61,6 +62,10 @@ bugs! {
     PeerPositionsIgnored = "peer-positions-ignored" by "durability",
     /// WAL that left the leader's history is taken for the same.
     DivergenceIgnored = "divergence-ignored" by "liveness",
+    /// What an interrupted `pg_rewind` left is taken for a data directory.
+    UnfinishedRewindIgnored = "unfinished-rewind-ignored" by "timelines",
+    /// An interrupted `pg_rewind` is run again from whoever leads.
+    UnfinishedRewindFromAnybody = "unfinished-rewind-from-anybody" by "timelines",
     /// `/initialize` is written unconditionally.
     InitializeUnconditional = "initialize-unconditional" by "initialize_once",
     /// A leader gives the lock up in every tenth cycle.
@@ -162,6 +167,11 @@ fn distort(bug: Bug, observation: &mut Observation) {
         Bug::TimelineCheckDropped => observation.settings.check_timeline = false,
         Bug::StandbyClusterWrites if observation.postgres.may_write() => {
             observation.settings.standby_cluster = None;
+        }
+        Bug::UnfinishedRewindIgnored => observation.postgres.unfinished_rewind = None,
+        Bug::UnfinishedRewindFromAnybody if observation.postgres.unfinished_rewind.is_some() => {
+            let leader = observation.view.as_ref().ok().and_then(|view| view.leader_member());
+            observation.postgres.unfinished_rewind = leader.map(Source::of);
         }
         Bug::NofailoverIgnored => observation.settings.tags = ptarmigan_types::Tags::default(),
         _ => {}

@@ -27,6 +27,14 @@ impl World {
             return self.crash_server(member);
         }
         let postgres = &mut self.members[member].postgres;
+        if postgres.torn.is_some() {
+            self.checks.timelines.runs_torn(self.now, member);
+        }
+        if !postgres.is_consistent() {
+            postgres.waits = true;
+            self.note(member, "postgres is not consistent, and waits for WAL");
+            return self.connect(member, generation);
+        }
         postgres.ready();
         self.checks.pause.ready(member);
         self.note(member, "postgres ready");
@@ -103,14 +111,14 @@ impl World {
         if silent(member) || silent(upstream) {
             return None;
         }
-        let up = (theirs.process == Process::Up || streams) && postgres.process == Process::Up;
-        (up && postgres.in_recovery && self.linked(member, upstream)).then_some(upstream)
+        let up = (theirs.process == Process::Up || streams) && postgres.receives();
+        (up && self.linked(member, upstream)).then_some(upstream)
     }
 
     /// A standby asks its upstream for WAL, and again later where that cannot be.
     pub fn connect(&mut self, member: usize, generation: u64) {
         let postgres = &self.members[member].postgres;
-        if postgres.generation != generation || !postgres.in_recovery || postgres.process != Process::Up {
+        if postgres.generation != generation || !postgres.receives() {
             return;
         }
         self.after(CONNECT_AGAIN, Event::Connect { member, generation });
@@ -204,7 +212,17 @@ impl World {
             (&mut high[0].postgres, &low[upstream].postgres)
         };
         mine.receive(theirs, records);
+        self.becomes_consistent(member);
         self.confirm(upstream, member);
+    }
+
+    /// What arrived may be what a server has waited for.
+    pub fn becomes_consistent(&mut self, member: usize) {
+        let postgres = &self.members[member].postgres;
+        if postgres.waits && postgres.is_consistent() {
+            let generation = postgres.generation;
+            self.after(Duration::ZERO, Event::Ready { member, generation });
+        }
     }
 
     /// A server that shuts down waits for those who stream from it.

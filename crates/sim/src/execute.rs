@@ -154,8 +154,7 @@ impl World {
             Action::AbandonBootstrap | Action::RemoveDataDirectory => {
                 let postgres = &mut self.members[member].postgres;
                 postgres.gone(false);
-                postgres.present = false;
-                postgres.wal.clear();
+                postgres.remove();
             }
             Action::Exit { stop_postgres, reason } => {
                 self.note(member, &format!("exit: {reason}"));

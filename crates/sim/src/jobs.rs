@@ -6,6 +6,7 @@ use ptarmigan_ha::{
     Upstream,
     action::{DemoteMode, Job},
     callbacks::{Callbacks, How},
+    memory::Source,
     observation::{ControlState, JobEnd, JobKind, JobResult},
 };
 use ptarmigan_types::{Cluster, History, MemberName, MemberState, Role, Status};
@@ -13,7 +14,7 @@ use ptarmigan_types::{Cluster, History, MemberName, MemberState, Role, Status};
 use crate::{
     bugs::Bug,
     member::{Call, Running, Timing, Waiter},
-    postgres::Process,
+    postgres::{Process, Torn},
     store::Condition,
     world::{Event, World},
 };
@@ -177,6 +178,11 @@ impl World {
         if self.members[member].postgres.process == Process::Down {
             self.set_state(member, MemberState::StartFailed);
             return failed("the server ended while it started");
+        }
+        let this = &self.members[member];
+        let since = this.job.as_ref().map_or(self.now, |job| job.since);
+        if this.postgres.waits && self.now.since(since) < START_LIMIT {
+            return Step::Wait(Duration::from_millis(500));
         }
         Step::End(JobEnd::Done)
     }
@@ -425,8 +431,7 @@ impl World {
         self.tell_stops(member);
         self.members[member].postgres.gone(false);
         self.tell_stopped(member);
-        self.members[member].postgres.present = false;
-        self.members[member].postgres.wal.clear();
+        self.members[member].postgres.remove();
         self.set_role(member, Role::Uninitialized);
         Step::Wait(self.random.millis(10, 200))
     }
@@ -440,30 +445,79 @@ impl World {
             1 => {
                 self.stopped(member);
                 self.tell_stopped(member);
-                Step::Wait(self.random.millis(500, 8000))
+                Step::Wait(self.random.millis(10, 300))
             }
-            _ => {
-                let source = self.server_of(leader);
-                let Some(source) = source
-                    .filter(|source| self.reaches(member, *source) && self.server(*source).is_writable())
-                else {
-                    return failed("the source does not answer");
-                };
-                if self.members[member].settings.remove_data_directory_on_rewind_failure
-                    && self.random.percent(3)
-                {
-                    return Step::End(JobEnd::RewindFailedForGood("a file is missing".into()));
-                }
-                let source = self.server(source).clone();
-                let postgres = &mut self.members[member].postgres;
-                if postgres.timeline != source.timeline {
-                    let continues = postgres.rewind(&source);
-                    self.checks.timelines.rewound(self.now, member, continues);
-                    self.data_replaced(member);
-                }
-                Step::End(JobEnd::Done)
-            }
+            2 => self.begin_rewind(member, leader),
+            _ => self.end_rewind(member, leader),
         }
+    }
+
+    fn rewind_source(&self, member: usize, leader: &Upstream) -> Option<usize> {
+        let source = self.server_of(leader)?;
+        (self.reaches(member, source) && self.server(source).is_writable()).then_some(source)
+    }
+
+    /// From here on the data directory is neither what it was nor what it is to become.
+    fn begin_rewind(&mut self, member: usize, leader: &Upstream) -> Step {
+        let Some(index) = self.rewind_source(member, leader) else {
+            return failed("the source does not answer");
+        };
+        let source = self.server(index);
+        let torn = Torn {
+            source: self.rewound_against(member, leader),
+            timeline: source.timeline,
+            term: source.term,
+            generation: source.generation,
+            records: source.wal.len(),
+        };
+        let postgres = &mut self.members[member].postgres;
+        if postgres.timeline == torn.timeline {
+            return Step::End(JobEnd::Done);
+        }
+        if postgres.needs.is_some() && postgres.control == Some(ControlState::InArchiveRecovery) {
+            return Step::End(JobEnd::RewindFailedForGood(
+                "WAL ends before consistent recovery point".into(),
+            ));
+        }
+        match &postgres.torn {
+            Some(begun) if begun.timeline != torn.timeline => {
+                return Step::End(JobEnd::RewindFailedForGood("the source has gone on".into()));
+            }
+            begun
+                if begun.as_ref().is_some_and(|begun| begun.term != torn.term)
+                    || postgres.needs.is_some() =>
+            {
+                self.checks.timelines.rewinds_unsound(self.now, member);
+            }
+            _ => {}
+        }
+        self.members[member].postgres.torn = Some(torn);
+        Step::Wait(self.random.millis(500, 8000))
+    }
+
+    fn end_rewind(&mut self, member: usize, leader: &Upstream) -> Step {
+        let torn = self.members[member].postgres.torn.clone();
+        let source = self.rewind_source(member, leader);
+        let source = source.map(|source| self.server(source).clone());
+        let (Some(torn), Some(source)) = (torn, source) else {
+            return failed("the source does not answer any more");
+        };
+        if source.generation != torn.generation {
+            return failed("the source closed the connection");
+        }
+        if self.members[member].settings.remove_data_directory_on_rewind_failure && self.random.percent(3) {
+            return Step::End(JobEnd::RewindFailedForGood("a file is missing".into()));
+        }
+        let continues = self.members[member].postgres.rewind(&source, torn.records);
+        self.checks.timelines.rewound(self.now, member, continues);
+        self.data_replaced(member);
+        Step::End(JobEnd::Done)
+    }
+
+    /// As the agent notes it.
+    fn rewound_against(&self, member: usize, leader: &Upstream) -> Source {
+        let key = leader.member().and_then(|name| self.members[member].known.as_ref()?.member(name));
+        key.map_or_else(|| Source { leader: leader.clone(), timeline: None }, Source::of)
     }
 
     fn copy_slots(&mut self, member: usize, leader: &MemberName, slots: &[String], stage: u32) -> Step {
@@ -507,6 +561,9 @@ impl World {
         let postgres = &mut self.members[member].postgres;
         if !postgres.present || postgres.process != Process::Down {
             return failed("there is nothing to recover");
+        }
+        if postgres.needs.is_some() {
+            return failed("WAL ends before consistent recovery point");
         }
         postgres.checkpoint(number);
         postgres.control = Some(ControlState::ShutDown);

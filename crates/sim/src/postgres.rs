@@ -1,7 +1,7 @@
 //! The model PostgreSQL of one member: a data directory with WAL, timelines and `pg_control`, and a server that runs on it
 //! or does not. It knows no time: the world says when something is done.
 
-use ptarmigan_ha::observation::ControlState;
+use ptarmigan_ha::{memory::Source, observation::ControlState};
 use ptarmigan_types::{Lsn, Timeline, history::HistoryEntry};
 
 use crate::{slots::Slots, synchronous::server::Server};
@@ -20,6 +20,21 @@ pub struct Record {
     pub end: Lsn,
     /// Unique in a run; transactions and checkpoints share the numbers.
     pub number: u64,
+}
+
+/// A `pg_rewind` that has begun to change the data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Torn {
+    /// From whom, as its key showed it.
+    pub source: Source,
+    /// The timeline of the source, and the promotion that began it.
+    pub timeline: Timeline,
+    /// See there.
+    pub term: u64,
+    /// The life of the source's process.
+    pub generation: u64,
+    /// How many records of its WAL it copies.
+    pub records: usize,
 }
 
 /// The server process.
@@ -81,6 +96,12 @@ pub struct Postgres {
     pub feedback: bool,
     /// Where the last checkpoint began.
     pub redo: Lsn,
+    /// `pg_rewind` was cut off: this is no data directory of anybody's.
+    pub torn: Option<Torn>,
+    /// What a rewound server has to replay before it is consistent.
+    pub needs: Option<Record>,
+    /// It has replayed all that is there, and is not consistent: it streams, and accepts no connections.
+    pub waits: bool,
 }
 
 impl Postgres {
@@ -129,11 +150,24 @@ impl Postgres {
         self.upstream = upstream;
         self.streams_from = None;
         self.promoting = false;
+        self.waits = false;
+    }
+
+    /// The end of the recovery that a start begins with is there: `false` where the server is not consistent yet.
+    pub fn is_consistent(&self) -> bool {
+        self.needs.is_none_or(|record| self.has(&record))
+    }
+
+    /// It asks for WAL.
+    pub fn receives(&self) -> bool {
+        self.in_recovery && (self.process == Process::Up || self.waits)
     }
 
     /// The start is done.
     pub fn ready(&mut self) {
         self.process = Process::Up;
+        self.waits = false;
+        self.needs = None;
         self.synchronous.start();
         self.in_recovery = self.standby_signal;
         self.control =
@@ -153,6 +187,7 @@ impl Postgres {
             (false, false) => ControlState::InArchiveRecovery,
         });
         self.process = Process::Down;
+        self.waits = false;
         self.synchronous.stop();
         self.generation += 1;
         self.streams_from = None;
@@ -178,6 +213,14 @@ impl Postgres {
         self.upstream = None;
         self.control = Some(ControlState::InProduction);
         self.checkpoint(number);
+    }
+
+    /// The data directory is removed; no server runs on it.
+    pub fn remove(&mut self) {
+        self.present = false;
+        self.wal.clear();
+        self.torn = None;
+        self.needs = None;
     }
 
     /// This transaction is in the WAL.

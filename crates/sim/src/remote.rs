@@ -162,7 +162,7 @@ impl World {
         let postgres = &self.members[member].postgres;
         let own = if postgres.timeline > 1 { postgres.timeline } else { 0 };
         let connects = postgres.upstream == Some(REMOTE)
-            && postgres.process == Process::Up
+            && postgres.receives()
             && self.other.postgres.is_writable()
             && self.reaches(member, REMOTE);
         if connects { own.max(self.other.postgres.timeline) } else { own }
@@ -212,8 +212,7 @@ impl World {
             let this = &self.members[member];
             let mine = &this.postgres;
             let follows = mine.upstream == Some(REMOTE)
-                && mine.in_recovery
-                && mine.process == Process::Up
+                && mine.receives()
                 && !this.trouble.stops_server(self.now)
                 && self.reaches(member, REMOTE)
                 && self.other.postgres.is_writable()
@@ -221,6 +220,7 @@ impl World {
             if follows {
                 let records = self.other.postgres.wal.len();
                 self.members[member].postgres.receive(&self.other.postgres, records);
+                self.becomes_consistent(member);
                 self.other.received.insert(member, self.now);
                 self.ship_on(member);
             }
@@ -237,8 +237,7 @@ impl World {
             let mine = &this.postgres;
             let restores = member != leader
                 && this.settings.tags.nostream()
-                && mine.in_recovery
-                && mine.process == Process::Up
+                && mine.receives()
                 && !this.trouble.stops_server(self.now)
                 && theirs.process == Process::Up
                 && mine.is_prefix_of(theirs);
@@ -246,6 +245,7 @@ impl World {
                 let archived = theirs.clone();
                 let records = archived.wal.len();
                 self.members[member].postgres.receive(&archived, records);
+                self.becomes_consistent(member);
                 self.other.received.insert(member, self.now);
                 self.ship_on(member);
             }

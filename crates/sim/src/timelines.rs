@@ -14,12 +14,14 @@ impl Postgres {
     pub fn divergence(&self, leader: &Self) -> Divergence {
         use history::Divergence as Found;
         let in_recovery = self.in_recovery || self.standby_signal;
+        // The minimum recovery end.
+        let end = self.end().max(self.needs.map_or(Lsn::ZERO, |record| record.end));
         let found = match history::divergence_from_timelines(self.timeline, leader.timeline) {
             Found::AskHistory if !begins_alike(&self.history, &leader.history, self.timeline) => {
                 Found::Needed
             }
             Found::AskHistory => {
-                history::divergence_from_history(&leader.history, self.timeline, self.end(), in_recovery)
+                history::divergence_from_history(&leader.history, self.timeline, end, in_recovery)
             }
             found => found,
         };
@@ -67,15 +69,18 @@ impl Postgres {
         parted
     }
 
-    /// `pg_rewind`: back to where the histories parted, and `pg_wal` becomes the source's, so that nothing less than what the
-    /// source has now makes a consistent server. Slots are removed. False where what was kept is not the source's.
-    pub fn rewind(&mut self, source: &Self) -> bool {
+    /// `pg_rewind`: back to where the histories parted, and `pg_wal` becomes the source's as it was when the copying began.
+    /// Nothing less than what the source has now makes a consistent server. Slots are removed. False where what was kept is not
+    /// the source's.
+    pub fn rewind(&mut self, source: &Self, records: usize) -> bool {
         let parted = self.common_ancestor(source);
         let kept = self.wal.partition_point(|record| record.end <= parted);
         self.wal.truncate(kept);
         let continues = self.is_prefix_of(source);
         let parted = self.end();
-        self.wal.clone_from(&source.wal);
+        self.wal = source.wal.get(..records).unwrap_or(&source.wal).to_vec();
+        self.needs = source.wal.last().copied();
+        self.torn = None;
         self.timeline = source.timeline;
         self.history.clone_from(&source.history);
         self.synchronous.file.clone_from(&source.synchronous.file);

@@ -35,7 +35,9 @@ pub(super) async fn copy(
         source => source.map(|source| local::upstream(node, source)).transpose()?,
     };
     let copied = clone::clone(&node.postgres, server.as_ref(), &methods).await;
-    copied.map(drop).map_err(|error| error.to_string())
+    copied.map_err(|error| error.to_string())?;
+    node.unfinished_rewind.over();
+    Ok(())
 }
 
 /// Stops the server and copies again. What is there is removed by the method, unless it makes use of it (`keep_data`).

@@ -187,6 +187,8 @@ fn postgres() -> PostgresView {
         has_recovery_signal: true,
         major_version: 15,
         rewind_possible: true,
+        unfinished_rewind: None,
+        inconsistent_copy: false,
         newest_history: 0,
         postmaster_start_time: Some("started once".into()),
         pending_restart: false,

@@ -53,6 +53,14 @@ pub enum Error {
     /// Processes of an earlier one still work in the data directory.
     #[error("processes of an earlier PostgreSQL still work in the data directory: {0:?}")]
     Leftovers(Vec<RawPid>),
+    /// `pg_rewind` was cut off in the data directory.
+    #[error("pg_rewind from {from} was interrupted in the data directory, as {} tells: it needs a new copy", note.display())]
+    HalfRewound {
+        /// From whom.
+        from: String,
+        /// Where that is noted.
+        note: PathBuf,
+    },
     /// The data directory is none, or cannot be read.
     #[error("{path} is not a usable data directory: {source}", path = path.display())]
     DataDirectory {

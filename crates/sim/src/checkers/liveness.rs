@@ -79,7 +79,11 @@ fn is_left_behind(world: &World, member: usize, leader: usize) -> bool {
         || settings.remove_data_directory_on_diverged_timelines;
     let (mine, theirs) = (&world.members[member].postgres, world.server(leader));
     let twice = !repairs && mine.divergence(theirs) == ptarmigan_ha::action::Divergence::SameTimelineTwice;
+    // So is what an interrupted rewind left, and a rewound server whose source is gone with some of the WAL that it needs.
+    let repairs = repairs && !world.other.is_there();
+    let ruined = mine.torn.is_some() || mine.needs.is_some_and(|record| !theirs.has(&record));
     twice
+        || ruined && !repairs
         || mine.is_prefix_of(theirs) && mine.lacks_wal_of(theirs)
         || world.cannot_be_rewound(member)
         || world.cannot_be_rewound(leader)

@@ -57,6 +57,18 @@ impl Checker {
         }
     }
 
+    /// A server runs on what an interrupted `pg_rewind` has left.
+    pub fn runs_torn(&mut self, at: Monotonic, member: usize) {
+        let what = format!("the server of m{member} runs on a data directory that was half rewound");
+        self.violation.get_or_insert_with(|| wrong("timelines", at, what));
+    }
+
+    /// `pg_rewind` works on a copy that has not replayed what it needs, or on what one from another source has left.
+    pub fn rewinds_unsound(&mut self, at: Monotonic, member: usize) {
+        let what = format!("m{member} is rewound, and its blocks are of a third history");
+        self.violation.get_or_insert_with(|| wrong("timelines", at, what));
+    }
+
     /// A standby would stream what does not continue its WAL, and neither side can tell by the timeline.
     pub const fn diverged_stream(&mut self) {
         self.diverged_streams += 1;
