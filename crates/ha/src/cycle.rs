@@ -211,6 +211,11 @@ fn account_for_jobs(r: &mut Round<'_>) {
             JobKind::Clone | JobKind::Reinitialize | JobKind::Promote if done => {
                 r.memory.rewind = RewindState::Initial;
             }
+            // What lies there now is what the copy has left, or still the old.
+            JobKind::Clone | JobKind::Reinitialize => {
+                r.memory.rewind = RewindState::Initial;
+                crate::rewind::trigger(r, "a copy failed");
+            }
             // DM-1. An offline demotion ends with a start, every other one with a stopped server.
             JobKind::Demote(mode) => {
                 crate::rewind::trigger(r, "demoted");

@@ -44,6 +44,11 @@ pub(crate) fn act(r: &mut Round<'_>) -> Step<()> {
     if answered && r.memory.rewind_against.as_ref().is_some_and(elsewhere) {
         trigger(r, "the answer was for another source");
     }
+    // It accepts no connections, so that nothing else would tell; and the one that was copied may lead no more.
+    let asked = answered && r.memory.rewind_against.as_ref() == Some(&source.known);
+    if r.obs.postgres.inconsistent_copy && !asked {
+        trigger(r, "a copy that is not consistent yet");
+    }
     // Safer than the contract (docs/compatibility.md): somebody else may have begun this very timeline too, and pg_rewind
     // would find nothing to do.
     if r.memory.rewind == RewindState::Need && r.memory.rewind_against.as_ref() != Some(&source.known) {

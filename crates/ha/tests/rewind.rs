@@ -433,10 +433,47 @@ fn rw_10_a_copy_that_can_never_be_consistent_is_not_rewound() {
 }
 
 #[test]
-fn rw_2_whether_a_copy_can_become_consistent_is_asked_though_it_cannot_be_rewound() {
-    let moved = inconsistent(true).with(|scene| {
-        scene.memory.rewind = RewindState::Success;
-        scene.memory.rewind_against = Some(against("c"));
-    });
-    moved.play().fired("RW-2").fired("RW-8");
+fn rw_2_whether_a_copy_can_become_consistent_is_asked_once_of_every_source() {
+    let known = |scene: &Scene| Source::of(scene.obs.view.as_ref().unwrap().member(&name("b")).unwrap());
+    for (state, against, asks) in [
+        (RewindState::Initial, None, true),
+        (RewindState::Success, Some(against("c")), true),
+        (RewindState::NotNeed, Some(Source { timeline: Some(9), ..against("b") }), true),
+        (RewindState::NotNeed, Some(known(&Scene::standby())), false),
+    ] {
+        let scene = inconsistent(true).with(|scene| {
+            scene.memory.rewind = state;
+            scene.memory.rewind_against = against.clone();
+            scene.divergence = Divergence::SameHistory;
+        });
+        let played = scene.play();
+        assert_eq!(played.did(&CHECK()), asks, "{state:?} {against:?}");
+        assert_eq!(played.memory().rewind, RewindState::NotNeed);
+    }
+}
+
+#[test]
+fn rw_31_a_copy_that_failed_leaves_no_answer_of_the_data_before() {
+    for kind in [JobKind::Clone, JobKind::Reinitialize] {
+        let scene = Scene::stopped().ended(kind, JobEnd::Failed("no space".into())).with(|scene| {
+            scene.memory.rewind = RewindState::Need;
+            scene.pg().control_state = ControlState::InArchiveRecovery;
+        });
+        scene.play().fired("RW-8").silent("HA-106");
+    }
+}
+
+#[test]
+fn ha_106_what_a_copy_lacks_is_not_made_up_for_by_crash_recovery() {
+    for state in [ControlState::InArchiveRecovery, ControlState::InProduction] {
+        for (copy, recovers) in [(true, false), (false, true)] {
+            let scene = Scene::stopped().with(|scene| {
+                scene.memory.rewind = RewindState::Need;
+                scene.pg().control_state = state;
+                scene.pg().inconsistent_copy = copy;
+            });
+            let played = scene.play();
+            assert_eq!(played.jobs().contains(&&Job::CrashRecovery), recovers, "{state:?}");
+        }
+    }
 }

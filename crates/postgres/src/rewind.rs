@@ -19,6 +19,7 @@ use crate::{
     connection::{self, Purpose, Session},
     controldata::{ControlData, ControlState},
     crash_recovery, data_directory,
+    files::signal,
     handle::{ControlDataError, Login, Postgres},
     pgpass, replication,
     upstream::{PasswordFiles, Upstream, without_passwords},
@@ -60,6 +61,9 @@ pub enum Error {
     /// The upstream's history cannot be read.
     #[error(transparent)]
     History(#[from] history::Error),
+    /// The blocks of such a copy may be of a history that neither its WAL nor the upstream's tells of.
+    #[error("this copy has not replayed the WAL that it needs to be consistent, it cannot be rewound")]
+    InconsistentCopy,
     /// The data directory cannot be brought to a clean stop.
     #[error(transparent)]
     CrashRecovery(#[from] crash_recovery::Error),
@@ -148,8 +152,10 @@ pub fn local_position(control: &ControlData) -> Option<LocalPosition> {
 
 /// True for a copy, made by `pg_basebackup` or `pg_rewind`, that has not replayed yet what it needs to be consistent.
 pub fn is_inconsistent_copy(data_dir: &Path, control: &ControlData) -> bool {
-    let not_started_yet =
-        control.state == ControlState::InArchiveRecovery && data_dir.join("backup_label").exists();
+    // A primary that crashed in an exclusive backup (before PostgreSQL 15) has a label too.
+    let is_to_be_standby =
+        control.state == ControlState::InArchiveRecovery || signal::get(data_dir) != signal::Signal::None;
+    let not_started_yet = is_to_be_standby && data_dir.join("backup_label").exists();
     not_started_yet || !control.backup_start_lsn.is_zero()
 }
 
@@ -335,6 +341,9 @@ pub async fn prepare(pg: &Postgres, upstream: &Upstream) -> Result<Prepared, Err
     let info = upstream.conninfo(pg, Login::Replication);
     let identity = replication::Connection::connect(&info).await?.identify_system().await?;
     let mut control = pg.control_data().await?;
+    if is_inconsistent_copy(&pg.data_dir(), &control) {
+        return Err(Error::InconsistentCopy);
+    }
     if !matches!(control.state, ControlState::ShutDown | ControlState::ShutDownInRecovery) {
         crash_recovery::run(pg).await?;
         control = pg.control_data().await?;
@@ -538,6 +547,23 @@ mod tests {
             let found = divergence_from_history(&entries, timeline, Lsn(lsn), in_recovery);
             assert_eq!(found, expected, "{timeline} {lsn} {in_recovery}");
         }
+    }
+
+    #[test]
+    fn rw_10_what_is_a_copy_that_is_not_consistent() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path();
+        let is = |state, start| {
+            let control = ControlData { backup_start_lsn: Lsn(start), ..control(state, 0, 0) };
+            is_inconsistent_copy(data, &control)
+        };
+        assert!(!is(ControlState::InArchiveRecovery, 0) && !is(ControlState::InProduction, 0));
+        assert!(is(ControlState::InArchiveRecovery, 9) && is(ControlState::ShutDownInRecovery, 9));
+        std::fs::write(data.join("backup_label"), "x").unwrap();
+        assert!(is(ControlState::InArchiveRecovery, 0), "rewound, and not started yet");
+        assert!(!is(ControlState::InProduction, 0), "a primary in an exclusive backup");
+        std::fs::write(data.join("standby.signal"), "").unwrap();
+        assert!(is(ControlState::InProduction, 0), "a base backup");
     }
 
     #[test]

@@ -239,7 +239,7 @@ impl World {
                 .as_ref()
                 .filter(|_| !running && this.job.is_none())
                 .map(|torn| torn.source.clone()),
-            inconsistent_copy: looked_at && postgres.needs.is_some(),
+            inconsistent_copy: looked_at && (postgres.labelled || postgres.needs.is_some()),
             pending_restart: false,
             synchronous: self.sync_facts(member, server_answers),
         }

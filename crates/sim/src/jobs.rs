@@ -371,6 +371,10 @@ impl World {
                     self.set_state(member, MemberState::RestartFailed);
                     return failed("the leader lease is over, a primary is not started");
                 }
+                if self.members[member].postgres.torn.is_some() {
+                    self.set_state(member, MemberState::RestartFailed);
+                    return failed("pg_rewind was interrupted in the data directory");
+                }
                 self.set_state(member, MemberState::Restarting);
                 let upstream = if primary { None } else { self.node_to_follow(member) };
                 self.start(member, primary, upstream, limit, How::Restart)
@@ -564,6 +568,9 @@ impl World {
         }
         if postgres.needs.is_some() {
             return failed("WAL ends before consistent recovery point");
+        }
+        if postgres.labelled {
+            self.checks.timelines.recovers_copy(self.now, member);
         }
         postgres.checkpoint(number);
         postgres.control = Some(ControlState::ShutDown);

@@ -98,6 +98,8 @@ pub struct Postgres {
     pub redo: Lsn,
     /// `pg_rewind` was cut off: this is no data directory of anybody's.
     pub torn: Option<Torn>,
+    /// A copy that has not been started: it tells where its recovery begins.
+    pub labelled: bool,
     /// What a rewound server has to replay before it is consistent.
     pub needs: Option<Record>,
     /// It has replayed all that is there, and is not consistent: it streams, and accepts no connections.
@@ -168,6 +170,7 @@ impl Postgres {
         self.process = Process::Up;
         self.waits = false;
         self.needs = None;
+        self.labelled = false;
         self.synchronous.start();
         self.in_recovery = self.standby_signal;
         self.control =
@@ -221,6 +224,7 @@ impl Postgres {
         self.wal.clear();
         self.torn = None;
         self.needs = None;
+        self.labelled = false;
     }
 
     /// This transaction is in the WAL.
@@ -268,6 +272,7 @@ impl Postgres {
             history: source.history.clone(),
             control: Some(ControlState::InArchiveRecovery),
             standby_signal: true,
+            labelled: true,
             generation: self.generation + 1,
             synchronous: Server::of_file(&source.synchronous.file),
             removed: source.end(),

@@ -27,7 +27,7 @@ async fn rewind(node: &Arc<Node>, leader: &Upstream, checkpoint_first: bool) -> 
         server::stop(node, StopRequest::new(StopMode::Fast)).await.map_err(|error| error.to_string())?;
     }
     let prepared = match rewind::prepare(&node.postgres, &upstream).await {
-        Err(error @ rewind::Error::CrashRecovery(_)) => {
+        Err(error @ (rewind::Error::CrashRecovery(_) | rewind::Error::InconsistentCopy)) => {
             return Ok(JobEnd::RewindFailedForGood(error.to_string()));
         }
         prepared => prepared.map_err(|error| error.to_string())?,

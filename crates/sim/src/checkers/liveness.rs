@@ -1,10 +1,13 @@
 //! When everything is repaired the cluster comes to rest: one leader that writes, and everybody else streams from it.
 
 use super::{Kind, Violation, logical_slots, slots, sync_rest};
-use crate::{remote::REMOTE, world::World};
+use crate::{postgres::Record, remote::REMOTE, world::World};
 
 /// What is not as it has to be in the end.
 pub fn judge(world: &World) -> Option<Violation> {
+    if is_led_by_one_ruined(world) {
+        return None;
+    }
     if let Some(violation) = slots::judge(world) {
         return Some(violation);
     }
@@ -12,6 +15,24 @@ pub fn judge(world: &World) -> Option<Violation> {
         return logical_slots::judge(world).or_else(|| sync_rest::judge(world));
     };
     Some(Violation { kind: Kind::Liveness, checker: "liveness", at: world.now, what })
+}
+
+/// A standby leader was rewound from the remote primary, which is gone, or has lost since then what it needs. It cannot be copied
+/// anew without being asked, and nobody else is near enough to take over.
+fn is_led_by_one_ruined(world: &World) -> bool {
+    let holder = world.store.keys.get("leader").map(|raw| raw.value.as_str());
+    let leader = holder.and_then(|name| world.index(name));
+    let all_without = |record: &Record| {
+        let remote = world.other.is_there().then_some(&world.other.postgres);
+        let mut servers = world.members.iter().map(|member| &member.postgres).chain(remote);
+        !servers.any(|server| server.has(record))
+    };
+    let mut ruined = world
+        .members
+        .iter()
+        .enumerate()
+        .filter_map(|(index, member)| member.postgres.needs.filter(all_without).map(|_| index));
+    ruined.any(|ruined| leader.is_none_or(|leader| leader == ruined))
 }
 
 fn objection(world: &World) -> Option<String> {

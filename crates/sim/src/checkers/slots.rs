@@ -157,7 +157,9 @@ impl World {
         let checker = &self.checks.slots;
         let replaced = checker.replaced.get(owner).copied().unwrap_or_default();
         let known = self.now.since(replaced) > STALE && self.now.since(checker.store_trouble) > STALE;
-        (owner != member && them.present && known && to > them.end()).then(|| (owner, them.end()))
+        // A server that is not consistent yet tells nobody where it is.
+        let tells = them.present && them.needs.is_none();
+        (owner != member && tells && known && to > them.end()).then(|| (owner, them.end()))
     }
 
     /// A slot is dropped although it is wanted. Whom its owner follows is asked of both of them: one whose `replicatefrom`

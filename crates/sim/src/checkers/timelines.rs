@@ -63,6 +63,12 @@ impl Checker {
         self.violation.get_or_insert_with(|| wrong("timelines", at, what));
     }
 
+    /// A copy goes through crash recovery, which ends it as a primary of the source's timeline.
+    pub fn recovers_copy(&mut self, at: Monotonic, member: usize) {
+        let what = format!("m{member}'s copy goes through crash recovery");
+        self.violation.get_or_insert_with(|| wrong("timelines", at, what));
+    }
+
     /// `pg_rewind` works on a copy that has not replayed what it needs, or on what one from another source has left.
     pub fn rewinds_unsound(&mut self, at: Monotonic, member: usize) {
         let what = format!("m{member} is rewound, and its blocks are of a third history");
