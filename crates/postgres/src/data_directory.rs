@@ -326,8 +326,12 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "looked at while it runs, and ended by its standard input")]
     fn a_program_that_outlived_its_daemon_holds_the_data_directory() {
-        use std::process::{Command, Stdio};
+        use std::{
+            io::Read as _,
+            process::{Command, Stdio},
+        };
         let (root, data) = data_dir();
         for name in ["pg_rewind", "pg_basebackup", "other"] {
             let program = root.path().join(name);
@@ -340,7 +344,7 @@ mod tests {
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
-            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+            child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
             let expected = (name != "other").then(|| child.id());
             assert_eq!(holder(&data), expected, "{name}");
             assert_eq!(holder(root.path()), None);

@@ -456,7 +456,7 @@ fn rw_7_same_timeline_twice_at_two_positions() {
         two.start(&["primary_conninfo="]).await;
         two.promote().await;
         assert_eq!(rewind::check(&one.pg, &two.upstream()).await, Verdict::Need);
-        assert_eq!(rewind::execute(&one.pg, &two.upstream()).await.unwrap(), Outcome::Success);
+        assert_eq!(rewind::execute(&one.pg, &two.upstream()).await.unwrap().outcome, Outcome::Success);
         one.follow(&two);
         one.start(&[]).await;
         one.wait_for("SELECT string_agg(v, ' ' ORDER BY v) FROM public.t", "common kept").await;
@@ -486,7 +486,7 @@ fn rw_7_number_that_was_skipped() {
         follower.wait_for("SELECT received_tli FROM pg_stat_wal_receiver", "3").await;
 
         assert_eq!(rewind::check(&gone.pg, &new.upstream()).await, Verdict::Need);
-        assert_eq!(rewind::execute(&gone.pg, &new.upstream()).await.unwrap(), Outcome::Success);
+        assert_eq!(rewind::execute(&gone.pg, &new.upstream()).await.unwrap().outcome, Outcome::Success);
         gone.follow(&new);
         gone.start(&[]).await;
         gone.wait_for(rows, "common kept").await;
