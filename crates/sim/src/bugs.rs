@@ -6,7 +6,6 @@ use ptarmigan_ha::{
     Action, Decision, DemoteMode, Job, Memory, Observation, Outcome, Upstream,
     action::{Divergence, RecoveryDifference, When},
     decide,
-    memory::Source,
     observation::WatchdogView,
 };
 
@@ -64,8 +63,8 @@ bugs! {
     DivergenceIgnored = "divergence-ignored" by "liveness",
     /// What an interrupted `pg_rewind` left is taken for a data directory.
     UnfinishedRewindIgnored = "unfinished-rewind-ignored" by "timelines",
-    /// An interrupted `pg_rewind` is run again from whoever leads.
-    UnfinishedRewindFromAnybody = "unfinished-rewind-from-anybody" by "timelines",
+    /// A copy that is not consistent yet is taken for any other data directory.
+    InconsistentCopyIgnored = "inconsistent-copy-ignored" by "liveness",
     /// `/initialize` is written unconditionally.
     InitializeUnconditional = "initialize-unconditional" by "initialize_once",
     /// A leader gives the lock up in every tenth cycle.
@@ -169,10 +168,7 @@ fn distort(bug: Bug, observation: &mut Observation) {
             observation.settings.standby_cluster = None;
         }
         Bug::UnfinishedRewindIgnored => observation.postgres.unfinished_rewind = None,
-        Bug::UnfinishedRewindFromAnybody if observation.postgres.unfinished_rewind.is_some() => {
-            let leader = observation.view.as_ref().ok().and_then(|view| view.leader_member());
-            observation.postgres.unfinished_rewind = leader.map(Source::of);
-        }
+        Bug::InconsistentCopyIgnored => observation.postgres.inconsistent_copy = false,
         Bug::NofailoverIgnored => observation.settings.tags = ptarmigan_types::Tags::default(),
         _ => {}
     }
