@@ -1,61 +1,130 @@
 //! A few bytes that survive the daemon, and a machine that starts anew: in a file beside the data directory. Not in it, because
-//! `pg_basebackup` would copy it and `pg_rewind` would remove it; where the folder beside it cannot be written to, in the
-//! guardian's run folder.
+//! `pg_basebackup` would copy it and `pg_rewind` would remove it. Where the folder beside it cannot be written to (the data
+//! directory is a mount point), in an extended attribute of the data directory, which neither of them looks at; where the file
+//! system knows none, in the guardian's run folder, which may be gone with the machine.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use ptarmigan_guardian::run_dir::RunDir;
+use rustix::{
+    fs::{XattrFlags, getxattr, removexattr, setxattr},
+    io::Errno,
+};
 
 /// Tells one life of the machine from the next.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// More than anything that is kept.
+const BYTES_MAX: usize = 4096;
 
 /// What could not be done with the file.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {source}", path.display())]
+#[error("{place}: {source}")]
 pub struct Error {
-    path: PathBuf,
+    place: Place,
     source: io::Error,
 }
 
 impl Error {
     /// The thread that worked on it is gone.
     pub(crate) fn interrupted() -> Self {
-        Self { path: PathBuf::new(), source: io::ErrorKind::Interrupted.into() }
+        Self { place: Place::File(PathBuf::new()), source: io::ErrorKind::Interrupted.into() }
     }
 }
 
-/// Where the file may lie.
+/// One place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    File(PathBuf),
+    Attribute { folder: PathBuf, name: String },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(formatter, "{}", path.display()),
+            Self::Attribute { folder, name } => {
+                write!(formatter, "extended attribute {name} of {}", folder.display())
+            }
+        }
+    }
+}
+
+impl Place {
+    fn write(&self, text: &str) -> io::Result<()> {
+        match self {
+            Self::File(path) => replace(path, text.as_bytes()),
+            Self::Attribute { folder, name } => {
+                setxattr(folder, name.as_str(), text.as_bytes(), XattrFlags::empty())?;
+                fs::File::open(folder)?.sync_all()
+            }
+        }
+    }
+
+    fn read(&self) -> Option<io::Result<String>> {
+        match self {
+            Self::File(path) => match fs::read_to_string(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                text => Some(text),
+            },
+            Self::Attribute { folder, name } => {
+                let mut buffer = vec![0; BYTES_MAX];
+                match getxattr(folder, name.as_str(), &mut buffer[..]) {
+                    Err(Errno::NODATA | Errno::NOTSUP | Errno::NOENT) => None,
+                    Err(error) => Some(Err(error.into())),
+                    Ok(length) => {
+                        buffer.truncate(length);
+                        let text = String::from_utf8(buffer);
+                        Some(text.map_err(|_| io::ErrorKind::InvalidData.into()))
+                    }
+                }
+            }
+        }
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        match self {
+            Self::File(path) => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+            Self::Attribute { folder, name } => match removexattr(folder, name.as_str()) {
+                Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::NOENT) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+}
+
+/// Where the bytes may lie.
 #[derive(Debug, Clone)]
 pub(crate) struct KeptFile {
-    paths: Vec<PathBuf>,
+    places: Vec<Place>,
 }
 
 impl KeptFile {
-    /// `<data_dir>.<suffix>`, else `<name>` in the run folder.
-    pub(crate) fn beside(data_dir: &Path, suffix: &str, name: &str) -> Self {
+    /// `<data_dir>.<name>`, else one of the other places.
+    pub(crate) fn beside(data_dir: &Path, name: &str) -> Self {
         let mut beside = data_dir.as_os_str().to_owned();
         beside.push(".");
-        beside.push(suffix);
-        let mut paths = vec![PathBuf::from(beside)];
+        beside.push(name);
+        let mut places = vec![Place::File(PathBuf::from(beside))];
         let folder = data_dir.parent().unwrap_or(data_dir);
         if rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_err() {
-            paths.extend(RunDir::create(data_dir, None).map(|dir| dir.path().join(name)));
+            let name_of_attribute = format!("user.ptarmigan.{name}");
+            places.push(Place::Attribute { folder: data_dir.to_owned(), name: name_of_attribute });
+            let run_dir = RunDir::create(data_dir, None);
+            places.extend(run_dir.map(|run_dir| Place::File(run_dir.path().join(name))));
         }
-        Self { paths }
+        Self { places }
     }
 
     #[cfg(test)]
-    pub(crate) const fn at(paths: Vec<PathBuf>) -> Self {
-        Self { paths }
-    }
-
-    /// The first place.
-    pub(crate) fn path(&self) -> &Path {
-        &self.paths[0]
+    pub(crate) const fn at(places: Vec<Place>) -> Self {
+        Self { places }
     }
 
     /// Stores it for good before it returns.
@@ -64,35 +133,27 @@ impl KeptFile {
     /// The first place's, where no place can be written to.
     pub(crate) fn write(&self, text: &str) -> Result<(), Error> {
         let mut first = None;
-        for path in &self.paths {
-            match replace(path, text.as_bytes()) {
+        for place in &self.places {
+            match place.write(text) {
                 Ok(()) => return Ok(()),
-                Err(source) => drop(first.get_or_insert_with(|| Error { path: path.clone(), source })),
+                Err(source) => drop(first.get_or_insert_with(|| Error { place: place.clone(), source })),
             }
         }
         Err(first.unwrap_or_else(Error::interrupted))
     }
 
     /// What lies in every place, and why it cannot be read where something is there.
-    pub(crate) fn read(&self) -> impl Iterator<Item = (&Path, Result<String, io::Error>)> {
-        self.paths.iter().filter_map(|path| match fs::read_to_string(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            text => Some((path.as_path(), text)),
-        })
+    pub(crate) fn read(&self) -> impl Iterator<Item = (&Place, io::Result<String>)> {
+        self.places.iter().filter_map(|place| Some((place, place.read()?)))
     }
 
     /// Nothing is kept any more.
     ///
     /// # Errors
-    /// A file is there and stays.
+    /// Something is there and stays.
     pub(crate) fn remove(&self) -> Result<(), Error> {
-        for path in &self.paths {
-            match fs::remove_file(path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error { path: path.clone(), source });
-                }
-                _ => {}
-            }
+        for place in &self.places {
+            place.remove().map_err(|source| Error { place: place.clone(), source })?;
         }
         Ok(())
     }
@@ -121,25 +182,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_place_serves_where_the_first_cannot_be_written_to() {
+    fn the_next_place_serves_where_one_cannot_be_written_to() {
         let folder = tempfile::tempdir().unwrap();
-        let nowhere = folder.path().join("missing/data.kept");
-        let file = KeptFile::at(vec![nowhere.clone(), folder.path().join("run")]);
-        assert_eq!(file.read().count(), 0);
-        file.write("x").unwrap();
-        let read: Vec<_> = file.read().map(|(_, text)| text.unwrap()).collect();
-        assert_eq!(read, ["x"]);
+        let nowhere = Place::File(folder.path().join("missing/data.kept"));
+        let attribute =
+            Place::Attribute { folder: folder.path().to_owned(), name: "user.ptarmigan.kept".into() };
+        let no_attribute = Place::Attribute { folder: folder.path().join("missing"), name: "user.x".into() };
+        let last = Place::File(folder.path().join("run"));
+        for places in [vec![nowhere.clone(), last], vec![nowhere.clone(), no_attribute, attribute]] {
+            let file = KeptFile::at(places);
+            assert_eq!(file.read().count(), 0);
+            file.write("x").unwrap();
+            let read: Vec<_> = file.read().map(|(_, text)| text.unwrap()).collect();
+            assert_eq!(read, ["x"], "{file:?}");
+            file.remove().unwrap();
+            assert_eq!(file.read().count(), 0);
+            file.remove().unwrap();
+        }
         let refused = KeptFile::at(vec![nowhere]).write("x").unwrap_err().to_string();
         assert!(refused.contains("missing/data.kept: "), "{refused}");
-        file.remove().unwrap();
-        assert_eq!(file.read().count(), 0);
-        file.remove().unwrap();
     }
 
     #[test]
     fn it_lies_beside_the_data_directory() {
         let folder = tempfile::tempdir().unwrap();
-        let file = KeptFile::beside(&folder.path().join("data"), "kept", "kept");
-        assert_eq!(file.path(), folder.path().join("data.kept"));
+        let file = KeptFile::beside(&folder.path().join("data"), "kept");
+        assert_eq!(file.places[0], Place::File(folder.path().join("data.kept")));
     }
 }

@@ -33,7 +33,7 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Outcome {
         }
         Action::StopImmediate => done(stop_immediate(node).await),
         Action::AbandonBootstrap => done(abandon_bootstrap(node).await),
-        Action::RemoveDataDirectory => done(data_directory::remove(&node.postgres.data_dir()).await),
+        Action::RemoveDataDirectory => done(remove_data_directory(node).await),
         other => Outcome::Failed(format!("{other:?} does not concern PostgreSQL")),
     }
 }
@@ -46,6 +46,12 @@ fn done<E: std::fmt::Display>(result: Result<(), E>) -> Outcome {
             Outcome::Failed(error.to_string())
         }
     }
+}
+
+async fn remove_data_directory(node: &Node) -> Result<(), data_directory::Error> {
+    data_directory::remove(&node.postgres.data_dir()).await?;
+    node.unfinished_rewind.over();
+    Ok(())
 }
 
 async fn compare(node: &Node, upstream: Option<&Upstream>) -> Outcome {

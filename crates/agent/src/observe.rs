@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use ptarmigan_config::UnmanagedPrimary;
 use ptarmigan_ha::{
-    Remote,
+    Remote, Upstream,
     action::{Action, Outcome},
+    memory::Source,
     observation::{ControlState, DataDirectory, JobView, Observation, PostgresView, Settings},
 };
 use ptarmigan_postgres::{data_directory::Content, rewind};
@@ -130,11 +131,14 @@ async fn postgres(node: &Node, job: Option<&JobView>, now: Monotonic) -> Postgre
     // accept connections nothing else tells.
     let silent = !running || matches!(handle.state(), MemberState::Starting);
     let control = if job.is_some() || !silent { None } else { handle.control_data().await.ok() };
-    let unfinished_rewind = control
-        .as_ref()
-        .filter(|_| !running)
-        .and_then(|control| node.unfinished_rewind.of(control))
-        .map(|begun| begun.source);
+    let unfinished_rewind =
+        control.as_ref().filter(|_| !running).and_then(|control| match node.unfinished_rewind.of(control) {
+            Ok(begun) => Some(begun?.source),
+            Err(reason) => {
+                tracing::error!("{reason}");
+                Some(Source { leader: Upstream::Member("somebody".into()), timeline: None })
+            }
+        });
     let inconsistent_copy =
         control.as_ref().is_some_and(|control| rewind::is_inconsistent_copy(&data_dir, control));
     let control = control.filter(|_| !running);
@@ -146,7 +150,6 @@ async fn postgres(node: &Node, job: Option<&JobView>, now: Monotonic) -> Postgre
     let content = ptarmigan_postgres::data_directory::content(&data_dir);
     if matches!(content, Content::Empty) && job.is_none() {
         known.system_identifier = None;
-        node.unfinished_rewind.over();
     }
     let in_state_for = known.in_state_for(handle.state(), now);
     let figures = known.figures.as_ref();

@@ -127,7 +127,10 @@ mod tests {
             assert_eq!(node.postgres.state(), MemberState::Starting, "the job's business");
             node.jobs.cancel().await;
             // There is none: to be looked at is to be found out.
-            until("somebody looks", || node.postgres.state() == MemberState::StartFailed).await;
+            let looked = until("somebody looks", || node.postgres.state() == MemberState::StartFailed);
+            tokio::time::timeout(FOREIGN_POLL / 2, looked)
+                .await
+                .expect("it was not for this end that it looked");
         };
         tokio::select! {
             () = watching => unreachable!("it runs for the life of the daemon"),

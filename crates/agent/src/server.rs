@@ -76,23 +76,44 @@ pub fn bootstraps_no_more(node: &Node) {
 /// As [`ptarmigan_postgres::Postgres::start`], and where `pg_rewind` was interrupted in the data directory.
 pub async fn start(node: &Node, request: StartRequest, how: How) -> Result<Started, start::Error> {
     node.told.callbacks().starts(how);
+    // Also where the wait is cut short: the server goes on.
+    let _attempted = Attempted(node);
     let started = match half_rewound(node).await {
-        Some(error) => Err(error),
-        None => node.postgres.start(request).await,
+        Err(error) => Err(error),
+        Ok(()) => node.postgres.start(request).await,
     };
     if matches!(started, Ok(Started::Accepting(_))) {
         tell(node, Callbacks::accepts);
     }
-    tell(node, Callbacks::attempted);
     started
 }
 
+/// A start that is over.
+struct Attempted<'n>(&'n Node);
+
+impl Drop for Attempted<'_> {
+    fn drop(&mut self) {
+        tell(self.0, Callbacks::attempted);
+    }
+}
+
 /// Whoever wants it started, and for whatever reason: what an interrupted `pg_rewind` left is no database.
-async fn half_rewound(node: &Node) -> Option<start::Error> {
-    let control = node.postgres.control_data().await.ok()?;
-    let begun = node.unfinished_rewind.of(&control)?;
-    let note = node.unfinished_rewind.path().to_owned();
-    Some(start::Error::HalfRewound { from: begun.source.leader.to_string(), note })
+async fn half_rewound(node: &Node) -> Result<(), start::Error> {
+    let unusable = |reason| start::Error::Unusable { reason };
+    let note = &node.unfinished_rewind;
+    let Ok(control) = node.postgres.control_data().await else {
+        // Nothing starts on that either.
+        return Ok(());
+    };
+    match note.of(&control) {
+        Ok(None) => note.settle().map_err(unusable),
+        Ok(Some(begun)) => Err(unusable(format!(
+            "pg_rewind from {} was interrupted in the data directory, as {} tells: it needs a new copy",
+            begun.source.leader,
+            note.place()
+        ))),
+        Err(reason) => Err(unusable(reason)),
+    }
 }
 
 /// Stops the server for good, that is, not to start it again in the same breath.

@@ -1,19 +1,23 @@
 //! That `pg_rewind` was begun and has not come to its end: what then lies in the data directory belongs to no history, and
 //! nothing in it tells. Until it is over it is noted in `<data_dir>.rewind`.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ptarmigan_ha::memory::Source;
-use ptarmigan_postgres::controldata::ControlData;
+use ptarmigan_postgres::controldata::{ControlData, ControlState};
 use ptarmigan_types::{Lsn, Timeline};
 use serde::{Deserialize, Serialize};
 
 use crate::kept_file::{self, Error, KeptFile};
 
-/// The file of one node.
+/// The note of one node.
 #[derive(Debug, Clone)]
 pub struct UnfinishedRewind {
     file: Arc<KeptFile>,
+    data_dir: PathBuf,
     boot_id: String,
 }
 
@@ -24,6 +28,8 @@ pub struct Begun {
     pub source: Source,
     /// The timeline that the source was on in truth.
     pub source_timeline: Timeline,
+    /// How often it was begun.
+    pub tries: u32,
     /// `pg_control` before it began. It is the last thing that `pg_rewind` changes.
     checkpoint_lsn: Lsn,
     checkpoint_timeline: Timeline,
@@ -31,31 +37,35 @@ pub struct Begun {
 }
 
 impl UnfinishedRewind {
-    /// The file beside that data directory.
+    /// The note beside that data directory.
     pub fn beside(data_dir: &Path) -> Self {
-        let file = Arc::new(KeptFile::beside(data_dir, "rewind", "rewind"));
-        Self { file, boot_id: kept_file::boot_id() }
+        let file = Arc::new(KeptFile::beside(data_dir, "rewind"));
+        Self { file, data_dir: data_dir.to_owned(), boot_id: kept_file::boot_id() }
     }
 
-    /// Stores for good, before it returns, that `pg_rewind` begins.
+    /// Stores for good, before it returns, that `pg_rewind` begins, for the first time or again.
     ///
     /// # Errors
     /// It cannot be stored.
     pub fn begin(
         &self,
+        before: Option<Begun>,
         source: Source,
         source_timeline: Timeline,
         control: &ControlData,
-    ) -> Result<(), Error> {
+    ) -> Result<u32, Error> {
+        let (source, tries) = before.map_or((source, 0), |before| (before.source, before.tries));
         let begun = Begun {
             source,
             source_timeline,
+            tries: tries + 1,
             checkpoint_lsn: control.checkpoint_lsn,
             checkpoint_timeline: control.checkpoint_timeline,
             boot_id: self.boot_id.clone(),
         };
         let text = serde_json::to_string(&begun).expect("invariant: a note is plain data");
-        self.file.write(&text)
+        self.file.write(&text)?;
+        Ok(begun.tries)
     }
 
     /// What lies in the data directory is whole.
@@ -65,38 +75,54 @@ impl UnfinishedRewind {
         }
     }
 
-    /// The rewind whose remains this data directory is. A note of another one, replaced since, counts no more. Where the machine
-    /// was started anew before the note was removed, nobody knows what of the rewind had reached the disk.
-    pub fn of(&self, control: &ControlData) -> Option<Begun> {
-        let begun = self.file.read().find_map(|(path, text)| {
-            let text = text.map_err(|error| error.to_string());
-            let read = text.and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()));
-            // Written as a whole or not at all: what cannot be read was not written here.
-            read.inspect_err(|error| tracing::error!("{}: not a note of a rewind: {error}", path.display()))
-                .ok()
-        });
-        begun.filter(|begun: &Begun| {
-            let as_before = begun.checkpoint_lsn == control.checkpoint_lsn
-                && begun.checkpoint_timeline == control.checkpoint_timeline;
-            as_before || begun.boot_id != self.boot_id
-        })
+    /// The rewind whose remains this data directory is. A note of another one, replaced since, counts no more.
+    ///
+    /// # Errors
+    /// There is a note, and it cannot be read.
+    pub fn of(&self, control: &ControlData) -> Result<Option<Begun>, String> {
+        let Some((place, text)) = self.file.read().next() else { return Ok(None) };
+        let text = text.map_err(|error| format!("{place}: {error}"))?;
+        let begun: Begun = serde_json::from_str(&text)
+            .map_err(|error| format!("{place} is not the note of a rewind: {error}"))?;
+        let as_before = begun.checkpoint_lsn == control.checkpoint_lsn
+            && begun.checkpoint_timeline == control.checkpoint_timeline;
+        // The machine went down after the end and before the note was removed: what of it had reached the disk, nobody knows.
+        let not_started = control.state == ControlState::InArchiveRecovery
+            && self.data_dir.join("backup_label").exists()
+            && begun.boot_id != self.boot_id;
+        Ok(Some(begun).filter(|_| as_before || not_started))
+    }
+
+    /// Before a server runs on what is whole: no note is left that a later life of the machine could take for another's.
+    ///
+    /// # Errors
+    /// The data directory cannot be brought to the disk.
+    pub fn settle(&self) -> Result<(), String> {
+        if self.file.read().next().is_none() {
+            return Ok(());
+        }
+        let folder = std::fs::File::open(&self.data_dir).map_err(|error| error.to_string())?;
+        rustix::fs::syncfs(&folder).map_err(|error| error.to_string())?;
+        self.over();
+        Ok(())
     }
 
     /// Where it is noted, for messages.
-    pub fn path(&self) -> &Path {
-        self.file.path()
+    pub fn place(&self) -> String {
+        self.file.read().next().map(|(place, _)| place.to_string()).unwrap_or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kept_file::Place;
 
     const PRINTED: &str = include_str!("../../postgres/testdata/pg_controldata_15.txt");
 
     fn note(folder: &Path, boot_id: &str) -> UnfinishedRewind {
-        let file = Arc::new(KeptFile::at(vec![folder.join("data.rewind")]));
-        UnfinishedRewind { file, boot_id: boot_id.into() }
+        let file = Arc::new(KeptFile::at(vec![Place::File(folder.join("data.rewind"))]));
+        UnfinishedRewind { file, data_dir: folder.join("data"), boot_id: boot_id.into() }
     }
 
     fn source() -> Source {
@@ -106,24 +132,34 @@ mod tests {
     #[test]
     fn rw_10_a_note_counts_as_long_as_the_data_directory_is_the_one_it_was_written_for() {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("data")).unwrap();
         let control = ControlData::parse(PRINTED).unwrap();
-        let this = note(folder.path(), "this life");
-        assert_eq!(this.of(&control), None);
-        this.begin(source(), 7, &control).unwrap();
-        let begun = note(folder.path(), "this life").of(&control).unwrap();
-        assert_eq!((begun.source, begun.source_timeline), (source(), 7));
-        let other = ControlData { checkpoint_lsn: Lsn(1), ..control.clone() };
-        assert_eq!(this.of(&other), None, "pg_rewind had come to its end, or it is another data directory");
-        assert!(note(folder.path(), "next life").of(&other).is_some(), "the disk may have lost some of it");
-        this.over();
-        assert_eq!(this.of(&control), None);
+        let (this, next) = (note(folder.path(), "this life"), note(folder.path(), "next life"));
+        assert_eq!(this.of(&control), Ok(None));
+        assert_eq!(this.begin(None, source(), 7, &control).unwrap(), 1);
+        let begun = this.of(&control).unwrap().unwrap();
+        assert_eq!((begun.source.clone(), begun.source_timeline), (source(), 7));
+        let other = Source { timeline: None, ..source() };
+        assert_eq!(this.begin(Some(begun), other, 7, &control).unwrap(), 2);
+        assert_eq!(this.of(&control).unwrap().unwrap().source, source(), "as it was at first");
+        assert!(next.of(&control).unwrap().is_some());
+        let rewound =
+            ControlData { checkpoint_lsn: Lsn(1), state: ControlState::InArchiveRecovery, ..control.clone() };
+        assert_eq!(this.of(&rewound), Ok(None), "pg_rewind had come to its end");
+        assert_eq!(next.of(&rewound), Ok(None), "a server has run on it since, or it is another one");
+        std::fs::write(folder.path().join("data/backup_label"), "x").unwrap();
+        assert_eq!(this.of(&rewound), Ok(None));
+        assert!(next.of(&rewound).unwrap().is_some(), "the disk may have lost some of it");
+        this.settle().unwrap();
+        assert_eq!((this.of(&control), next.of(&rewound)), (Ok(None), Ok(None)));
     }
 
     #[test]
-    fn rw_10_a_note_that_cannot_be_read_is_told() {
+    fn rw_10_a_note_that_cannot_be_read_is_no_permission() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("data.rewind"), "{").unwrap();
         let control = ControlData::parse(PRINTED).unwrap();
-        assert_eq!(note(folder.path(), "this life").of(&control), None);
+        let error = note(folder.path(), "this life").of(&control).unwrap_err();
+        assert!(error.contains("data.rewind is not the note of a rewind: "), "{error}");
     }
 }

@@ -52,6 +52,15 @@ impl Source {
         Self { leader: (&leader.name).into(), timeline: leader.data.timeline() }
     }
 
+    /// Not another one, for all that is known: a member whose PostgreSQL is down publishes no timeline.
+    pub fn may_be(&self, other: &Self) -> bool {
+        let same_timeline = match (self.timeline, other.timeline) {
+            (Some(mine), Some(theirs)) => mine == theirs,
+            _ => true,
+        };
+        self.leader == other.leader && same_timeline
+    }
+
     /// The remote end of a standby cluster, which publishes nothing here.
     pub const fn remote() -> Self {
         Self { leader: Upstream::Remote, timeline: None }

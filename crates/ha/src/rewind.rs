@@ -177,6 +177,10 @@ fn copy_anew(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {
 /// stopped, and would leave in it what only the lost WAL tells of: it looks for that in the WAL that is here.
 fn never_consistent(r: &mut Round<'_>, source: &Compared<'_>) -> Step<()> {
     r.fired("RW-10", format!("a copy that lacks WAL which {}'s history is without", source.upstream()));
+    // A standby leader: others may be sound.
+    if r.has_lock() && !r.obs.postgres.running {
+        r.release();
+    }
     copy_anew(r, source)?;
     finish(format!(
         "cannot follow {}: this copy's WAL was lost with the one copied, needs `ptctl reinit`",
@@ -197,7 +201,8 @@ pub(crate) fn unfinished(r: &mut Round<'_>) -> Step<()> {
         r.fired("RW-10", format!("pg_rewind from {from} is unfinished, and nobody to compare with"));
         return finish(format!("not starting: pg_rewind from {from} was interrupted, waiting for a leader"));
     };
-    if source.known == *begun && r.memory.rewind != RewindState::Failed && r.obs.postgres.rewind_possible {
+    if source.known.may_be(begun) && r.memory.rewind != RewindState::Failed && r.obs.postgres.rewind_possible
+    {
         if source.is_no_primary_yet() {
             r.fired("RW-6", format!("{from} does not publish the role of a primary"));
             r.wake_within(std::time::Duration::from_secs(1));

@@ -350,6 +350,17 @@ fn rw_10_an_interrupted_rewind_is_run_again_from_the_same_source_alone() {
     played.starts(&rewind(false)).line("running pg_rewind from b").silent("HA-112");
     assert_eq!(played.memory().rewind, RewindState::Need);
     let waiting = "not starting: pg_rewind from b was interrupted, waiting for it";
+    // Its PostgreSQL is down, or was when this was noted: what the timeline is, pg_rewind's own run finds out.
+    for (noted, published) in [(None, Some(3)), (Some(3), None)] {
+        let down = cut_off("b").with(|scene| {
+            scene.pg().unfinished_rewind = Some(Source { timeline: noted, ..against("b") });
+            scene.member("b").0.shift_remove("timeline");
+            if let Some(timeline) = published {
+                scene.member("b").0.insert("timeline".into(), json!(timeline));
+            }
+        });
+        down.play().starts(&rewind(false));
+    }
     let no_primary = cut_off("b").with(|scene| {
         scene.member("b").0.insert("role".into(), json!("replica"));
     });
@@ -430,6 +441,13 @@ fn rw_10_a_copy_that_can_never_be_consistent_is_not_rewound() {
         });
         assert_eq!(found.play().memory().rewind, RewindState::NotNeed);
     }
+}
+
+#[test]
+fn rw_10_a_standby_leader_that_can_never_be_consistent_gives_the_lock_up() {
+    let leader = |running| inconsistent(running).in_standby_cluster().led_by("a");
+    let released = leader(false).play();
+    assert!(released.has(|action| matches!(action, Action::ReleaseLock(_))), "{}", released.facts("RW-10"));
 }
 
 #[test]

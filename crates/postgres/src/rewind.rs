@@ -19,7 +19,6 @@ use crate::{
     connection::{self, Purpose, Session},
     controldata::{ControlData, ControlState},
     crash_recovery, data_directory,
-    files::signal,
     handle::{ControlDataError, Login, Postgres},
     pgpass, replication,
     upstream::{PasswordFiles, Upstream, without_passwords},
@@ -27,6 +26,9 @@ use crate::{
     waldump,
 };
 use beginning::{Beginning, UpstreamWay};
+
+/// In the `backup_label` of a primary in an exclusive backup; `pg_basebackup` and `pg_rewind` name other methods.
+const EXCLUSIVE: &[u8] = b"BACKUP METHOD: pg_start_backup";
 
 /// `pg_rewind --help` only prints.
 const HELP_DEADLINE: Duration = Duration::from_secs(10);
@@ -152,10 +154,10 @@ pub fn local_position(control: &ControlData) -> Option<LocalPosition> {
 
 /// True for a copy, made by `pg_basebackup` or `pg_rewind`, that has not replayed yet what it needs to be consistent.
 pub fn is_inconsistent_copy(data_dir: &Path, control: &ControlData) -> bool {
+    let label = std::fs::read(data_dir.join("backup_label")).unwrap_or_default();
     // A primary that crashed in an exclusive backup (before PostgreSQL 15) has a label too.
-    let is_to_be_standby =
-        control.state == ControlState::InArchiveRecovery || signal::get(data_dir) != signal::Signal::None;
-    let not_started_yet = is_to_be_standby && data_dir.join("backup_label").exists();
+    let exclusive = label.windows(EXCLUSIVE.len()).any(|bytes| bytes == EXCLUSIVE);
+    let not_started_yet = !label.is_empty() && !exclusive;
     not_started_yet || !control.backup_start_lsn.is_zero()
 }
 
@@ -559,11 +561,12 @@ mod tests {
         };
         assert!(!is(ControlState::InArchiveRecovery, 0) && !is(ControlState::InProduction, 0));
         assert!(is(ControlState::InArchiveRecovery, 9) && is(ControlState::ShutDownInRecovery, 9));
-        std::fs::write(data.join("backup_label"), "x").unwrap();
-        assert!(is(ControlState::InArchiveRecovery, 0), "rewound, and not started yet");
-        assert!(!is(ControlState::InProduction, 0), "a primary in an exclusive backup");
-        std::fs::write(data.join("standby.signal"), "").unwrap();
-        assert!(is(ControlState::InProduction, 0), "a base backup");
+        for (method, copy) in [("pg_rewind", true), ("streamed", true), ("pg_start_backup", false)] {
+            let label =
+                format!("CHECKPOINT LOCATION: 0/2000060\nBACKUP METHOD: {method}\nBACKUP FROM: primary\n");
+            std::fs::write(data.join("backup_label"), label).unwrap();
+            assert_eq!(is(ControlState::InProduction, 0), copy, "{method}");
+        }
     }
 
     #[test]

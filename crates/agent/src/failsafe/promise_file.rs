@@ -6,7 +6,7 @@ use ptarmigan_ha::failsafe::Promise;
 use ptarmigan_types::Monotonic;
 use serde::{Deserialize, Serialize};
 
-use crate::kept_file::{self, Error, KeptFile};
+use crate::kept_file::{self, Error, KeptFile, Place};
 
 /// The file of one node.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ struct Stored {
 impl PromiseFile {
     /// The file beside that data directory.
     pub fn beside(data_dir: &Path) -> Self {
-        let file = KeptFile::beside(data_dir, "failsafe", "promise");
+        let file = KeptFile::beside(data_dir, "failsafe");
         Self { file, boot_id: kept_file::boot_id() }
     }
 
@@ -43,20 +43,20 @@ impl PromiseFile {
 
     /// The promise that holds longest.
     pub fn read(&self, now: Monotonic) -> Option<Promise> {
-        let promises = self.file.read().filter_map(|(path, text)| {
+        let promises = self.file.read().filter_map(|(place, text)| {
             let text = text.inspect_err(|error| {
-                tracing::error!("{}: the promise of failsafe mode cannot be read: {error}", path.display());
+                tracing::error!("{place}: the promise of failsafe mode cannot be read: {error}");
             });
-            self.parse(path, &text.ok()?, now)
+            self.parse(place, &text.ok()?, now)
         });
         promises.max_by_key(|promise| promise.until)
     }
 
-    fn parse(&self, path: &Path, text: &str, now: Monotonic) -> Option<Promise> {
+    fn parse(&self, place: &Place, text: &str, now: Monotonic) -> Option<Promise> {
         let stored: Stored = match serde_json::from_str(text) {
             Ok(stored) => stored,
             Err(error) => {
-                tracing::error!("{}: not a promise of failsafe mode: {error}", path.display());
+                tracing::error!("{place}: not a promise of failsafe mode: {error}");
                 return None;
             }
         };
@@ -91,7 +91,8 @@ mod tests {
     }
 
     fn files(folder: &Path) -> PromiseFile {
-        let file = KeptFile::at(vec![folder.join("data.failsafe"), folder.join("run")]);
+        let file =
+            KeptFile::at(vec![Place::File(folder.join("data.failsafe")), Place::File(folder.join("run"))]);
         PromiseFile { file, boot_id: "this life".into() }
     }
 

@@ -11,6 +11,9 @@ use ptarmigan_postgres::{
 
 use crate::{local, node::Node, server};
 
+/// How often a rewind that was interrupted is begun, where its source is there all the time.
+const TRIES: u32 = 3;
+
 pub(super) async fn run(node: &Arc<Node>, leader: &Upstream, checkpoint_first: bool) -> JobEnd {
     rewind(node, leader, checkpoint_first).await.unwrap_or_else(JobEnd::Failed)
 }
@@ -32,32 +35,33 @@ async fn rewind(node: &Arc<Node>, leader: &Upstream, checkpoint_first: bool) -> 
         }
         prepared => prepared.map_err(|error| error.to_string())?,
     };
-    let before = node.unfinished_rewind.of(&prepared.control);
-    match &before {
+    let before = node.unfinished_rewind.of(&prepared.control)?;
+    if let Some(begun) = before.as_ref().filter(|begun| begun.source_timeline != prepared.upstream_timeline) {
         // What it brought belongs to that timeline, and pg_rewind does not look at it again.
-        Some(begun) if begun.source_timeline != prepared.upstream_timeline => {
-            return Ok(JobEnd::RewindFailedForGood(format!(
-                "an earlier pg_rewind from {} was interrupted, and it has gone on from timeline {} to {}",
-                begun.source.leader, begun.source_timeline, prepared.upstream_timeline
-            )));
-        }
-        Some(_) => {}
-        None => {
-            let source = local::source(node, leader);
-            let noted = node.unfinished_rewind.begin(source, prepared.upstream_timeline, &prepared.control);
-            noted.map_err(|error| format!("pg_rewind is not begun, since it cannot be noted: {error}"))?;
-        }
+        return Ok(JobEnd::RewindFailedForGood(format!(
+            "an earlier pg_rewind from {} was interrupted, and it has gone on from timeline {} to {}",
+            begun.source.leader, begun.source_timeline, prepared.upstream_timeline
+        )));
     }
+    let untouched = before.is_none();
+    let source = local::source(node, leader);
+    let tries = node
+        .unfinished_rewind
+        .begin(before, source, prepared.upstream_timeline, &prepared.control)
+        .map_err(|error| format!("pg_rewind is not begun, since it cannot be noted: {error}"))?;
     let rewound = rewind::execute(&node.postgres, &upstream).await;
     let whole = match &rewound {
-        Ok(rewound) => rewound.outcome == Outcome::Success || !rewound.changed && before.is_none(),
-        Err(_) => before.is_none(),
+        Ok(rewound) => rewound.outcome == Outcome::Success || !rewound.changed && untouched,
+        Err(_) => untouched,
     };
     if whole {
         node.unfinished_rewind.over();
     }
-    Ok(match rewound.map_err(|error| error.to_string())?.outcome {
+    let rewound = rewound.map_err(|error| error.to_string())?;
+    Ok(match rewound.outcome {
         Outcome::Success => JobEnd::Done,
+        // A source that answers again may only have been away for a moment.
+        Outcome::Failed(reason) if rewound.changed && tries < TRIES => JobEnd::Failed(reason),
         Outcome::Failed(reason) => JobEnd::RewindFailedForGood(reason),
         Outcome::Retry(reason) => JobEnd::Failed(reason),
     })

@@ -13,7 +13,7 @@ use super::{
     readiness::{POLL, Readiness},
 };
 use crate::{
-    ControlData, Postgres, Tool, binaries,
+    ControlData, Postgres, Tool, binaries, data_directory,
     files::{self, manage::WriteError, signal},
     handle::ControlDataError,
     history, pending_restart,
@@ -53,13 +53,11 @@ pub enum Error {
     /// Processes of an earlier one still work in the data directory.
     #[error("processes of an earlier PostgreSQL still work in the data directory: {0:?}")]
     Leftovers(Vec<RawPid>),
-    /// `pg_rewind` was cut off in the data directory.
-    #[error("pg_rewind from {from} was interrupted in the data directory, as {} tells: it needs a new copy", note.display())]
-    HalfRewound {
-        /// From whom.
-        from: String,
-        /// Where that is noted.
-        note: PathBuf,
+    /// Nothing may run on the data directory.
+    #[error("{reason}")]
+    Unusable {
+        /// Why.
+        reason: String,
     },
     /// The data directory is none, or cannot be read.
     #[error("{path} is not a usable data directory: {source}", path = path.display())]
@@ -255,6 +253,9 @@ impl Postgres {
         let leftovers = super::leftovers(&self.data_dir());
         if !leftovers.is_empty() {
             return Err(Error::Leftovers(leftovers));
+        }
+        if let Some(pid) = data_directory::holder(&self.data_dir()) {
+            return Err(Error::Leftovers(vec![RawPid::try_from(pid).unwrap_or_default()]));
         }
         let data = self.version().map_err(|source| Error::DataDirectory { path: self.data_dir(), source })?;
         let program = self.bin(Tool::Postgres)?;

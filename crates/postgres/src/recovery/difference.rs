@@ -4,6 +4,9 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{GUCS, Wanted, millis};
+use ptarmigan_types::MemberState;
+
+use super::Recovery;
 use crate::{
     ConnInfo, Postgres, Purpose, connection, files, pgpass, status::ServerStatus, version::ServerVersion,
 };
@@ -113,6 +116,23 @@ fn differs(name: &str, setting: &Setting, current: &Current, wanted: &Wanted, co
     }
 }
 
+/// What changes from one set of recovery parameters to another.
+fn compare_written(
+    written: &BTreeMap<String, String>,
+    wanted: &BTreeMap<String, String>,
+    version: ServerVersion,
+) -> Difference {
+    let names = written.keys().chain(wanted.keys()).filter(|name| !IGNORED.contains(&name.as_str()));
+    let differing = names.filter(|name| written.get(*name) != wanted.get(*name));
+    let difference = differing.map(|name| match name.as_str() {
+        "primary_conninfo" | "primary_slot_name" if version.at_least(13) => Difference::Reload,
+        "restore_command" if version.at_least(14) => Difference::Reload,
+        "archive_cleanup_command" | "recovery_end_command" | "recovery_min_apply_delay" => Difference::Reload,
+        _ => Difference::Restart,
+    });
+    difference.max().unwrap_or(Difference::None)
+}
+
 /// Set in a file that is not ours.
 fn is_foreign(setting: &Setting, context: &Context<'_>) -> bool {
     setting.source_file.as_ref().is_some_and(|file| !context.own_files.contains(file))
@@ -158,8 +178,9 @@ fn password_matches(held: &ConnInfo, wanted_info: &ConnInfo, wanted: &Wanted, co
 
 impl Postgres {
     /// Compares the running standby with what it should follow (contract B.19.4). `status` is this cycle's heartbeat;
-    /// without one (the server is starting) what was read last is compared, and nothing read means no difference
-    /// (RC-2).
+    /// without one (the server is starting) what was written for it is compared, else what was read last, and nothing read
+    /// means no difference (RC-2): but a standby that somebody else, or an earlier daemon, has started and that does not
+    /// accept connections yet is told once whom to follow.
     pub async fn recovery_difference(
         &self,
         wanted: &Wanted,
@@ -173,16 +194,30 @@ impl Postgres {
             });
             self.remember_recovery_settings(Current { has_standby_signal: true, settings, receiver });
         }
+        let version = self.version().unwrap_or(crate::version::OLDEST);
+        if status.is_none()
+            && let Some(difference) = self.difference_as_written(wanted, version)
+        {
+            return Ok(difference);
+        }
         let Some(mut current) = self.remembered_recovery_settings() else { return Ok(Difference::None) };
         current.has_standby_signal = files::signal::get(&self.data_dir()) == files::signal::Signal::Standby;
         let own_files = [self.config_files().conf, self.data_dir().join("postgresql.auto.conf")];
         let own_files = own_files.map(|path| path.display().to_string());
-        let context = Context {
-            version: self.version().unwrap_or(crate::version::OLDEST),
-            own_files: &own_files,
-            passfile_matches: &pgpass::matches,
-        };
+        let context = Context { version, own_files: &own_files, passfile_matches: &pgpass::matches };
         Ok(compare(&current, wanted, &context))
+    }
+
+    fn difference_as_written(&self, wanted: &Wanted, version: ServerVersion) -> Option<Difference> {
+        match self.remembered_recovery() {
+            Some(Recovery::Standby(written)) => Some(compare_written(&written, &wanted.parameters, version)),
+            None => {
+                let starting = self.state() == MemberState::Starting && version.at_least(13);
+                let standby = files::signal::get(&self.data_dir()) == files::signal::Signal::Standby;
+                (starting && standby).then_some(Difference::Reload)
+            }
+            _ => None,
+        }
     }
 
     async fn recovery_settings(&self) -> Result<BTreeMap<String, Setting>, connection::Error> {
@@ -249,6 +284,28 @@ mod tests {
         let mut current = current();
         current.settings.insert(name.to_owned(), value);
         current
+    }
+
+    #[test]
+    fn rc_2_a_server_that_does_not_tell_follows_whom_it_was_told_to() {
+        let parameters = |host: &str, restore: Option<&str>| {
+            let mut parameters = wanted().parameters;
+            parameters.insert("primary_conninfo".into(), format!("host={host}"));
+            parameters.extend(restore.map(|command| ("restore_command".to_owned(), command.to_owned())));
+            parameters
+        };
+        let v12 = ServerVersion::major_of(12);
+        let v15 = ServerVersion::major_of(15);
+        for (written, wanted, version, expected) in [
+            (parameters("b", None), parameters("b", None), v15, Difference::None),
+            (parameters("b", None), parameters("c", None), v15, Difference::Reload),
+            (parameters("b", None), parameters("c", None), v12, Difference::Restart),
+            (parameters("b", None), parameters("b", Some("cp")), v15, Difference::Reload),
+            (parameters("b", Some("cp")), parameters("b", None), v12, Difference::Restart),
+            (BTreeMap::new(), wanted().parameters, v15, Difference::Restart),
+        ] {
+            assert_eq!(compare_written(&written, &wanted, version), expected, "{written:?} {wanted:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! When everything is repaired the cluster comes to rest: one leader that writes, and everybody else streams from it.
 
+use ptarmigan_types::{Lsn, Status};
+
 use super::{Kind, Violation, logical_slots, slots, sync_rest};
 use crate::{postgres::Record, remote::REMOTE, world::World};
 
@@ -18,7 +20,8 @@ pub fn judge(world: &World) -> Option<Violation> {
 }
 
 /// A standby leader was rewound from the remote primary, which is gone, or has lost since then what it needs. It cannot be copied
-/// anew without being asked, and nobody else is near enough to take over.
+/// anew without being asked; where it still holds the lock it is waited for, and where nobody does, all others are too far behind
+/// what it had told.
 fn is_led_by_one_ruined(world: &World) -> bool {
     let holder = world.store.keys.get("leader").map(|raw| raw.value.as_str());
     let leader = holder.and_then(|name| world.index(name));
@@ -27,12 +30,18 @@ fn is_led_by_one_ruined(world: &World) -> bool {
         let mut servers = world.members.iter().map(|member| &member.postgres).chain(remote);
         !servers.any(|server| server.has(record))
     };
-    let mut ruined = world
-        .members
-        .iter()
-        .enumerate()
-        .filter_map(|(index, member)| member.postgres.needs.filter(all_without).map(|_| index));
-    ruined.any(|ruined| leader.is_none_or(|leader| leader == ruined))
+    let is_ruined = |member: usize| world.members[member].postgres.needs.filter(all_without).is_some();
+    if let Some(leader) = leader {
+        return is_ruined(leader);
+    }
+    let status = world.store.keys.get("status").map(|raw| Status::read(&raw.value));
+    let told = status.map_or(Lsn::ZERO, |status| status.last_lsn);
+    let lags = |member: usize| {
+        let this = &world.members[member];
+        this.postgres.end().0.saturating_add(this.settings.maximum_lag_on_failover_bytes) < told.0
+    };
+    let mut members = 0..world.members.len();
+    members.clone().any(is_ruined) && members.all(|member| is_ruined(member) || lags(member))
 }
 
 fn objection(world: &World) -> Option<String> {
