@@ -20,6 +20,7 @@ mod custom_bootstrap;
 mod ending;
 mod failover;
 mod failsafe;
+mod fence;
 mod interrupted_rewind;
 mod leader_key;
 mod logical_slots;

@@ -206,7 +206,7 @@ fn log_end(kind: JobKind, end: &JobEnd) {
         JobEnd::Done => tracing::info!("{}: done", kind.words()),
         JobEnd::Failed(reason) => tracing::error!("{} failed: {reason}", kind.words()),
         JobEnd::PrePromoteFailed => {
-            tracing::error!("the pre_promote script failed, the leader lock is given up");
+            tracing::error!("the promotion is called off, and the leader lock given up");
         }
         JobEnd::RewindFailedForGood(reason) => tracing::error!("pg_rewind failed: {reason}"),
         JobEnd::Cancelled => {}

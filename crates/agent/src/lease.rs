@@ -7,14 +7,28 @@ use std::{
 
 pub use ptarmigan_ha::lease::Asked;
 use ptarmigan_types::{Monotonic, Revision};
+use tokio::sync::watch;
 
 /// The lease of the core behind a lock that is held for no longer than a comparison.
 #[derive(Debug, Default)]
-pub struct Lease(Mutex<ptarmigan_ha::Lease>);
+pub struct Lease {
+    state: Mutex<ptarmigan_ha::Lease>,
+    /// Grows with every change.
+    changes: watch::Sender<u64>,
+}
 
 impl Lease {
     fn state(&self) -> MutexGuard<'_, ptarmigan_ha::Lease> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Word of every change of how long this node leads.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
     }
 
     /// The store is about to be asked.
@@ -25,21 +39,25 @@ impl Lease {
     /// The store answered: the lock is ours at least until then, unless leadership ended since it was asked.
     pub fn hold(&self, asked: Asked, until: Monotonic) {
         self.state().hold(asked, until);
+        self.changed();
     }
 
     /// Everybody promised not to lead before that moment.
     pub fn prolong(&self, asked: Asked, until: Monotonic) {
         self.state().prolong(asked, until);
+        self.changed();
     }
 
     /// Leadership ended.
     pub fn forget(&self) {
         self.state().forget();
+        self.changed();
     }
 
     /// The lock that was created at that revision is about to be released.
     pub fn give_up(&self, create_revision: Revision) {
         self.state().give_up(create_revision);
+        self.changed();
     }
 
     /// The lock that was created at that revision was given up.

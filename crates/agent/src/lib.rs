@@ -12,6 +12,7 @@ pub mod apply;
 pub mod configuration;
 pub mod execute;
 pub mod failsafe;
+pub mod fence;
 pub mod figures;
 pub mod history;
 pub mod jobs;

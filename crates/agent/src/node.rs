@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use crate::{
     configuration::Configuration,
     failsafe::{Failsafe, PromiseFile},
+    fence::Fence,
     jobs::Jobs,
     journal::Journal,
     lease::Lease,
@@ -37,6 +38,8 @@ pub struct Node {
     pub postgres: Postgres,
     /// How long I may call myself leader.
     pub lease: Lease,
+    /// What the guardian was told.
+    pub fence: Fence,
     /// Failsafe mode: what this node promised, and what it was promised.
     pub failsafe: Failsafe,
     /// Whether `pg_rewind` was cut off.
@@ -175,6 +178,7 @@ impl Node {
             name: parts.configuration.with(|settings| settings.name.clone()),
             dcs: parts.dcs,
             lease: Lease::default(),
+            fence: Fence::default(),
             failsafe: Failsafe::new(PromiseFile::beside(&parts.postgres.data_dir())),
             unfinished_rewind: UnfinishedRewind::beside(&parts.postgres.data_dir()),
             postgres: parts.postgres,

@@ -23,7 +23,7 @@ pub fn snapshot(node: &Node) -> Snapshot {
         name: settings.name.clone(),
         scope: settings.scope.clone(),
         version: version::EMULATED.to_owned(),
-        leader_until: node.lease.until(),
+        leader_until: crate::fence::leads_until(node),
         view: known
             .unlocked_view
             .as_ref()
@@ -45,6 +45,7 @@ pub fn snapshot(node: &Node) -> Snapshot {
             published
         }),
         watchdog_failed: !node.watchdog().is_healthy(),
+        guardian_armed: crate::fence::armed(node),
         failsafe_until: node.failsafe.active_until(),
         next_run: known.next_run,
         postmaster_alive: node.postgres.is_alive(),

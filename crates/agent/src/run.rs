@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    agent::Agent, configuration::Configuration, execute::Exit, logging::Logging, node::Node, overrun,
+    agent::Agent, configuration::Configuration, execute::Exit, fence, logging::Logging, node::Node, overrun,
     postmaster, requests, shutdown, start,
 };
 
@@ -104,6 +104,7 @@ async fn daemon(configuration: Configuration, logging: &Logging) -> ExitCode {
     let mut beside = JoinSet::new();
     beside.spawn(requests::serve(Arc::clone(&node), receiver));
     beside.spawn(postmaster::watch(Arc::clone(&node)));
+    beside.spawn(fence::keep(Arc::clone(&node)));
     notify(&[NotifyState::Ready]);
     let end = AssertUnwindSafe(serve(&node, &rest, logging, signals, &mut beside)).catch_unwind().await;
     let (mut code, stop_postgres) = match end {

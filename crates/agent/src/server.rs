@@ -11,7 +11,7 @@ use ptarmigan_postgres::{
 use ptarmigan_routing::callbacks::{Runner, Script, Slot};
 use ptarmigan_types::Role;
 
-use crate::node::Node;
+use crate::{fence, node::Node};
 
 /// What was told to whom.
 #[derive(Debug, Default)]
@@ -80,7 +80,10 @@ pub async fn start(node: &Node, request: StartRequest, how: How) -> Result<Start
     let _attempted = Attempted(node);
     let started = match half_rewound(node).await {
         Err(error) => Err(error),
-        Ok(()) => node.postgres.start(request).await,
+        Ok(()) => {
+            let guard = fence::guard(node, request.role);
+            node.postgres.start_guarded(request, guard).await
+        }
     };
     if matches!(started, Ok(Started::Accepting(_))) {
         tell(node, Callbacks::accepts);

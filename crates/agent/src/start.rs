@@ -154,6 +154,7 @@ pub(crate) fn first_snapshot(settings: &Settings) -> Snapshot {
         pending_restart_reason: serde_json::Map::new(),
         scheduled_restart: None,
         watchdog_failed: false,
+        guardian_armed: None,
         failsafe: None,
         failsafe_until: None,
         next_run: Monotonic::default(),

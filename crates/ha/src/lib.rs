@@ -23,6 +23,7 @@ pub mod callbacks;
 pub mod candidates;
 mod cycle;
 pub mod failsafe;
+pub mod fence;
 mod follow;
 mod identity;
 mod job;

@@ -6,7 +6,8 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use ptarmigan_guardian::{
-    ForeignProcess, Guardian, How, Postmaster as Guarded, PostmasterEvent, RawPid, SignalName, process,
+    Deadline, ForeignProcess, Guardian, How, Postmaster as Guarded, PostmasterEvent, RawPid, SignalName,
+    process,
 };
 
 use crate::Postgres;
@@ -42,6 +43,14 @@ impl Error {
     pub const fn is_guardian_lost(&self) -> bool {
         matches!(self, Self::Guardian(ptarmigan_guardian::client::Error::Lost))
     }
+
+    /// What the guardian refused for, if it refused.
+    pub const fn refusal(&self) -> Option<ptarmigan_guardian::protocol::RefusalKind> {
+        match self {
+            Self::Guardian(error) => error.refusal(),
+            Self::Process { .. } => None,
+        }
+    }
 }
 
 /// A postmaster that was found alive.
@@ -69,6 +78,17 @@ pub enum Held {
         /// Its data directory: what works in it, is part of it.
         data_dir: PathBuf,
     },
+}
+
+/// Whom a deadline was set for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadlined {
+    /// A postmaster of the guardian's.
+    Guarded,
+    /// Somebody else started the server, and nobody ends it.
+    Adopted,
+    /// None runs.
+    NotRunning,
 }
 
 impl Held {
@@ -305,6 +325,22 @@ impl Postgres {
         {
             let found = Running { pid: postmaster.pid, start_time_ticks: postmaster.start_time_ticks };
             self.know_postmaster(Some(found));
+        }
+    }
+
+    /// Tells the guardian until when the running server may live without another word.
+    ///
+    /// # Errors
+    /// The guardian did not answer, is of a release that knows no deadlines, or the deadline before has passed
+    /// ([`Error::refusal`]).
+    pub async fn set_deadline(&self, deadline: Deadline) -> Result<Deadlined, Error> {
+        match self.hold().await? {
+            Some(Held::Guarded { guardian, postmaster }) => {
+                guardian.set_deadline(postmaster.generation, deadline).await?;
+                Ok(Deadlined::Guarded)
+            }
+            Some(Held::Adopted { .. }) => Ok(Deadlined::Adopted),
+            None => Ok(Deadlined::NotRunning),
         }
     }
 

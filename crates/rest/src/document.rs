@@ -54,6 +54,9 @@ pub fn status_document(reported: &Reported<'_>) -> Value {
     if snapshot.watchdog_failed {
         put("watchdog_failed", true.into());
     }
+    if let Some(armed) = snapshot.guardian_armed {
+        put("guardian", json!({"armed": armed}));
+    }
     Value::Object(document)
 }
 

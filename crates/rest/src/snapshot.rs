@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub scheduled_restart: Option<Map<String, Value>>,
     /// True where the kernel watchdog is required and unusable.
     pub watchdog_failed: bool,
+    /// Whether the guardian ends PostgreSQL where nobody speaks for it any more; `None` where it is switched off.
+    pub guardian_armed: Option<bool>,
     /// `/failsafe` as it was read last, by name and address: stays where the DCS does not answer.
     pub failsafe: Option<BTreeMap<String, String>>,
     /// Until when failsafe mode is active here: this node promised another one not to lead, or everybody promised it.

@@ -94,6 +94,7 @@ impl World {
             let limit = self.members[member].settings.retry_timeout;
             return self.call(member, Waiter::Loop, Call::Read, limit);
         }
+        self.tell_guardian(member);
         self.members[member].woken = false;
         self.members[member].phase = Phase::View;
         let copied = match self.members[member].timing {
@@ -358,6 +359,7 @@ impl World {
         let this = &mut self.members[member];
         let until = self.now + this.settings.ttl;
         this.lease.hold(this.lease.ask(), until);
+        self.tell_guardian(member);
         self.watch_overrun(member);
         Outcome::Held { until, waited: Duration::ZERO }
     }

@@ -65,6 +65,10 @@ bugs! {
     UnfinishedRewindIgnored = "unfinished-rewind-ignored" by "timelines",
     /// A copy that is not consistent yet is taken for any other data directory.
     InconsistentCopyIgnored = "inconsistent-copy-ignored" by "liveness",
+    /// The guardian is told of no deadline.
+    GuardianNotTold = "guardian-not-told" by "single_writable_primary",
+    /// The guardian is told of a deadline beyond the lease.
+    DeadlineAfterLease = "deadline-after-lease" by "single_writable_primary",
     /// `/initialize` is written unconditionally.
     InitializeUnconditional = "initialize-unconditional" by "initialize_once",
     /// A leader gives the lock up in every tenth cycle.

@@ -25,6 +25,8 @@ pub struct Counts {
     pub diverged_streams: u64,
     /// Leases that ended before the loop had stepped down: the last resort acted.
     pub overruns: u64,
+    /// Servers that the guardian ended.
+    pub fences: u64,
     /// Cycles that took more rounds than there may be.
     pub rounds_exceeded: u64,
     /// Rounds in failsafe mode.
@@ -49,6 +51,7 @@ impl Counts {
             left_behind,
             diverged_streams,
             overruns,
+            fences,
             rounds_exceeded,
             failsafe_rounds,
             failsafe_passed,
@@ -64,6 +67,7 @@ impl Counts {
         self.left_behind += left_behind;
         self.diverged_streams += diverged_streams;
         self.overruns += overruns;
+        self.fences += fences;
         self.rounds_exceeded += rounds_exceeded;
         self.failsafe_rounds += failsafe_rounds;
         self.failsafe_passed += failsafe_passed;
@@ -77,7 +81,7 @@ impl fmt::Display for Counts {
             formatter,
             "{} faults, {} requests of operators, {} decisions, {} promotions, {} transactions acknowledged, \
              {} of them lost with an asynchronous promotion, {} timelines begun twice, {} attempts to stream diverged WAL, \
-             {} members left behind, {} overruns, {} cut cycles, {} rounds in failsafe mode of which {} passed, {} late writes of members with the contract's timing",
+             {} members left behind, {} overruns, {} servers ended by their guardian, {} cut cycles, {} rounds in failsafe mode of which {} passed, {} late writes of members with the contract's timing",
             self.faults,
             self.requests,
             self.rounds,
@@ -88,6 +92,7 @@ impl fmt::Display for Counts {
             self.diverged_streams,
             self.left_behind,
             self.overruns,
+            self.fences,
             self.rounds_exceeded,
             self.failsafe_rounds,
             self.failsafe_passed,

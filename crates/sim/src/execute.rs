@@ -175,6 +175,7 @@ impl World {
         if self.members[member].role != role {
             self.members[member].role = role;
             self.members[member].role_since = self.now;
+            self.tell_guardian(member);
         }
     }
 

@@ -251,6 +251,7 @@ impl World {
         }
         self.checks.counts.failsafe_passed += 1;
         self.members[member].lease.prolong(round.asked, until);
+        self.tell_guardian(member);
         self.watch_overrun(member);
         let raw = self.store.keys.get("failsafe").map(|raw| raw.value.clone());
         let racers = raw.and_then(|text| serde_json::from_str::<BTreeMap<String, String>>(&text).ok());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     dcs::WATCH_BROKEN,
+    member::{Member, Timing},
     store::Condition,
     world::{Event, Moment, Network, World},
 };
@@ -265,7 +266,8 @@ impl World {
 
     /// The daemons of all machines run.
     fn all_there(&self) -> bool {
-        self.members.iter().all(|member| member.is_alive() || !member.machine)
+        let guarded = |member: &Member| member.timing == Timing::Own;
+        self.members.iter().all(|member| member.is_alive() || !member.machine || guarded(member))
     }
 
     /// The present leader in two of three cases, or anybody.
@@ -426,8 +428,15 @@ impl World {
         let spare = self.lease_spare(member);
         let leads = self.members[member].leads(self.now) || self.members[member].postgres.is_writable();
         let wanted = self.random.millis(500, 60_000);
-        let time = if leads && !self.scenario.unguarded { wanted.min(spare) } else { wanted };
+        // A machine that thaws goes on where it stood, and so does its guardian.
+        let ends_in_time = self.is_guarded(member) && !paused;
+        let time = if leads && !ends_in_time { wanted.min(spare) } else { wanted };
         self.freeze_for(member, time, paused);
+    }
+
+    /// Its server ends without its daemon. Without a guardian that is tried all the same where the run asks for it.
+    fn is_guarded(&self, member: usize) -> bool {
+        self.members[member].timing == Timing::Own || self.scenario.unguarded
     }
 
     /// How long a leader can stand still and wake in time.
@@ -466,9 +475,10 @@ impl World {
     /// A daemon that is away while the store is away too, with its PostgreSQL running, is the guardian's business: the
     /// core alone cannot help there, so this fault comes alone unless the run asks for it.
     fn restart_daemon(&mut self, member: usize) {
-        if (self.checks.faults_active == 0 || self.scenario.unguarded) && self.members[member].is_alive() {
+        let guarded = self.is_guarded(member);
+        if (self.checks.faults_active == 0 || guarded) && self.members[member].is_alive() {
             self.kill_daemon(member);
-            if self.scenario.unguarded {
+            if guarded && self.random.percent(70) {
                 self.end(1, 90, Fault::DaemonUp(member));
             } else {
                 self.checks.faults_active += 1;

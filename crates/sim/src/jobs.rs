@@ -169,6 +169,7 @@ impl World {
         postgres.synchronous.file = names;
         postgres.start(primary, upstream);
         let generation = postgres.generation;
+        self.tell_guardian(member);
         self.set_state(member, MemberState::Starting);
         self.after(needed, Event::Ready { member, generation });
         Step::Wait(needed.min(limit.unwrap_or(START_LIMIT)) + Duration::from_millis(1))

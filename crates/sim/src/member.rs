@@ -22,6 +22,7 @@ use crate::{
         copy::WatchedCopy,
     },
     failsafe::Failsafe,
+    guardian::Guardian,
     postgres::Postgres,
     store::Condition,
     synchronous::daemon::Known,
@@ -235,6 +236,8 @@ pub struct Member {
     pub trouble: Trouble,
     /// Its watchdog.
     pub watchdog: Watchdog,
+    /// Its guardian.
+    pub guardian: Guardian,
     /// The generation of the server that went on writing in pause without the lock.
     pub left_alone: Option<u64>,
     /// Grows with every start and end of the daemon: what was meant for an earlier one is dropped.
@@ -319,6 +322,7 @@ impl Member {
             machine: true,
             trouble: Trouble::default(),
             watchdog: Watchdog::default(),
+            guardian: Guardian::default(),
             left_alone: None,
             epoch: 0,
             callbacks: Callbacks::default(),
@@ -380,6 +384,7 @@ impl Member {
         self.dynamic = old.dynamic;
         self.trouble = old.trouble;
         self.watchdog = Watchdog { running: false, ..old.watchdog };
+        self.guardian = old.guardian;
         self.left_alone = old.left_alone;
         self.postgres = old.postgres;
         self.shipping = old.shipping;

@@ -199,6 +199,22 @@ pub enum Event {
         /// Of which daemon.
         epoch: u64,
     },
+    /// The guardian's deadline.
+    Deadline {
+        /// Whose.
+        member: usize,
+        /// Of which life of the server.
+        generation: u64,
+        /// When; one that was moved is none.
+        at: Monotonic,
+    },
+    /// What a deadline began is done.
+    Fenced {
+        /// Whose.
+        member: usize,
+        /// Of which life of the server.
+        generation: u64,
+    },
     /// The lease is looked at as the last resort does.
     Overrun {
         /// Whose.
@@ -252,6 +268,8 @@ impl Event {
             | Self::Connect { member, .. }
             | Self::Ship { member, .. }
             | Self::Confirmed { member, .. }
+            | Self::Deadline { member, .. }
+            | Self::Fenced { member, .. }
             | Self::Reloaded { member, .. } => Some(Addressee::Server(*member)),
             _ => None,
         }
@@ -461,6 +479,8 @@ impl World {
                 self.confirmed(member, generation, standby, sent_by, lsn);
             }
             Event::Reloaded { member, generation, reader } => self.reloaded(member, generation, reader),
+            Event::Deadline { member, generation, at } => self.deadline_passes(member, generation, at),
+            Event::Fenced { member, generation } => self.fenced(member, generation),
             Event::Write => self.clients_write(),
             Event::Daemon(member) => self.start_daemon(member),
             Event::Fault(fault) => self.fault(fault),

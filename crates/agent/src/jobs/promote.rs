@@ -7,7 +7,7 @@ use ptarmigan_postgres::{command::Command, history};
 use ptarmigan_types::{Role, Timeline};
 
 use super::Cancellable;
-use crate::{node::Node, server};
+use crate::{fence, node::Node, server};
 
 /// What must be left of the lease when `pg_ctl promote` is called: a promotion that would end without the lock is none.
 const LEASE_LEFT_MIN: Duration = Duration::from_secs(1);
@@ -45,6 +45,11 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
     // the lock lost must stop it (HA-033, HA-172, HA-402).
     let before = node.postgres.role();
     node.postgres.set_role(Role::Promoted);
+    if let Err(reason) = fence::before_promotion(node).await {
+        tracing::error!("not promoting: {reason}");
+        node.postgres.set_role(before);
+        return JobEnd::PrePromoteFailed;
+    }
     let timing = node.configuration.timing();
     let limit = timing.retry_timeout.min(node.lease.left_at(ptarmigan_clock::now()));
     if let Err(error) = node.postgres.promote(limit).await {

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, sync::Arc, time::
 
 use ptarmigan_config::controlled;
 use ptarmigan_guardian::{
-    Guardian, How, Postmaster as Guarded, RawPid, StartRequest as GuardianStart, protocol::OsText,
+    Guardian, How, Postmaster as Guarded, RawPid, StartRequest as GuardianStart,
+    protocol::{Deadline, OsText},
 };
 use ptarmigan_types::{MemberState, Role};
 
@@ -20,6 +21,15 @@ use crate::{
     recovery::Recovery,
     version::{self, ServerVersion},
 };
+
+/// What the guardian does about a server whose daemon falls silent, from its first moment on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Guard {
+    /// Until when it may live without another word.
+    pub deadline: Deadline,
+    /// It ends where the guardian dies.
+    pub dies_with_guardian: bool,
+}
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -165,6 +175,11 @@ impl Postgres {
     ///
     /// Cancel-safe: a server that was started goes on.
     pub async fn start(&self, request: StartRequest) -> Result<Started, Error> {
+        self.start_guarded(request, Guard::default()).await
+    }
+
+    /// [`Self::start`], under the eyes of the guardian.
+    pub async fn start_guarded(&self, request: StartRequest, guard: Guard) -> Result<Started, Error> {
         if let Some(running) = self.running() {
             return Err(Error::Running(running.pid));
         }
@@ -172,7 +187,7 @@ impl Postgres {
         if !matches!(self.state(), MemberState::Restarting | MemberState::StartingAfterCustomBootstrap) {
             self.set_state(MemberState::Starting);
         }
-        let outcome = self.start_and_wait(request).await;
+        let outcome = self.start_and_wait(request, guard).await;
         if let Err(error) = self.backup_config() {
             tracing::warn!("{error}");
         }
@@ -186,10 +201,10 @@ impl Postgres {
         outcome
     }
 
-    async fn start_and_wait(&self, request: StartRequest) -> Result<Started, Error> {
+    async fn start_and_wait(&self, request: StartRequest, guard: Guard) -> Result<Started, Error> {
         let timeout = request.timeout;
         let began = ptarmigan_clock::now();
-        let (guardian, postmaster) = self.launch(request).await?;
+        let (guardian, postmaster) = self.launch(request, guard).await?;
         self.know_postmaster(Some(Running {
             pid: postmaster.pid,
             start_time_ticks: postmaster.start_time_ticks,
@@ -209,7 +224,7 @@ impl Postgres {
         }
     }
 
-    async fn launch(&self, request: StartRequest) -> Result<(Arc<Guardian>, Guarded), Error> {
+    async fn launch(&self, request: StartRequest, guard: Guard) -> Result<(Arc<Guardian>, Guarded), Error> {
         self.check_startable().await?;
         self.close_sessions().await;
         self.0.pending_restart.send_replace(BTreeMap::new());
@@ -242,6 +257,8 @@ impl Postgres {
             env: env.into_iter().map(|(key, value)| (OsText(key), OsText(value))).collect(),
             cwd: OsText(settings.data_dir.clone().into()),
             umask: files::umask_of(&settings.data_dir),
+            deadline: guard.deadline,
+            dies_with_guardian: guard.dies_with_guardian,
             ..GuardianStart::default()
         };
         let guardian = self.guardian().await?;

@@ -114,6 +114,7 @@ pub fn replica(now: Monotonic) -> Snapshot {
         pending_restart_reason: serde_json::Map::new(),
         scheduled_restart: None,
         watchdog_failed: false,
+        guardian_armed: None,
         failsafe: None,
         failsafe_until: None,
         next_run: now + Duration::from_secs(5),

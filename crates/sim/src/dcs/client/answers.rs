@@ -268,6 +268,7 @@ impl World {
         let from = if self.bug == Some(Bug::ValidityFromAnswer) { self.now } else { lease.sent };
         let until = from + lease.ttl;
         self.members[member].lease.hold(flight.asked, until);
+        self.tell_guardian(member);
         self.watch_overrun(member);
         let waited = self.now.since(flight.begun);
         self.doom(member, Moment::Confirmed);

@@ -1,0 +1,189 @@
+//! Tells the guardian until when PostgreSQL may live, in step with the lease: what the daemon cannot do once it is killed, frozen
+//! or stuck. The rule is the core's ([`ptarmigan_ha::fence`]).
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ptarmigan_config::GuardianMode;
+use ptarmigan_guardian::protocol::{Deadline, RefusalKind};
+use ptarmigan_ha::fence::{self, GRACE, Order, Situation};
+use ptarmigan_postgres::postmaster::{self, Deadlined, start::Guard};
+use ptarmigan_types::{Monotonic, Role};
+
+use crate::node::Node;
+
+/// How often what may change without a word is looked at: the role of a server that somebody else moves, the pause.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What this node's guardian was told last.
+#[derive(Debug, Default)]
+pub struct Fence {
+    /// Held while it is told, so that a later word is the last one.
+    telling: tokio::sync::Mutex<()>,
+    told: Mutex<Told>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// In which life of the postmaster, by its start time in ticks; 0: none was told of.
+    life: u64,
+    order: Option<Order>,
+    guarded: bool,
+}
+
+impl Fence {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Fence {
+    fn is_armed(&self, node: &Node) -> bool {
+        let told = self.told();
+        let lives = node.postgres.running().map(|running| running.start_time_ticks);
+        told.guarded && lives == Some(told.life)
+    }
+}
+
+/// Whether the guardian ends a server that nobody speaks for any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Armed {
+    /// It does.
+    Yes,
+    /// It is not to, or has nothing to do with what runs.
+    No,
+}
+
+/// Why a server could not be put under a deadline.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The deadline before has passed: it is being ended.
+    #[error("its deadline has passed, it is being ended")]
+    Passed,
+    /// The guardian did not do it.
+    #[error("the guardian does not take a deadline: {0}")]
+    Guardian(postmaster::Error),
+}
+
+/// What the core says now.
+fn order(node: &Node) -> Order {
+    let effective = node.configuration.current();
+    let figures = node.known().figures.as_ref().map(|figures| figures.in_recovery);
+    let role = node.postgres.role();
+    fence::order(&Situation {
+        wanted: effective.settings.guardian != GuardianMode::Off,
+        may_write: matches!(role, Role::Primary | Role::Promoted) || figures == Some(false),
+        paused: node.is_paused(),
+        leads_until: node.lease.until(),
+        ttl: Duration::from_secs(effective.settings.ttl_s),
+    })
+}
+
+const fn deadline(at: Option<Monotonic>) -> Deadline {
+    Deadline {
+        at_boottime_us: match at {
+            Some(at) => Some(at.0),
+            None => None,
+        },
+        grace_ms: GRACE.as_millis() as u64,
+    }
+}
+
+/// Whether the guardian stands behind the server that runs now; `None` where it is switched off.
+pub fn armed(node: &Node) -> Option<bool> {
+    let wanted = node.configuration.with(|settings| settings.guardian != GuardianMode::Off);
+    wanted.then(|| node.fence.is_armed(node))
+}
+
+/// Until when this node may be called the leader: no server of its is there beyond the deadline.
+pub fn leads_until(node: &Node) -> Option<Monotonic> {
+    let until = node.lease.until()?;
+    let ttl = node.configuration.timing().ttl;
+    Some(if node.fence.is_armed(node) { fence::deadline(until, ttl) } else { until })
+}
+
+/// Tells the guardian what is to be told now, unless it knows.
+///
+/// # Errors
+/// It was not told, or it is too late.
+pub async fn tell(node: &Node) -> Result<Armed, Error> {
+    let _telling = node.fence.telling.lock().await;
+    let order = order(node);
+    let life = node.postgres.running().map_or(0, |running| running.start_time_ticks);
+    let told = *node.fence.told();
+    let known = told.life == life && told.order == Some(order);
+    if life == 0 || order == Order::Keep || known {
+        return Ok(if told.guarded && told.life == life { Armed::Yes } else { Armed::No });
+    }
+    let at = if let Order::At(at) = order { Some(at) } else { None };
+    let was_armed = node.fence.is_armed(node);
+    let guarded = match node.postgres.set_deadline(deadline(at)).await {
+        Ok(Deadlined::Guarded) => order != Order::Never,
+        Ok(Deadlined::Adopted | Deadlined::NotRunning) => false,
+        Err(error) if error.refusal() == Some(RefusalKind::Fenced) => return Err(Error::Passed),
+        Err(error) => return Err(Error::Guardian(error)),
+    };
+    *node.fence.told() = Told { life, order: Some(order), guarded };
+    if guarded != was_armed {
+        crate::publish::publish(node);
+    }
+    Ok(if guarded { Armed::Yes } else { Armed::No })
+}
+
+/// Under what a server of that role is started.
+pub fn guard(node: &Node, role: Role) -> Guard {
+    let wanted = node.configuration.with(|settings| settings.guardian != GuardianMode::Off);
+    let writes = matches!(role, Role::Primary | Role::Promoted) && !node.is_paused();
+    let ttl = node.configuration.timing().ttl;
+    let until = node.lease.until().filter(|_| wanted && writes);
+    Guard { deadline: deadline(until.map(|until| fence::deadline(until, ttl))), dies_with_guardian: wanted }
+}
+
+/// Before a server is promoted: with `mode: required` nothing is, unless the guardian stands behind it.
+///
+/// # Errors
+/// Why it is not to be promoted.
+pub async fn before_promotion(node: &Node) -> Result<(), String> {
+    let mode = node.configuration.with(|settings| settings.guardian);
+    match tell(node).await {
+        Err(Error::Passed) => Err(Error::Passed.to_string()),
+        Ok(Armed::Yes) => Ok(()),
+        // In pause nothing is fenced.
+        _ if mode == GuardianMode::Off || node.is_paused() => Ok(()),
+        other if mode == GuardianMode::Required => Err(match other {
+            Err(error) => error.to_string(),
+            Ok(_) => "PostgreSQL does not run under the guardian, and guardian.mode is required".into(),
+        }),
+        other => {
+            let reason = other.err().map_or_else(|| "it runs without one".into(), |error| error.to_string());
+            tracing::warn!("PostgreSQL is promoted without a guardian behind it: {reason}");
+            Ok(())
+        }
+    }
+}
+
+/// Keeps the guardian informed, for the life of the daemon.
+pub async fn keep(node: Arc<Node>) {
+    let mut lease = node.lease.changes();
+    let mut state = node.postgres.watch_state();
+    let mut complained = false;
+    loop {
+        lease.mark_unchanged();
+        state.mark_unchanged();
+        match tell(&node).await {
+            Ok(_) => complained = false,
+            Err(error) => {
+                if !std::mem::replace(&mut complained, true) {
+                    tracing::error!("PostgreSQL: {error}");
+                }
+            }
+        }
+        tokio::select! {
+            _ = lease.changed() => {}
+            _ = state.changed() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
