@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use ptarmigan_testkit::{Writer, wait_until};
+use ptarmigan_testkit::{Writer, http::Request, wait_until};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -11,6 +11,9 @@ use crate::{
     prober::Prober,
     site::{LIMIT, Site, TTL},
 };
+
+/// Between two tries of the prober.
+const OFTEN: Duration = Duration::from_millis(10);
 
 fn configure(config: &mut Value) {
     let dcs = config["bootstrap"]["dcs"].as_object_mut().unwrap();
@@ -45,7 +48,7 @@ async fn is_fenced(site: &mut Site, old: usize, prober: &Prober, writer: &Writer
 #[tokio::test]
 async fn a_primary_whose_daemon_is_killed_or_frozen_is_ended_before_another_leads() {
     let (mut site, mut leader) = Site::ready("fence", 3, configure).await;
-    let (prober, mut writer) = (site.prober(), site.writer());
+    let (prober, mut writer) = (site.prober_every(OFTEN), site.writer());
     for way in ["killed", "frozen", "killed, and its postmaster frozen"] {
         writer.wait_for_rows(20, LIMIT).await.unwrap();
         let begin = ptarmigan_clock::now();
@@ -118,4 +121,94 @@ async fn the_guardians_own_death_and_a_pause() {
     assert_eq!(site.settled().await, leader);
     writer.stop();
     prober.finish();
+}
+
+/// A daemon stands still somewhere in a switchover, the old leader's or the new one's, and wakes when everything is over.
+#[tokio::test]
+async fn a_daemon_that_is_frozen_in_a_switchover_leaves_no_second_primary() {
+    let (mut site, mut leader) = Site::ready("fence-switchover", 3, configure).await;
+    let (prober, mut writer) = (site.prober_every(OFTEN), site.writer());
+    for (freezes_candidate, millis) in [(true, 20), (false, 20), (true, 120), (false, 120)] {
+        writer.wait_for_rows(20, LIMIT).await.unwrap();
+        let candidate = (leader + 1) % 3;
+        let frozen = if freezes_candidate { candidate } else { leader };
+        let body = json!({"leader": site.name(leader), "candidate": site.name(candidate)});
+        let pid = site.node_mut(frozen).daemon_pid().unwrap();
+        let freeze = async {
+            tokio::time::timeout(Duration::from_millis(millis), std::future::pending::<()>())
+                .await
+                .unwrap_err();
+            kill_process(pid, Signal::STOP).unwrap();
+        };
+        let address = site.node(leader).rest_address();
+        let request = Request::new("POST", &address, "/switchover").body(body.to_string());
+        // Whoever is frozen does not answer.
+        let (_, answer) = tokio::join!(freeze, request.timeout(Duration::from_secs(3)).send());
+        eprintln!(
+            "frozen after {millis} ms, the candidate {freezes_candidate}: {:?}",
+            answer.map(|a| a.body)
+        );
+        // Longer than a ttl: whatever the frozen one held is over.
+        let since = ptarmigan_clock::now();
+        wait_until("the others to go on without it", 3 * LIMIT, || async {
+            ensure!(ptarmigan_clock::now().since(since) > TTL + Duration::from_secs(2), "not yet");
+            let row = writer.last_acknowledged().unwrap();
+            ensure!(row.target != frozen && row.at > since, "{row:?}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+        kill_process(pid, Signal::CONT).unwrap();
+        leader = site.settled().await;
+    }
+    writer.stop();
+    prober.finish();
+}
+
+/// As with Patroni: a server lives on without its daemon, and beside whoever leads next.
+#[tokio::test]
+async fn guardian_off_leaves_postgresql_to_itself() {
+    let (mut site, leader) = Site::ready("fence-off", 2, |config| {
+        configure(config);
+        config["guardian"] = json!({"mode": "off"});
+    })
+    .await;
+    let other = 1 - leader;
+    let status = site.node(leader).patroni().await.unwrap();
+    assert_eq!(status.get("guardian"), None, "{status}");
+    let postmaster = site.node(leader).postmaster_pid().unwrap();
+    // Nor does it go with the guardian, which then is nobody but its parent.
+    kill_process(site.node(leader).guardian_pid().unwrap(), Signal::KILL).unwrap();
+    site.wait_for_cycles(leader, 3).await;
+    assert_eq!(site.node(leader).postmaster_pid().unwrap(), postmaster);
+    assert_eq!(site.sql(leader, "SELECT pg_is_in_recovery()").await.unwrap(), "f");
+    site.node_mut(leader).kill_daemon().unwrap();
+    site.wait_for_sql(other, "SELECT pg_is_in_recovery()", "f").await;
+    assert_eq!(site.sql(leader, "SELECT pg_is_in_recovery()").await.unwrap(), "f", "a second primary");
+    site.node_mut(leader).start().unwrap();
+    assert_eq!(site.settled().await, other);
+}
+
+#[tokio::test]
+async fn an_operator_is_told_what_was_decided_and_why() {
+    let (site, leader) = Site::ready("why", 2, configure).await;
+    let status = site.node(leader).patroni().await.unwrap();
+    assert_eq!(status["guardian"], json!({"armed": true}), "{status}");
+    site.wait_for_cycles(leader, 2).await;
+    let told = site.ptctl(&["why"]).await;
+    for (index, line) in
+        [(leader, "the leader with the lock"), (1 - leader, "a secondary, and following a leader")]
+    {
+        let expected = format!("no action. I am ({}), {line}", site.name(index));
+        assert!(told.contains(&expected), "{expected:?} in {told}");
+    }
+    assert!(told.contains("    the leader lock was to be renewed: renewed [UL-2]\n"), "{told}");
+    let one = site.ptctl(&["why", &site.name(1 - leader), "-n", "100"]).await;
+    assert!(
+        one.contains("the data are copied from another member")
+            && !one.contains(&format!("\n{},", site.name(leader))),
+        "{one}"
+    );
+    let nobody = site.ptctl_fails(&["why", "nobody"]).await;
+    assert!(nobody.contains("there is no member nobody in cluster demo"), "{nobody}");
 }

@@ -1,4 +1,4 @@
-//! Never two writable primaries: a write on every node every 50 ms, whatever its role is said to be.
+//! Never two writable primaries: a write on every node every 50 ms or more often, whatever its role is said to be.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +40,11 @@ pub(crate) struct Prober {
 }
 
 impl Prober {
-    pub(crate) fn start(mut nodes: Vec<Config>) -> Self {
+    pub(crate) fn start(nodes: Vec<Config>) -> Self {
+        Self::start_every(INTERVAL, nodes)
+    }
+
+    pub(crate) fn start_every(interval: Duration, mut nodes: Vec<Config>) -> Self {
         for config in &mut nodes {
             // standbys refuse twenty writes a second
             config.options("-c log_min_messages=fatal");
@@ -49,7 +53,8 @@ impl Prober {
         let (record, stop) = (Arc::clone(&writes), Arc::clone(&stopping));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let probes = nodes.iter().enumerate().map(|(node, config)| probe(node, config, &record, &stop));
+            let probes =
+                nodes.iter().enumerate().map(|(node, config)| probe(node, config, interval, &record, &stop));
             runtime.block_on(join_all(probes));
         });
         Self { writes, stopping, thread: Some(thread) }
@@ -88,7 +93,13 @@ impl Drop for Prober {
     }
 }
 
-async fn probe(node: usize, config: &Config, record: &Mutex<Vec<Write>>, stop: &AtomicBool) {
+async fn probe(
+    node: usize,
+    config: &Config,
+    interval: Duration,
+    record: &Mutex<Vec<Write>>,
+    stop: &AtomicBool,
+) {
     let mut connection = None;
     while !stop.load(Ordering::Relaxed) {
         let sent = ptarmigan_clock::now();
@@ -100,7 +111,7 @@ async fn probe(node: usize, config: &Config, record: &Mutex<Vec<Write>>, stop: &
             Ok(Ok((client, None))) => Some(client),
             Ok(Err(_)) | Err(_) => None,
         };
-        tokio::time::sleep(INTERVAL.saturating_sub(ptarmigan_clock::now().since(sent))).await;
+        tokio::time::sleep(interval.saturating_sub(ptarmigan_clock::now().since(sent))).await;
     }
 }
 

@@ -226,6 +226,14 @@ impl Site {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What `ptctl` says where it has to fail.
+    pub(crate) async fn ptctl_fails(&self, arguments: &[&str]) -> String {
+        let home = self.node(0).home();
+        let mut command = process::command(&self.workspace, home, self.binaries.ptctl());
+        command.arg("-c").arg(self.node(0).config_path()).args(arguments);
+        format!("{:#}", process::run(command, LIMIT).await.unwrap_err())
+    }
+
     pub(crate) fn writer(&self) -> Writer {
         Writer::start(self.cluster.writer_options()).unwrap()
     }
@@ -233,6 +241,10 @@ impl Site {
     /// Tries to write on every node all the time.
     pub(crate) fn prober(&self) -> Prober {
         Prober::start(self.cluster.nodes.iter().map(Node::postgres_config).collect())
+    }
+
+    pub(crate) fn prober_every(&self, interval: Duration) -> Prober {
+        Prober::start_every(interval, self.cluster.nodes.iter().map(Node::postgres_config).collect())
     }
 
     /// Waits until every other running node has received everything that the leader has written by now, and returns

@@ -187,3 +187,68 @@ pub async fn keep(node: Arc<Node>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::Fixture;
+
+    fn with_mode(mode: &str) -> Fixture {
+        let fixture = Fixture::new();
+        fixture.configure(&json!({"guardian": {"mode": mode}}));
+        assert!(fixture.node.configuration.reload() || mode == "automatic");
+        fixture
+    }
+
+    fn lead(node: &Node) -> Monotonic {
+        let until = ptarmigan_clock::now() + Duration::from_secs(20);
+        node.lease.hold(node.lease.ask(), until);
+        until
+    }
+
+    #[tokio::test]
+    async fn nothing_is_promoted_without_a_guardian_that_is_required() {
+        for (mode, allowed) in [("required", false), ("automatic", true), ("off", true)] {
+            let fixture = with_mode(mode);
+            lead(&fixture.node);
+            fixture.node.postgres.set_role(Role::Promoted);
+            // There is no server that a guardian could stand behind.
+            let answer = before_promotion(&fixture.node).await;
+            assert_eq!(answer.is_ok(), allowed, "{mode}: {answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_starts_as_a_primary_has_a_deadline_from_its_first_moment() {
+        let fixture = with_mode("automatic");
+        let node = &fixture.node;
+        let started = |role| guard(node, role);
+        assert_eq!(started(Role::Primary).deadline.at_boottime_us, None, "nobody leads: a bootstrap");
+        let until = lead(node);
+        let at = fence::deadline(until, node.configuration.timing().ttl);
+        assert_eq!(started(Role::Primary).deadline, deadline(Some(at)));
+        assert_eq!(started(Role::Replica).deadline.at_boottime_us, None);
+        assert!(started(Role::Replica).dies_with_guardian);
+        let off = with_mode("off");
+        lead(&off.node);
+        let guard = guard(&off.node, Role::Primary);
+        assert!(guard.deadline.at_boottime_us.is_none() && !guard.dies_with_guardian);
+    }
+
+    #[test]
+    fn the_order_follows_lease_role_and_pause() {
+        let fixture = with_mode("automatic");
+        let node = &fixture.node;
+        assert_eq!(order(node), Order::Keep, "nobody leads");
+        let until = lead(node);
+        assert_eq!(order(node), Order::Keep, "a standby");
+        node.postgres.set_role(Role::Promoted);
+        assert_eq!(order(node), Order::At(fence::deadline(until, node.configuration.timing().ttl)));
+        assert_eq!(leads_until(node), Some(until), "it is not armed: nothing runs");
+        node.lease.forget();
+        assert_eq!(order(node), Order::Keep);
+        assert_eq!((armed(node), armed(&with_mode("off").node)), (Some(false), None));
+    }
+}

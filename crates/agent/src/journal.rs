@@ -1,4 +1,4 @@
-//! The journal of decisions: what was observed, what was decided, by which rules. It is what `ptctl why` will read, and
+//! The journal of decisions: what was observed, what was decided, by which rules. It is what `ptctl why` reads, and
 //! what the core can be replayed from.
 //!
 //! The last rounds are kept in memory, as text: as values, maps and all, they take many times as much. With `journal.file` in the local configuration every round that differs from the
@@ -11,7 +11,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use ptarmigan_ha::{Decision, Memory, Observation, decision::Rule};
+use ptarmigan_ha::{Decision, Memory, Observation, decision::Fired, words};
+use ptarmigan_rest::why::{Decided, Reason};
 use ptarmigan_types::scalar::parse_int;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -38,7 +39,8 @@ pub struct Journal(Mutex<State>);
 /// A round as it is kept.
 #[derive(Debug)]
 struct Kept {
-    rules: Vec<Rule>,
+    at: jiff::Timestamp,
+    report: Vec<Fired>,
     status: String,
     again: bool,
     /// One line of JSON, without its end.
@@ -83,7 +85,8 @@ impl Journal {
             Err(error) => return tracing::error!("a round cannot be put into the journal: {error}"),
         };
         let kept = Kept {
-            rules: entry.decision.report.iter().map(|fired| fired.rule.clone()).collect(),
+            at: entry.observation.wall,
+            report: entry.decision.report.clone(),
             status: entry.decision.line.clone(),
             again: entry.decision.again,
             json,
@@ -100,15 +103,44 @@ impl Journal {
         state.entries.push_back(kept);
     }
 
+    /// What was decided, cycle by cycle and oldest first, in an operator's words: the document of `GET /why`.
+    pub fn why(&self) -> Value {
+        let mut told: Vec<Decided> = Vec::new();
+        for kept in self.state().entries.iter().filter(|kept| !kept.again) {
+            let decided = kept.told();
+            let repeats = |last: &&mut Decided| last.line == decided.line && same_rules(last, &decided);
+            match told.last_mut().filter(repeats) {
+                Some(last) => *last = Decided { since: last.since, times: last.times + 1, ..decided },
+                None => told.push(decided),
+            }
+        }
+        serde_json::to_value(told).expect("invariant: a decision is plain data")
+    }
+
     /// The rounds as JSON objects, oldest first.
     pub fn entries(&self) -> Vec<String> {
         self.state().entries.iter().map(|kept| kept.json.to_string()).collect()
     }
 }
 
+fn same_rules(one: &Decided, other: &Decided) -> bool {
+    one.reasons.iter().map(|reason| &reason.rule).eq(other.reasons.iter().map(|reason| &reason.rule))
+}
+
 impl Kept {
     fn is_repeated_by(&self, next: &Self) -> bool {
-        self.status == next.status && self.again == next.again && self.rules == next.rules
+        let rules = |kept: &Self| kept.report.iter().map(|fired| fired.rule.clone()).collect::<Vec<_>>();
+        self.status == next.status && self.again == next.again && rules(self) == rules(next)
+    }
+
+    fn told(&self) -> Decided {
+        let reasons = self.report.iter().map(|fired| Reason {
+            rule: fired.rule.0.to_string(),
+            says: words::of(&fired.rule.0).unwrap_or("a rule without words").to_owned(),
+            facts: fired.facts.clone(),
+        });
+        let line = self.status.clone();
+        Decided { at: self.at, since: self.at, times: 1, line, reasons: reasons.collect() }
     }
 }
 

@@ -50,6 +50,7 @@ pub(crate) async fn handle(node: &Arc<Node>, request: Request) -> Reply {
             Reply::text(200, "")
         }
         Request::Cluster => cluster::get(node).await,
+        Request::Why => Reply::json(200, node.journal.why()),
         Request::PatchConfig(patch) => config::patch(node, &patch).await,
         Request::PutConfig(config) => config::put(node, config).await,
         Request::Failover(request) => failover::post(node, &request).await,

@@ -64,6 +64,8 @@ pub(crate) enum Command {
     DemoteCluster(DemoteCluster),
     /// Make the standby cluster a cluster of its own.
     PromoteCluster(PromoteCluster),
+    /// Tell what members decided lately, and why.
+    Why(Why),
     /// Discard scheduled events.
     Flush(Flush),
     /// Disable automatic failover.
@@ -330,6 +332,23 @@ pub(crate) struct History {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+/// `why`
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// Whose decisions; without it the present one of every member.
+    #[arg(value_name = "MEMBER_NAME")]
+    pub(crate) member: Option<String>,
+    /// The cluster, by default the configuration's.
+    #[arg(long, value_name = "CLUSTER_NAME")]
+    pub(crate) cluster: Option<String>,
+    /// Citus group.
+    #[arg(long, value_name = "INTEGER")]
+    pub(crate) group: Option<i64>,
+    /// How many decisions, the newest last.
+    #[arg(short = 'n', long, value_name = "INTEGER")]
+    pub(crate) last: Option<usize>,
 }
 
 /// `version`

@@ -78,6 +78,7 @@ fn snapshot(state: MemberState) -> Snapshot {
         pending_restart_reason: serde_json::Map::new(),
         scheduled_restart: None,
         watchdog_failed: false,
+        guardian_armed: None,
         failsafe: None,
         failsafe_until: None,
         next_run: Monotonic(0),

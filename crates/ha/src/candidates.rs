@@ -142,7 +142,7 @@ pub(crate) fn am_healthiest_of(r: &mut Round<'_>, members: &[&Member], race: Rac
     let behind = r.view.status.last_lsn.bytes_ahead_of(my_lsn);
     let limit = r.obs.settings.maximum_lag_on_failover_bytes;
     if race.check_lag && behind > limit {
-        r.fired("HN-1", format!("{behind} bytes behind, limit {limit}"));
+        r.fired("HN-1", format!("{} behind, limit {}", megabytes(behind), megabytes(limit)));
         return Ok(false);
     }
     if r.obs.settings.check_timeline && !r.in_standby_cluster() {
@@ -172,6 +172,15 @@ pub(crate) fn am_healthiest_of(r: &mut Round<'_>, members: &[&Member], race: Rac
         }
     }
     Ok(race.voters.is_none_or(|voters| enough(r, voters, votes, ahead)))
+}
+
+/// As operators count WAL.
+fn megabytes(bytes: u64) -> String {
+    const MEGABYTE: u64 = 1 << 20;
+    if bytes < MEGABYTE {
+        return format!("{bytes} bytes");
+    }
+    format!("{}.{} MB", bytes / MEGABYTE, bytes % MEGABYTE * 10 / MEGABYTE)
 }
 
 fn has_vote(race: Race<'_>, name: &MemberName) -> bool {

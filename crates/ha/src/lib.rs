@@ -44,6 +44,7 @@ mod unmanaged;
 mod unreachable;
 mod upstream;
 mod watchdog;
+pub mod words;
 
 pub use action::{Action, DemoteMode, Job, Outcome};
 pub use bootstrap::clone_source;

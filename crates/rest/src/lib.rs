@@ -11,6 +11,7 @@ pub mod request;
 pub mod server;
 pub mod snapshot;
 pub mod verdict;
+pub mod why;
 
 mod answer;
 mod auth;

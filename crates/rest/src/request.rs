@@ -17,6 +17,8 @@ pub enum Request {
     RefreshFigures,
     /// `GET /cluster`: a fresh view; the body is the topology document.
     Cluster,
+    /// `GET /why`: the body is a list of [`crate::why::Decided`], oldest first.
+    Why,
     /// `PATCH /config`: merge, compare-and-set, wake the loop.
     PatchConfig(Map<String, Value>),
     /// `PUT /config`: replace.

@@ -36,7 +36,7 @@ const HELP: &str = "ptarmigan-sim: whole clusters in virtual time
   --defaults              the default timing (ttl 30, loop_wait 10, retry_timeout 10) in every run
   --bug NAME              with a planted bug around the core
   --bugs                  the table of planted bugs
-  --unguarded             daemons die for long while their PostgreSQL goes on: not covered by the core
+  --unguarded             without guardians: two primaries are found
   --replay FILE           decide a daemon's journal again
 exit: 0 nothing found, 2 correctness, 3 liveness, 70 crash";
 

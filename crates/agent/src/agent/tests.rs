@@ -113,3 +113,22 @@ async fn ha_002_a_config_that_is_not_valid_leaves_the_last_one_in_effect() {
         assert_eq!(ttl(), 50, "{garbage}");
     }
 }
+
+#[tokio::test]
+async fn what_was_decided_is_told_in_an_operators_words() {
+    use ptarmigan_rest::{Body, why::Decided};
+    let fixture = Fixture::new();
+    fixture.join("b", None, true).await;
+    let mut agent = Agent::new(Arc::clone(&fixture.node));
+    for _ in 0..3 {
+        agent.cycle().await.unwrap();
+        fixture.node.jobs.cancel().await;
+    }
+    let reply = requests::handle(&fixture.node, Request::Why).await;
+    let Body::Json(document) = reply.body else { panic!("{reply:?}") };
+    let told: Vec<Decided> = serde_json::from_value(document).unwrap();
+    let last = told.last().unwrap();
+    assert!(told.iter().map(|decided| decided.times).sum::<u64>() == 3 && last.since <= last.at, "{told:?}");
+    let reason = last.reasons.iter().find(|reason| reason.rule == "HA-084").unwrap();
+    assert_eq!(reason.says, "the data directory is empty: it is to be filled");
+}

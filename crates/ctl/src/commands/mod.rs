@@ -1,9 +1,9 @@
 //! The commands, one file each.
 //!
 //! Here: `list`, `topology`, `switchover`, `failover`, `restart`, `reinit`, `reload`, `flush`, `pause`, `resume`,
-//! `show-config`, `edit-config`, `history`, `version`, `demote-cluster`, `promote-cluster`, `remove`. Their places are kept
-//! for the rest of patronictl's: `dsn`, `query`; and for our own: `demo`, `why`. Until they are there their names are usage
-//! errors.
+//! `show-config`, `edit-config`, `history`, `version`, `demote-cluster`, `promote-cluster`, `remove`, and our own `why`. Their
+//! places are kept for the rest of patronictl's: `dsn`, `query`; and for our own `demo`. Until they are there their names are
+//! usage errors.
 
 mod cluster_role;
 mod edit_config;
@@ -23,6 +23,7 @@ mod switchover;
 mod takeover;
 mod topology;
 mod version;
+mod why;
 
 use anyhow::{Result, bail};
 use ptarmigan_types::{Cluster, Member};
@@ -53,6 +54,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Version(options) => version::run(context, options).await,
         Command::DemoteCluster(options) => cluster_role::demote(context, options).await,
         Command::PromoteCluster(options) => cluster_role::promote(context, options).await,
+        Command::Why(options) => why::run(context, options).await,
         Command::Flush(options) => flush::run(context, options).await,
         Command::Pause(options) => pause::run(context, options, true).await,
         Command::Resume(options) => pause::run(context, options, false).await,

@@ -17,6 +17,7 @@ mod restart;
 mod schedule;
 mod sigterm;
 mod switchover;
+mod why;
 
 use std::{
     sync::{
@@ -119,6 +120,7 @@ pub(crate) async fn dispatch(context: &Context, request: Request<Incoming>) -> A
         (&Method::GET, "history") => history::get(context),
         (&Method::GET, "config") => config::get(context),
         (&Method::GET, "failsafe") => failsafe::get(context),
+        (&Method::GET, "why") => why::get(context).await,
         (&Method::GET, _) => health::get(context, path, &query),
         (&Method::HEAD | &Method::OPTIONS, _) => health::head(context, path, &query),
         _ => match Unsafe::find(request.method(), segment) {
