@@ -209,6 +209,15 @@ async fn an_operator_is_told_what_was_decided_and_why() {
             && !one.contains(&format!("\n{},", site.name(leader))),
         "{one}"
     );
+    let (one, other) = (site.name(leader), site.name(1 - leader));
+    let told = site.ptctl(&["check", "--if-lost", &one]).await;
+    let expected = format!("If the leader {one} is lost, {other} takes over, within 20 s.\n");
+    assert!(told.starts_with(&expected) && told.contains(&format!("  {other} at 0/")), "{told}");
+    let told = site.ptctl(&["check", "--if-lost", &other]).await;
+    let expected = format!(
+        "If {other} is lost, {one} goes on leading.\n  Note: nobody could take over from the leader then.\n"
+    );
+    assert_eq!(told, expected);
     let nobody = site.ptctl_fails(&["why", "nobody"]).await;
     assert!(nobody.contains("there is no member nobody in cluster demo"), "{nobody}");
 }

@@ -40,6 +40,10 @@ pub struct Journal(Mutex<State>);
 #[derive(Debug)]
 struct Kept {
     at: jiff::Timestamp,
+    /// Of the first round that it repeats.
+    since: jiff::Timestamp,
+    /// How many rounds it stands for.
+    times: u64,
     report: Vec<Fired>,
     status: String,
     again: bool,
@@ -84,18 +88,19 @@ impl Journal {
             Ok(json) => json.into_boxed_str(),
             Err(error) => return tracing::error!("a round cannot be put into the journal: {error}"),
         };
-        let kept = Kept {
+        let mut kept = Kept {
             at: entry.observation.wall,
+            since: entry.observation.wall,
+            times: 1,
             report: entry.decision.report.clone(),
             status: entry.decision.line.clone(),
             again: entry.decision.again,
             json,
         };
         let mut state = self.state();
-        if state.entries.back().is_some_and(|last| last.is_repeated_by(&kept)) {
-            state.entries.pop_back();
-        } else {
-            state.write(&kept.json);
+        match state.entries.pop_back_if(|last| last.is_repeated_by(&kept)) {
+            Some(last) => (kept.since, kept.times) = (last.since, last.times + 1),
+            None => state.write(&kept.json),
         }
         if state.entries.len() == state.limit {
             state.entries.pop_front();
@@ -110,7 +115,9 @@ impl Journal {
             let decided = kept.told();
             let repeats = |last: &&mut Decided| last.line == decided.line && same_rules(last, &decided);
             match told.last_mut().filter(repeats) {
-                Some(last) => *last = Decided { since: last.since, times: last.times + 1, ..decided },
+                Some(last) => {
+                    *last = Decided { since: last.since, times: last.times + decided.times, ..decided }
+                }
                 None => told.push(decided),
             }
         }
@@ -140,7 +147,7 @@ impl Kept {
             facts: fired.facts.clone(),
         });
         let line = self.status.clone();
-        Decided { at: self.at, since: self.at, times: 1, line, reasons: reasons.collect() }
+        Decided { at: self.at, since: self.since, times: self.times, line, reasons: reasons.collect() }
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) enum Command {
     DemoteCluster(DemoteCluster),
     /// Make the standby cluster a cluster of its own.
     PromoteCluster(PromoteCluster),
+    /// Tell what would happen if a member were lost now.
+    Check(Check),
     /// Tell what members decided lately, and why.
     Why(Why),
     /// Discard scheduled events.
@@ -332,6 +334,20 @@ pub(crate) struct History {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+/// `check`
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The member that is lost.
+    #[arg(long, value_name = "MEMBER_NAME")]
+    pub(crate) if_lost: String,
+    /// The cluster, by default the configuration's.
+    #[arg(long, value_name = "CLUSTER_NAME")]
+    pub(crate) cluster: Option<String>,
+    /// Citus group.
+    #[arg(long, value_name = "INTEGER")]
+    pub(crate) group: Option<i64>,
 }
 
 /// `why`

@@ -25,6 +25,7 @@ mod cycle;
 pub mod failsafe;
 pub mod fence;
 mod follow;
+pub mod forecast;
 mod identity;
 mod job;
 mod leader;

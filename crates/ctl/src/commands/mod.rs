@@ -1,10 +1,11 @@
 //! The commands, one file each.
 //!
 //! Here: `list`, `topology`, `switchover`, `failover`, `restart`, `reinit`, `reload`, `flush`, `pause`, `resume`,
-//! `show-config`, `edit-config`, `history`, `version`, `demote-cluster`, `promote-cluster`, `remove`, and our own `why`. Their
+//! `show-config`, `edit-config`, `history`, `version`, `demote-cluster`, `promote-cluster`, `remove`, and our own `why` and `check`. Their
 //! places are kept for the rest of patronictl's: `dsn`, `query`; and for our own `demo`. Until they are there their names are
 //! usage errors.
 
+mod check;
 mod cluster_role;
 mod edit_config;
 mod failover;
@@ -54,6 +55,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Version(options) => version::run(context, options).await,
         Command::DemoteCluster(options) => cluster_role::demote(context, options).await,
         Command::PromoteCluster(options) => cluster_role::promote(context, options).await,
+        Command::Check(options) => check::run(context, options).await,
         Command::Why(options) => why::run(context, options).await,
         Command::Flush(options) => flush::run(context, options).await,
         Command::Pause(options) => pause::run(context, options, true).await,

@@ -24,7 +24,7 @@ pub(super) async fn run(context: &Context, options: Why) -> Result<()> {
         }
     }
     // Of all members the present decision; of one that was asked for, how it came to that.
-    let last = options.last.unwrap_or(if options.member.is_some() { 10 } else { 1 });
+    let last = options.last.unwrap_or_else(|| if options.member.is_some() { 10 } else { 1 });
     let mut missing = 0;
     for member in &members {
         match ask(context, member).await {
