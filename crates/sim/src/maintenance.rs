@@ -54,11 +54,12 @@ impl World {
         self.wake(member);
     }
 
-    /// `pg_ctl start` of whatever is down. Nobody starts a second primary.
+    /// `pg_ctl start` of whatever is down. Nobody starts a second primary, or what the daemon says is half rewound.
     fn start_by_hand(&mut self) {
         for member in 0..self.members.len() {
             let this = &self.members[member];
-            let ready = this.job.is_none() && this.machine && this.postgres.present;
+            let usable = this.postgres.present && this.postgres.torn.is_none();
+            let ready = this.job.is_none() && this.machine && usable;
             let writes =
                 |other: &Member| !other.postgres.standby_signal && other.postgres.process != Process::Down;
             let alone = this.postgres.standby_signal || !self.members.iter().any(writes);
