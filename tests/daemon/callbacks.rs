@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use ptarmigan_testkit::wait_until;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -96,14 +96,13 @@ async fn switch_over(site: &mut Site, leader: usize) {
 async fn last_one_wins(site: &mut Site, leader: usize, told: &Told) {
     told.set("hang");
     restart(site, leader).await;
-    wait_until("the child of a callback that hangs", LIMIT, || async {
-        ensure!(told.0.join("child").exists());
-        Ok(())
+    // The file is there before its content is.
+    let child = wait_until("the child of a callback that hangs", LIMIT, || async {
+        let child = fs::read_to_string(told.0.join("child"))?;
+        Pid::from_raw(child.trim().parse()?).context("pid 0")
     })
     .await
     .unwrap();
-    let child = fs::read_to_string(told.0.join("child")).unwrap();
-    let child = Pid::from_raw(child.trim().parse().unwrap()).unwrap();
     let reloads = told.lines().iter().filter(|line| line.contains("end of on_reload")).count();
     site.node_mut(leader).signal(Signal::HUP).unwrap();
     wait_until("on_reload beside a callback that hangs", LIMIT, || async {

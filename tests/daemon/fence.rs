@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     prober::Prober,
-    site::{LIMIT, Site, TTL},
+    site::{LIMIT, Site, TTL, home_of},
 };
 
 /// Between two tries of the prober.
@@ -220,4 +220,27 @@ async fn an_operator_is_told_what_was_decided_and_why() {
     assert_eq!(told, expected);
     let nobody = site.ptctl_fails(&["why", "nobody"]).await;
     assert!(nobody.contains("there is no member nobody in cluster demo"), "{nobody}");
+}
+
+/// Once its last session is gone a server has nothing to commit: however long it takes to archive, it may end cleanly.
+#[tokio::test]
+async fn a_shutdown_that_takes_longer_than_the_lease_is_left_to_its_end() {
+    let (mut site, leader) = Site::ready("fence-slow-stop", 1, |config| {
+        configure(config);
+        let slow = home_of(config).join("slow");
+        let parameters = &mut config["bootstrap"]["dcs"]["postgresql"]["parameters"];
+        parameters["archive_mode"] = json!("on");
+        parameters["archive_command"] = json!(format!("test ! -e {} || sleep 24", slow.display()));
+    })
+    .await;
+    site.wait_for_sql(leader, "SELECT pg_is_in_recovery()", "f").await;
+    assert_eq!(site.node(leader).patroni().await.unwrap()["guardian"], json!({"armed": true}));
+    std::fs::write(site.node(leader).home().join("slow"), "").unwrap();
+    let begin = ptarmigan_clock::now();
+    site.node_mut(leader).stop(2 * LIMIT).await.unwrap();
+    let took = ptarmigan_clock::now().since(begin);
+    assert!(took > TTL, "{took:?}: it was to take longer than the lease");
+    let log = site.log(leader);
+    assert!(log.contains("database system is shut down"), "{log}");
+    assert!(!log.contains("immediate shutdown") && !log.contains("has passed: ending it"), "{log}");
 }

@@ -89,7 +89,11 @@ async fn both_answer_alike_in_the_same_situation() {
 
     for (role, patroni, ours) in [("leader", &first[0], &second[1]), ("replica", &second[0], &first[1])] {
         println!("--- {role}\nPatroni:   {}\nPtarmigan: {}", patroni.document, ours.document);
-        assert_eq!(shape(&ours.document), shape(&patroni.document), "{role}: fields, order and types");
+        // Ours alone, behind all the others.
+        let ours_alone = r#","guardian":{"armed":"boolean"}}"#;
+        let shape_of_ours = shape(&ours.document);
+        let alike = shape_of_ours.strip_suffix(ours_alone).map(|text| format!("{text}}}"));
+        assert_eq!(alike, Some(shape(&patroni.document)), "{role}: fields, order and types");
         assert_same(role, &ours.statuses, &patroni.statuses);
         assert_same(role, &ours.refused, &patroni.refused);
     }

@@ -17,6 +17,9 @@ use crate::node::Node;
 /// How often what may change without a word is looked at: the role of a server that somebody else moves, the pause.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// What must be left until the deadline of a server that is promoted.
+const LEFT_MIN: Duration = Duration::from_millis(500);
+
 /// What this node's guardian was told last.
 #[derive(Debug, Default)]
 pub struct Fence {
@@ -31,6 +34,8 @@ struct Told {
     life: u64,
     order: Option<Order>,
     guarded: bool,
+    /// Nothing that this server does can be committed any more.
+    lifted: bool,
 }
 
 impl Fence {
@@ -40,6 +45,14 @@ impl Fence {
 }
 
 impl Fence {
+    /// How long until the deadline that was told last.
+    fn left(&self, now: Monotonic) -> Option<Duration> {
+        match self.told().order {
+            Some(Order::At(at)) => Some(at.since(now)),
+            _ => None,
+        }
+    }
+
     fn is_armed(&self, node: &Node) -> bool {
         let told = self.told();
         let lives = node.postgres.running().map(|running| running.start_time_ticks);
@@ -113,23 +126,45 @@ pub async fn tell(node: &Node) -> Result<Armed, Error> {
     let order = order(node);
     let life = node.postgres.running().map_or(0, |running| running.start_time_ticks);
     let told = *node.fence.told();
+    let lifted = told.lifted && told.life == life;
+    let order = if lifted { Order::Never } else { order };
     let known = told.life == life && told.order == Some(order);
     if life == 0 || order == Order::Keep || known {
         return Ok(if told.guarded && told.life == life { Armed::Yes } else { Armed::No });
     }
     let at = if let Order::At(at) = order { Some(at) } else { None };
     let was_armed = node.fence.is_armed(node);
+    // What is not answered may come true all the same: then nothing is known.
+    *node.fence.told() = Told { life, order: None, guarded: told.guarded && told.life == life, lifted };
     let guarded = match node.postgres.set_deadline(deadline(at)).await {
         Ok(Deadlined::Guarded) => order != Order::Never,
         Ok(Deadlined::Adopted | Deadlined::NotRunning) => false,
         Err(error) if error.refusal() == Some(RefusalKind::Fenced) => return Err(Error::Passed),
         Err(error) => return Err(Error::Guardian(error)),
     };
-    *node.fence.told() = Told { life, order: Some(order), guarded };
+    *node.fence.told() = Told { life, order: Some(order), guarded, lifted };
     if guarded != was_armed {
         crate::publish::publish(node);
     }
     Ok(if guarded { Armed::Yes } else { Armed::No })
+}
+
+/// The server that runs now is shutting down, and its last session is gone: it may take its time.
+pub async fn lift(node: &Node) {
+    let life = node.postgres.running().map_or(0, |running| running.start_time_ticks);
+    if life == 0 {
+        return;
+    }
+    {
+        let mut told = node.fence.told();
+        if told.life != life {
+            return;
+        }
+        told.lifted = true;
+    }
+    if let Err(error) = tell(node).await {
+        tracing::warn!("PostgreSQL has nothing to commit any more, and keeps its deadline: {error}");
+    }
 }
 
 /// Under what a server of that role is started.
@@ -147,9 +182,12 @@ pub fn guard(node: &Node, role: Role) -> Guard {
 /// Why it is not to be promoted.
 pub async fn before_promotion(node: &Node) -> Result<(), String> {
     let mode = node.configuration.with(|settings| settings.guardian);
-    match tell(node).await {
+    let armed = tell(node).await;
+    let left = node.fence.left(ptarmigan_clock::now());
+    match armed {
         Err(Error::Passed) => Err(Error::Passed.to_string()),
-        Ok(Armed::Yes) => Ok(()),
+        Ok(Armed::Yes) if left.is_none_or(|left| left >= LEFT_MIN) => Ok(()),
+        Ok(Armed::Yes) => Err("its deadline is about to pass".into()),
         // In pause nothing is fenced.
         _ if mode == GuardianMode::Off || node.is_paused() => Ok(()),
         other if mode == GuardianMode::Required => Err(match other {

@@ -253,7 +253,7 @@ pub fn begin_reinitialize(node: &Arc<Node>, from_leader: bool) -> Result<(), Ref
     })
 }
 
-pub(crate) use demote::{ENFORCED_STOP, FAST_STOP_MIN};
+pub(crate) use demote::{ENFORCED_STOP, FAST_STOP_MIN, cannot_commit};
 pub(crate) use follow::recovery;
 pub use start::Restarted;
 

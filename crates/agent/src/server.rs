@@ -3,7 +3,10 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ptarmigan_config::Callbacks as Commands;
-use ptarmigan_ha::callbacks::{Call, Callbacks, Event, How};
+use ptarmigan_ha::{
+    callbacks::{Call, Callbacks, Event, How},
+    observation::JobKind,
+};
 use ptarmigan_postgres::{
     postmaster::start::{self, StartRequest, Started},
     stop::{self, StopRequest, Stopped},
@@ -78,7 +81,11 @@ pub async fn start(node: &Node, request: StartRequest, how: How) -> Result<Start
     node.told.callbacks().starts(how);
     // Also where the wait is cut short: the server goes on.
     let _attempted = Attempted(node);
-    let started = match half_rewound(node).await {
+    let fit = match half_rewound(node).await {
+        Ok(()) => may_write(node, request.role),
+        unfit => unfit,
+    };
+    let started = match fit {
         Err(error) => Err(error),
         Ok(()) => {
             let guard = fence::guard(node, request.role);
@@ -117,6 +124,18 @@ async fn half_rewound(node: &Node) -> Result<(), start::Error> {
         ))),
         Err(reason) => Err(unusable(reason)),
     }
+}
+
+/// A server that comes up writable leads, but for the first one of a new cluster, whose lock nobody can hold yet. What was
+/// known when the start was decided may be over by now.
+fn may_write(node: &Node, role: Role) -> Result<(), start::Error> {
+    let writes = matches!(role, Role::Primary | Role::Promoted);
+    let job = node.jobs.view(ptarmigan_clock::now()).map(|job| job.kind);
+    let bootstraps = matches!(job, Some(JobKind::Bootstrap | JobKind::PostBootstrap));
+    if !writes || bootstraps || node.leads() {
+        return Ok(());
+    }
+    Err(start::Error::Unusable { reason: "the leader lease is over, a primary is not started".into() })
 }
 
 /// Stops the server for good, that is, not to start it again in the same breath.

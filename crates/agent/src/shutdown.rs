@@ -13,7 +13,7 @@ use ptarmigan_types::{MemberState, Role};
 
 use crate::{
     execute::write_member,
-    jobs::{ENFORCED_STOP, FAST_STOP_MIN},
+    jobs::{ENFORCED_STOP, FAST_STOP_MIN, cannot_commit},
     node::Node,
     release, server, synchronous,
 };
@@ -80,7 +80,7 @@ async fn stop(
         on_safepoint: Some(Box::new(move |()| {
             Box::pin(async move {
                 flag.store(true, Ordering::Release);
-                guarded.watchdog().disable();
+                cannot_commit(&guarded).await;
             })
         })),
         on_shutdown,

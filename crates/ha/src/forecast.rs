@@ -31,6 +31,8 @@ pub struct Standing {
     pub name: MemberName,
     /// Its position, where it tells one.
     pub lsn: Option<Lsn>,
+    /// It can agree to another one, under quorum commit.
+    pub votes: bool,
     /// Why it cannot take over; `None` where it can.
     pub objection: Option<String>,
 }
@@ -92,7 +94,7 @@ fn standing(
         Ok(answer) => answer,
         Err(reason) => {
             let objection = Some(format!("does not answer: {reason}"));
-            return Standing { name: name.clone(), lsn: None, objection };
+            return Standing { name: name.clone(), lsn: None, votes: false, objection };
         }
     };
     let behind = cluster.status.last_lsn.bytes_ahead_of(answer.lsn);
@@ -106,14 +108,16 @@ fn standing(
         Some(limitation.to_owned())
     } else if sync.is_some_and(|sync| sync.quorum == 0 && !sync.matches_or_leads(name.as_str())) {
         Some("is no synchronous standby (/sync)".to_owned())
-    } else if sync.is_none() && behind > settings.maximum_lag_bytes {
+    } else if behind > settings.maximum_lag_bytes {
         Some(format!("{behind} bytes behind, limit {}", settings.maximum_lag_bytes))
     } else if settings.check_timeline && answer.timeline.is_none_or(|mine| mine < timeline) {
         Some(format!("on timeline {}, the cluster is on {timeline}", answer.timeline.unwrap_or_default()))
     } else {
         None
     };
-    Standing { name: name.clone(), lsn: Some(answer.lsn).filter(|lsn| !lsn.is_zero()), objection }
+    let lsn = Some(answer.lsn).filter(|lsn| !lsn.is_zero());
+    let votes = lsn.is_some() && answer.limitation().is_none() && !answer.without_data;
+    Standing { name: name.clone(), lsn, votes, objection }
 }
 
 fn leader_lost(forecast: &mut Forecast, cluster: &Cluster, settings: &Settings, sync: Option<&SyncState>) {
@@ -129,7 +133,7 @@ fn leader_lost(forecast: &mut Forecast, cluster: &Cluster, settings: &Settings, 
     };
     if let Some(sync) = sync.filter(|sync| sync.quorum > 0) {
         let listed = |standing: &&Standing| {
-            standing.lsn.is_some() && sync.matches(standing.name.as_str()) && standing.name != best.name
+            standing.votes && sync.matches(standing.name.as_str()) && standing.name != best.name
         };
         let votes = forecast.standings.iter().filter(listed).count();
         let outsider = usize::from(!sync.matches(best.name.as_str()));
@@ -163,7 +167,7 @@ fn replica_lost(
         forecast.warnings.push("nobody could take over from the leader then".into());
     }
     if let Some(sync) = sync.filter(|sync| sync.matches(lost.as_str())) {
-        let others = sync.members().iter().filter(|name| *name != lost).count();
+        let others = sync.standbys.iter().filter(|name| *name != lost).count();
         let line = match (others, settings.strict) {
             (0, true) => {
                 "it is the only synchronous standby, and the mode is strict: commits wait until it, or another \
@@ -180,6 +184,6 @@ fn replica_lost(
     if settings.failsafe_mode && bound {
         forecast
             .warnings
-            .push("/failsafe names it: without the DCS the leader could not go on until it is back".into());
+            .push("/failsafe names it: without the DCS the leader could not go on until it is back, or its member key has run out".into());
     }
 }

@@ -90,12 +90,17 @@ fn what_keeps_everybody_from_leading_is_told() {
 fn synchronous_replication_says_who_may_and_loses_nothing() {
     let mut priority = cluster();
     priority.sync = sync("a", &["c"], 0);
-    let forecast = lost("a", &priority, &settings(), &answers(33 * MEGABYTE));
+    let forecast = lost("a", &priority, &settings(), &answers(1000));
     assert_eq!((forecast.winner.clone(), forecast.lost_bytes), (Some(name("c")), None));
     assert_eq!(objection(&forecast, "b").unwrap(), "is no synchronous standby (/sync)");
     let mut quorum = cluster();
     quorum.sync = sync("a", &["b", "c"], 1);
     assert_eq!(lost("a", &quorum, &settings(), &answers(0)).winner, Some(name("b")));
+    let mut limited = answers(0);
+    limited[0].1.as_mut().unwrap().tags = tags(&serde_json::json!({"nofailover": true}));
+    assert_eq!(lost("a", &quorum, &settings(), &limited).winner, None, "its vote does not count");
+    let far = lost("a", &priority, &settings(), &answers(33 * MEGABYTE));
+    assert_eq!(far.winner, None, "HN-1 counts here too");
     let mut silent = answers(0);
     silent[0].1 = Err("down".into());
     let forecast = lost("a", &quorum, &settings(), &silent);

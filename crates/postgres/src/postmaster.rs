@@ -281,26 +281,27 @@ impl Postgres {
         options
     }
 
+    /// The guardian, where one lives: a server that is running already cannot become the child of another one.
+    async fn living_guardian(&self) -> Result<Option<Arc<Guardian>>, Error> {
+        let mut kept = self.0.guardian.lock().await;
+        let is_lost =
+            |guardian: &Guardian| matches!(*guardian.events().borrow(), PostmasterEvent::GuardianLost { .. });
+        if let Some(guardian) = kept.as_ref().filter(|guardian| !is_lost(guardian)) {
+            return Ok(Some(Arc::clone(guardian)));
+        }
+        *kept = Guardian::connect(&self.guardian_options()).await?.map(Arc::new);
+        Ok(kept.clone())
+    }
+
     /// Takes hold of the living postmaster; `None` where none lives.
     pub async fn hold(&self) -> Result<Option<Held>, Error> {
         let Some(running) = self.running() else { return Ok(None) };
-        let options = self.guardian_options();
-        // A guardian is looked for, not started: a server that is running already cannot become its child.
-        let guardian = match self.0.guardian.lock().await.as_ref() {
-            Some(guardian) => Some(Arc::clone(guardian)),
-            None => None,
-        };
-        let guardian = match guardian {
-            Some(guardian) => Some(guardian),
-            None => Guardian::connect(&options).await?.map(Arc::new),
-        };
-        if let Some(guardian) = guardian {
-            *self.0.guardian.lock().await = Some(Arc::clone(&guardian));
-            if let Ok(status) = guardian.status().await
-                && let Some(postmaster) = status.postmaster.filter(|postmaster| postmaster.pid == running.pid)
-            {
-                return Ok(Some(Held::Guarded { guardian, postmaster }));
-            }
+        let guardian = self.living_guardian().await?;
+        if let Some(guardian) = guardian
+            && let Ok(status) = guardian.status().await
+            && let Some(postmaster) = status.postmaster.filter(|postmaster| postmaster.pid == running.pid)
+        {
+            return Ok(Some(Held::Guarded { guardian, postmaster }));
         }
         match ForeignProcess::open(running.pid) {
             Ok(process) if process.start_time_ticks() == running.start_time_ticks => {
@@ -334,14 +335,15 @@ impl Postgres {
     /// The guardian did not answer, is of a release that knows no deadlines, or the deadline before has passed
     /// ([`Error::refusal`]).
     pub async fn set_deadline(&self, deadline: Deadline) -> Result<Deadlined, Error> {
-        match self.hold().await? {
-            Some(Held::Guarded { guardian, postmaster }) => {
-                guardian.set_deadline(postmaster.generation, deadline).await?;
-                Ok(Deadlined::Guarded)
-            }
-            Some(Held::Adopted { .. }) => Ok(Deadlined::Adopted),
-            None => Ok(Deadlined::NotRunning),
-        }
+        let Some(running) = self.running() else { return Ok(Deadlined::NotRunning) };
+        let Some(guardian) = self.living_guardian().await? else { return Ok(Deadlined::Adopted) };
+        // One that does not answer may have a deadline in force all the same.
+        let postmaster = guardian.status().await?.postmaster;
+        let Some(postmaster) = postmaster.filter(|postmaster| postmaster.pid == running.pid) else {
+            return Ok(Deadlined::Adopted);
+        };
+        guardian.set_deadline(postmaster.generation, deadline).await?;
+        Ok(Deadlined::Guarded)
     }
 
     /// Makes the server read its configuration files again.

@@ -15,6 +15,9 @@ use crate::{
 /// How often the control file and the backends are looked at while stopping.
 const POLL: Duration = Duration::from_millis(20);
 
+/// How many looks in a row have to find no session.
+const SAFEPOINT_LOOKS: u32 = 3;
+
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopMode {
@@ -141,8 +144,6 @@ impl Postgres {
         if request.mode != StopMode::Immediate {
             self.run_before_stop(request.timeout).await;
         }
-        let backends =
-            if request.on_safepoint.is_some() { user_backends(held.pid(), self.scope()) } else { Vec::new() };
         self.order(Some(request.mode.signal())).await?;
         self.close_sessions().await;
         let (gone, ended) = watch::channel(false);
@@ -152,7 +153,8 @@ impl Postgres {
             gone.send_replace(true);
             outcome
         };
-        let safepoint = safepoint(request.on_safepoint, backends, request.timeout, ended.clone());
+        let sessions = || user_backends(held.pid(), self.scope());
+        let safepoint = safepoint(request.on_safepoint, sessions, request.timeout, ended.clone());
         let hook = request.on_shutdown.filter(|_| request.mode != StopMode::Immediate);
         let (outcome, (), ()) = tokio::join!(exit, safepoint, self.shutdown_seen(hook, ended));
         let (how, forced) = outcome?;
@@ -255,15 +257,18 @@ impl Postgres {
     }
 }
 
+/// A session may have been begun while the order was on its way: none counts as gone before a few looks have found none.
 async fn safepoint(
     hook: Option<Hook<()>>,
-    backends: Vec<RawPid>,
+    sessions: impl Fn() -> Vec<RawPid>,
     limit: Option<Duration>,
     mut ended: watch::Receiver<bool>,
 ) {
     let Some(hook) = hook else { return };
     let gone = async {
-        while backends.iter().any(|&pid| process::is_alive(pid)) {
+        let mut looks = 0;
+        while looks < SAFEPOINT_LOOKS {
+            looks = if sessions().is_empty() { looks + 1 } else { 0 };
             tokio::time::sleep(POLL).await;
         }
     };

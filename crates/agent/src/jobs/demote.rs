@@ -82,13 +82,19 @@ async fn stop(node: &Arc<Node>, mode: DemoteMode, archives: bool) -> Result<bool
     let left = node.lease.left_at(ptarmigan_clock::now());
     let guarded = Arc::clone(node);
     let request = StopRequest {
-        on_safepoint: Some(Box::new(move |()| Box::pin(async move { guarded.watchdog().disable() }))),
+        on_safepoint: Some(Box::new(move |()| Box::pin(async move { cannot_commit(&guarded).await }))),
         ..request(mode, left, synchronous::stop_timeout(node), archives, hook)
     };
     // Also where no server is seen: one whose start was cancelled a moment ago may be about to appear.
     server::stop(node, request).await.map_err(|error| error.to_string())?;
     node.watchdog().disable();
     Ok(released.load(Ordering::Acquire))
+}
+
+/// The last session is gone: neither watchdog nor guardian have to end what is left of the server.
+pub(crate) async fn cannot_commit(node: &Node) {
+    node.watchdog().disable();
+    crate::fence::lift(node).await;
 }
 
 /// Contract B.16. `left`: how long the lease lasts; `limit`: contract DM-3.

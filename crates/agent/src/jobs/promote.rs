@@ -47,8 +47,13 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
     node.postgres.set_role(Role::Promoted);
     if let Err(reason) = fence::before_promotion(node).await {
         tracing::error!("not promoting: {reason}");
-        node.postgres.set_role(before);
+        not_promoted(node, before);
         return JobEnd::PrePromoteFailed;
+    }
+    // The guardian may have taken its time.
+    if !node.lease.is_held_at(ptarmigan_clock::now() + LEASE_LEFT_MIN) {
+        not_promoted(node, before);
+        return JobEnd::Failed("the leader lease is about to end".into());
     }
     let timing = node.configuration.timing();
     let limit = timing.retry_timeout.min(node.lease.left_at(ptarmigan_clock::now()));
@@ -58,10 +63,7 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
             server::tell(node, Callbacks::changes_role);
             return JobEnd::Done;
         }
-        node.postgres.set_role(before);
-        if let Err(error) = history::forget_skipped(&node.postgres.data_dir()) {
-            tracing::warn!("numbers of timelines stay skipped: {error}");
-        }
+        not_promoted(node, before);
         return JobEnd::Failed(error.to_string());
     }
     server::tell(node, Callbacks::changes_role);
@@ -70,6 +72,14 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
         tracing::warn!("the promotion is not known to be done yet: {error}");
     }
     JobEnd::Done
+}
+
+/// The server goes on as what it was.
+fn not_promoted(node: &Node, before: Role) {
+    node.postgres.set_role(before);
+    if let Err(error) = history::forget_skipped(&node.postgres.data_dir()) {
+        tracing::warn!("numbers of timelines stay skipped: {error}");
+    }
 }
 
 /// PostgreSQL numbers the new timeline by what it finds in its own `pg_wal`. Another member may have begun one since that

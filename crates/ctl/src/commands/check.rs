@@ -116,6 +116,7 @@ mod tests {
         let standing = |name: &str, lsn: u64, objection: Option<&str>| Standing {
             name: name.into(),
             lsn: Some(Lsn(lsn)),
+            votes: true,
             objection: objection.map(str::to_owned),
         };
         let forecast = Forecast {

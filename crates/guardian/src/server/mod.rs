@@ -24,6 +24,8 @@ use std::process::ExitCode;
 use arguments::Arguments;
 use detach::{Report, Side};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::run_dir::RunDir;
 
 /// The guardian is listening.
@@ -95,7 +97,14 @@ fn prepare(arguments: &Arguments) -> io::Result<Option<poll::Guardian>> {
     poll::Guardian::new(socket, child_exits, core, arguments.idle_exit).map(Some)
 }
 
-/// A line on stderr, where the daemon's log goes. Nobody may be reading it any more, which must not matter.
+/// A line on stderr, where the daemon's log goes. Nobody may be reading it any more, which must not matter: a pipe that is full
+/// would hold up what a deadline asks for.
 fn log(message: fmt::Arguments<'_>) {
+    let stderr = io::stderr();
+    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if !matches!(poll(&mut ready, Some(&now)), Ok(1)) {
+        return;
+    }
     let _ = writeln!(io::stderr(), "ptarmigan-guardian[{}]: {message}", std::process::id());
 }
