@@ -112,6 +112,11 @@ fn wish_in_pause(r: &mut Round<'_>) -> Step<Option<bool>> {
     let wish = r.view.failover.clone().filter(|wish| wish.scheduled_at.is_none());
     let Some(wish) = wish.filter(|_| !r.obs.settings.tags.nofailover()) else { return Ok(None) };
     r.fired("HA-201", describe(&wish));
+    // Safer than the contract (docs/compatibility.md): HA-205 holds for a wish too. A primary of before, started by hand while its
+    // successor is down, would be led to again on its old timeline.
+    if r.obs.postgres.is_primary() && !primary_may_take_lock(r) {
+        return Ok(Some(false));
+    }
     manual_failover(r, &wish)
 }
 

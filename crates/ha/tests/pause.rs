@@ -291,6 +291,15 @@ fn ha_201_a_manual_failover_works_in_pause() {
 }
 
 #[test]
+fn ha_205_a_wish_in_pause_leads_nobody_to_a_timeline_that_others_have_left() {
+    for (finished, takes) in [(vec![], true), (vec![1, 2], false)] {
+        let scene = wished(Scene::unlocked().writable(), None, Some("a"))
+            .with(|scene| scene.view().history = Some(history(&finished)));
+        assert_eq!(scene.play().fired("HA-205").did(&Action::AcquireLock), takes, "{finished:?}");
+    }
+}
+
+#[test]
 fn ha_204_a_primary_takes_its_lock_back_where_the_data_are_the_clusters() {
     type Case = (Change, bool);
     let cases: [Case; 5] = [

@@ -135,7 +135,8 @@ impl Bug {
     /// The runs that it is looked for in.
     pub fn options(self) -> Options {
         let synchronous = self.checker().starts_with("sync") || self == Self::StrictIgnored;
-        Options { bug: Some(self), synchronous, ..Options::default() }
+        let core_alone = !matches!(self, Self::GuardianNotTold | Self::DeadlineAfterLease);
+        Options { bug: Some(self), synchronous, core_alone, ..Options::default() }
     }
 }
 

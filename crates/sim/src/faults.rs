@@ -266,7 +266,8 @@ impl World {
 
     /// The daemons of all machines run.
     fn all_there(&self) -> bool {
-        let guarded = |member: &Member| member.timing == Timing::Own;
+        let guardians = self.scenario.guardians || self.scenario.unguarded;
+        let guarded = |member: &Member| guardians && member.timing == Timing::Own;
         self.members.iter().all(|member| member.is_alive() || !member.machine || guarded(member))
     }
 
@@ -436,7 +437,8 @@ impl World {
 
     /// Its server ends without its daemon. Without a guardian that is tried all the same where the run asks for it.
     fn is_guarded(&self, member: usize) -> bool {
-        self.members[member].timing == Timing::Own || self.scenario.unguarded
+        let guardian = self.scenario.guardians && self.members[member].timing == Timing::Own;
+        guardian || self.scenario.unguarded
     }
 
     /// How long a leader can stand still and wake in time.

@@ -34,7 +34,7 @@ impl World {
         let writes = this.postgres.process != Process::Down && !this.postgres.standby_signal;
         let ttl = this.settings.ttl;
         let situation = Situation {
-            wanted: !self.scenario.unguarded && self.bug != Some(Bug::GuardianNotTold),
+            wanted: self.scenario.guardians && self.bug != Some(Bug::GuardianNotTold),
             may_write: writes || matches!(this.role, Role::Primary | Role::Promoted),
             paused: this.settings.pause,
             leads_until: this.lease.until(),

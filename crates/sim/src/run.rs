@@ -47,6 +47,8 @@ pub struct Options {
     pub trace: bool,
     /// Daemons die at any time while their PostgreSQL goes on.
     pub unguarded: bool,
+    /// No guardians, and daemons that come back in time: what the core does alone.
+    pub core_alone: bool,
     /// No faults after this many.
     pub faults_max: Option<u64>,
     /// The faults that do not happen after all: bit 0 stands for the first.

@@ -42,6 +42,8 @@ pub struct Scenario {
     pub write_millis: u64,
     /// Daemons are killed at any time, with their PostgreSQL left running: nothing in the core covers that.
     pub unguarded: bool,
+    /// The members of our timing have guardians; else their daemons are back in time.
+    pub guardians: bool,
     /// [`Options::skip_faults`].
     pub skip_faults: u64,
     /// [`Options::skip_requests`].
@@ -125,6 +127,7 @@ impl Scenario {
             pre_promote_millis: if random.percent(10) { 20_000 } else { 0 },
             write_millis: 800,
             unguarded: options.unguarded,
+            guardians: random.percent(70) && !options.unguarded && !options.core_alone,
             skip_faults: options.skip_faults,
             skip_requests: options.skip_requests,
             default_timing: options.default_timing,

@@ -28,7 +28,7 @@ fn is_led_by_one_ruined(world: &World) -> bool {
     let all_without = |record: &Record| {
         let remote = world.other.is_there().then_some(&world.other.postgres);
         let mut servers = world.members.iter().map(|member| &member.postgres).chain(remote);
-        !servers.any(|server| server.has(record))
+        !servers.any(|server| server.needs.is_none() && server.has(record))
     };
     let is_ruined = |member: usize| world.members[member].postgres.needs.filter(all_without).is_some();
     if let Some(leader) = leader {
