@@ -349,7 +349,8 @@ impl Postgres {
         let outcome = match self.readiness().await {
             Readiness::Accepting | Readiness::Unknown => Startup::Running,
             Readiness::Rejecting => Startup::StillStarting,
-            Readiness::NoResponse if self.running().is_some() => Startup::StillStarting,
+            // A postmaster that was started a moment ago has not written its pid yet.
+            Readiness::NoResponse if self.is_alive() => Startup::StillStarting,
             Readiness::NoResponse => Startup::Failed,
         };
         match outcome {
