@@ -71,8 +71,8 @@ fn fresh_seeds_find_nothing() {
         counts.add(&report.counts);
     }
     println!("{counts}");
-    // In strict mode nothing is, where everybody else has the tag `nosync`.
-    assert!(hardly_written.len() <= 4, "hardly anything was written: seeds {hardly_written:?}");
+    // Nothing is in a standby cluster whose WAL was lost with the other one, nor in strict mode where everybody else has `nosync`.
+    assert!(hardly_written.len() <= 10, "hardly anything was written: seeds {hardly_written:?}");
 }
 
 #[test]
