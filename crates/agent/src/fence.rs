@@ -42,9 +42,7 @@ impl Fence {
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Fence {
     /// How long until the deadline that was told last.
     fn left(&self, now: Monotonic) -> Option<Duration> {
         match self.told().order {
@@ -54,9 +52,9 @@ impl Fence {
     }
 
     fn is_armed(&self, node: &Node) -> bool {
-        let told = self.told();
-        let lives = node.postgres.running().map(|running| running.start_time_ticks);
-        told.guarded && lives == Some(told.life)
+        let told = *self.told();
+        // Who runs is asked of the system, so only where it can matter.
+        told.guarded && node.postgres.running().map(|running| running.start_time_ticks) == Some(told.life)
     }
 }
 
@@ -78,6 +76,10 @@ pub enum Error {
     /// The guardian did not do it.
     #[error("the guardian does not take a deadline: {0}")]
     Guardian(postmaster::Error),
+}
+
+fn is_wanted(node: &Node) -> bool {
+    node.configuration.with(|settings| settings.guardian != GuardianMode::Off)
 }
 
 /// What the core says now.
@@ -106,8 +108,7 @@ const fn deadline(at: Option<Monotonic>) -> Deadline {
 
 /// Whether the guardian stands behind the server that runs now; `None` where it is switched off.
 pub fn armed(node: &Node) -> Option<bool> {
-    let wanted = node.configuration.with(|settings| settings.guardian != GuardianMode::Off);
-    wanted.then(|| node.fence.is_armed(node))
+    is_wanted(node).then(|| node.fence.is_armed(node))
 }
 
 /// Until when this node may be called the leader: no server of its is there beyond the deadline.
@@ -169,7 +170,7 @@ pub async fn lift(node: &Node) {
 
 /// Under what a server of that role is started.
 pub fn guard(node: &Node, role: Role) -> Guard {
-    let wanted = node.configuration.with(|settings| settings.guardian != GuardianMode::Off);
+    let wanted = is_wanted(node);
     let writes = matches!(role, Role::Primary | Role::Promoted) && !node.is_paused();
     let ttl = node.configuration.timing().ttl;
     let until = node.lease.until().filter(|_| wanted && writes);

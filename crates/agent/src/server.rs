@@ -111,6 +111,9 @@ impl Drop for Attempted<'_> {
 async fn half_rewound(node: &Node) -> Result<(), start::Error> {
     let unusable = |reason| start::Error::Unusable { reason };
     let note = &node.unfinished_rewind;
+    if !note.is_there() {
+        return Ok(());
+    }
     let Ok(control) = node.postgres.control_data().await else {
         // Nothing starts on that either.
         return Ok(());

@@ -93,14 +93,16 @@ impl UnfinishedRewind {
         Ok(Some(begun).filter(|_| as_before || not_started))
     }
 
+    /// There is a note, whether or not it counts.
+    pub fn is_there(&self) -> bool {
+        self.file.read().next().is_some()
+    }
+
     /// Before a server runs on what is whole: no note is left that a later life of the machine could take for another's.
     ///
     /// # Errors
     /// The data directory cannot be brought to the disk.
     pub fn settle(&self) -> Result<(), String> {
-        if self.file.read().next().is_none() {
-            return Ok(());
-        }
         let folder = std::fs::File::open(&self.data_dir).map_err(|error| error.to_string())?;
         rustix::fs::syncfs(&folder).map_err(|error| error.to_string())?;
         self.over();
