@@ -7,9 +7,12 @@ use std::{
 };
 
 use ptarmigan_config::GuardianMode;
-use ptarmigan_guardian::protocol::{Deadline, RefusalKind};
+use ptarmigan_guardian::{
+    RawPid,
+    protocol::{Deadline, RefusalKind},
+};
 use ptarmigan_ha::fence::{self, GRACE, Order, Situation};
-use ptarmigan_postgres::postmaster::{self, Deadlined, start::Guard};
+use ptarmigan_postgres::postmaster::{self, Hold, start::Guard};
 use ptarmigan_types::{Monotonic, Role};
 
 use crate::node::Node;
@@ -32,8 +35,11 @@ pub struct Fence {
 struct Told {
     /// In which life of the postmaster, by its start time in ticks; 0: none was told of.
     life: u64,
+    /// The guardian's process.
+    guardian: Option<RawPid>,
     order: Option<Order>,
-    guarded: bool,
+    /// `None`: it did not answer.
+    hold: Option<Hold>,
     /// Nothing that this server does can be committed any more.
     lifted: bool,
 }
@@ -51,20 +57,25 @@ impl Fence {
         }
     }
 
-    fn is_armed(&self, node: &Node) -> bool {
+    /// What was told of the server that runs.
+    fn told_of_running(&self, node: &Node) -> Option<Told> {
         let told = *self.told();
         // Who runs is asked of the system, so only where it can matter.
-        told.guarded && node.postgres.running().map(|running| running.start_time_ticks) == Some(told.life)
+        let runs = || node.postgres.running().map(|running| running.start_time_ticks) == Some(told.life);
+        (told.hold.is_some() && runs()).then_some(told)
     }
-}
 
-/// Whether the guardian ends a server that nobody speaks for any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Armed {
-    /// It does.
-    Yes,
-    /// It is not to, or has nothing to do with what runs.
-    No,
+    /// Whether the guardian stands behind the server that runs, whatever dies.
+    fn is_armed(&self, node: &Node) -> bool {
+        let stands = |told: Told| told.hold == Some(Hold::Whole) && told.order != Some(Order::Never);
+        self.told_of_running(node).is_some_and(stands)
+    }
+
+    /// Whether the server that runs has a deadline.
+    fn has_deadline(&self, node: &Node) -> bool {
+        let told = self.told_of_running(node);
+        told.is_some_and(|told| told.hold != Some(Hold::None) && matches!(told.order, Some(Order::At(_))))
+    }
 }
 
 /// Why a server could not be put under a deadline.
@@ -115,39 +126,51 @@ pub fn armed(node: &Node) -> Option<bool> {
 pub fn leads_until(node: &Node) -> Option<Monotonic> {
     let until = node.lease.until()?;
     let ttl = node.configuration.timing().ttl;
-    Some(if node.fence.is_armed(node) { fence::deadline(until, ttl) } else { until })
+    Some(if node.fence.has_deadline(node) { fence::deadline(until, ttl) } else { until })
 }
 
-/// Tells the guardian what is to be told now, unless it knows.
+/// Tells the guardian what is to be told now, unless it knows, and asks it what it has to do with the server where that is
+/// not known.
 ///
 /// # Errors
 /// It was not told, or it is too late.
-pub async fn tell(node: &Node) -> Result<Armed, Error> {
+pub async fn tell(node: &Node) -> Result<Hold, Error> {
     let _telling = node.fence.telling.lock().await;
-    let order = order(node);
     let life = node.postgres.running().map_or(0, |running| running.start_time_ticks);
-    let told = *node.fence.told();
-    let lifted = told.lifted && told.life == life;
-    let order = if lifted { Order::Never } else { order };
-    let known = told.life == life && told.order == Some(order);
-    if life == 0 || order == Order::Keep || known {
-        return Ok(if told.guarded && told.life == life { Armed::Yes } else { Armed::No });
+    let told = Some(*node.fence.told()).filter(|told| told.life == life).unwrap_or_default();
+    let order = if told.lifted { Order::Never } else { order(node) };
+    if life == 0 && order != Order::Never {
+        *node.fence.told() = Told::default();
+        return Ok(Hold::None);
     }
-    let at = if let Order::At(at) = order { Some(at) } else { None };
+    // A guardian that took the place of another one knows nothing of what that one was told.
+    let same = told.hold == Some(Hold::None) || told.guardian == node.postgres.guardian_pid();
+    if let Some(hold) = told.hold.filter(|_| same)
+        && (order == Order::Keep || told.order == Some(order))
+    {
+        return Ok(hold);
+    }
     let was_armed = node.fence.is_armed(node);
     // What is not answered may come true all the same: then nothing is known.
-    *node.fence.told() = Told { life, order: None, guarded: told.guarded && told.life == life, lifted };
-    let guarded = match node.postgres.set_deadline(deadline(at)).await {
-        Ok(Deadlined::Guarded) => order != Order::Never,
-        Ok(Deadlined::Adopted | Deadlined::NotRunning) => false,
+    *node.fence.told() = Told { life, guardian: None, order: None, hold: None, lifted: told.lifted };
+    let answer = match order {
+        Order::Keep => node.postgres.hold_of_guardian().await,
+        Order::At(at) => node.postgres.set_deadline(deadline(Some(at))).await,
+        Order::Never if life == 0 => node.postgres.forget_deadline().await.map(|()| None),
+        Order::Never => node.postgres.set_deadline(deadline(None)).await,
+    };
+    let hold = match answer {
+        Ok(hold) => hold.unwrap_or(Hold::None),
         Err(error) if error.refusal() == Some(RefusalKind::Fenced) => return Err(Error::Passed),
         Err(error) => return Err(Error::Guardian(error)),
     };
-    *node.fence.told() = Told { life, order: Some(order), guarded, lifted };
-    if guarded != was_armed {
+    let order = if order == Order::Keep { told.order.filter(|_| same) } else { Some(order) };
+    let guardian = node.postgres.guardian_pid();
+    *node.fence.told() = Told { life, guardian, order, hold: Some(hold), lifted: told.lifted };
+    if node.fence.is_armed(node) != was_armed {
         crate::publish::publish(node);
     }
-    Ok(if guarded { Armed::Yes } else { Armed::No })
+    Ok(hold)
 }
 
 /// The server that runs now is shutting down, and its last session is gone: it may take its time.
@@ -187,14 +210,17 @@ pub async fn before_promotion(node: &Node) -> Result<(), String> {
     let left = node.fence.left(ptarmigan_clock::now());
     match armed {
         Err(Error::Passed) => Err(Error::Passed.to_string()),
-        Ok(Armed::Yes) if left.is_none_or(|left| left >= LEFT_MIN) => Ok(()),
-        Ok(Armed::Yes) => Err("its deadline is about to pass".into()),
         // In pause nothing is fenced.
         _ if mode == GuardianMode::Off || node.is_paused() => Ok(()),
+        Ok(Hold::Whole | Hold::DeadlineOnly) if left.is_some_and(|left| left < LEFT_MIN) => {
+            Err("its deadline is about to pass".into())
+        }
+        Ok(Hold::Whole) => Ok(()),
         other if mode == GuardianMode::Required => Err(match other {
             Err(error) => error.to_string(),
-            Ok(_) => "PostgreSQL does not run under the guardian, and guardian.mode is required".into(),
+            Ok(_) => "PostgreSQL was not started by the guardian, and guardian.mode is required: restart it once".into(),
         }),
+        Ok(Hold::DeadlineOnly) => Ok(()),
         other => {
             let reason = other.err().map_or_else(|| "it runs without one".into(), |error| error.to_string());
             tracing::warn!("PostgreSQL is promoted without a guardian behind it: {reason}");

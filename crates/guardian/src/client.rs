@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::protocol::{
-    ClientRole, Deadline, Event, Exit, Fence, Gone, GuardianLine, Hello, LINE_BYTES_MAX, Postmaster, Refusal,
+    AdoptRequest, ClientRole, Deadline, Event, Exit, Fence, Gone, GuardianLine, Hello, LINE_BYTES_MAX, Postmaster, Refusal,
     RefusalKind, Reply, Request, RequestLine, SignalName, StartRequest, State, Status, VERSION,
 };
 use crate::run_dir::{self, RunDir};
@@ -250,6 +250,18 @@ impl Guardian {
     /// cannot be started.
     pub async fn start(&self, request: StartRequest) -> Result<Postmaster, Error> {
         match self.link.ask(Request::Start(request)).await? {
+            Reply::Started(postmaster) => Ok(postmaster),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Takes hold of a postmaster that somebody else started; of one that is held already, says so.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `busy` while another postmaster or anything of it lives, with `no_such_postmaster` where
+    /// none of that pid runs in the data directory, with `fenced` where the deadline has passed already.
+    pub async fn adopt(&self, request: AdoptRequest) -> Result<Postmaster, Error> {
+        match self.link.ask(Request::Adopt(request)).await? {
             Reply::Started(postmaster) => Ok(postmaster),
             other => Err(unexpected(other)),
         }

@@ -141,6 +141,13 @@ pub fn with_cwd(dir: &Path) -> Vec<RawPid> {
     all().into_iter().filter(|&pid| cwd(pid).is_ok_and(|cwd| cwd == dir) && is_alive(pid)).collect()
 }
 
+/// The living processes of PostgreSQL's program that work in `dir` (a canonical path).
+pub fn of_postgresql_in(dir: &Path) -> Vec<RawPid> {
+    let is_postgres =
+        |pid: &RawPid| exe_name(*pid).is_ok_and(|name| name.to_string_lossy().starts_with("postgres"));
+    with_cwd(dir).into_iter().filter(is_postgres).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;

@@ -97,6 +97,9 @@ pub enum Request {
         /// The postmaster that is meant; refused where another or none runs.
         pid: RawPid,
     },
+    /// Take hold of a postmaster that somebody else started in this guardian's data directory. Refused while another one
+    /// lives or its processes are still being killed.
+    Adopt(AdoptRequest),
     /// What runs now.
     Status,
     /// SIGSTOP the postmaster, then SIGKILL it and its children (contract B.26, stop timeout). The reply says that
@@ -105,8 +108,8 @@ pub enum Request {
         /// The postmaster that is meant; refused where another or none runs.
         pid: RawPid,
     },
-    /// Until when the postmaster may live without another word. Refused once the deadline before has passed. A
-    /// guardian that knows it says so in [`Hello::deadlines`]; others end the connection.
+    /// Until when the postmaster may live without another word; of one that is gone, what somebody starts by hand after it.
+    /// Refused once the deadline before has passed. A guardian that knows it says so in [`Hello::deadlines`]; others end the connection.
     Deadline {
         /// The postmaster that is meant; refused where another or none runs.
         generation: u64,
@@ -125,6 +128,18 @@ pub struct Deadline {
     /// How long an immediate shutdown is given before everything is frozen and killed, in milliseconds.
     #[serde(default)]
     pub grace_ms: u64,
+}
+
+/// Which postmaster to take hold of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptRequest {
+    /// Process id.
+    pub pid: RawPid,
+    /// Start time in clock ticks since boot: with the pid, names the process for ever.
+    pub start_time_ticks: u64,
+    /// In force at once.
+    #[serde(default)]
+    pub deadline: Deadline,
 }
 
 /// How to start a postmaster.
@@ -236,7 +251,7 @@ pub struct ReplyLine {
 pub enum Reply {
     /// To `hello`.
     Hello(Hello),
-    /// To `start`.
+    /// To `start` and `adopt`.
     Started(Postmaster),
     /// To `signal` and `freeze_kill`: sent. To `deadline`: in force.
     Done,
@@ -272,7 +287,7 @@ pub enum RefusalKind {
     Busy,
     /// The generation does not exceed the last one.
     StaleGeneration,
-    /// No postmaster of that pid runs.
+    /// No postmaster of that pid runs, or not in this guardian's data directory.
     NoSuchPostmaster,
     /// The deadline has passed, and the postmaster is being ended: nothing brings it back.
     Fenced,
@@ -294,7 +309,7 @@ pub struct EventLine {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// A postmaster was started.
+    /// A postmaster was started or adopted.
     Started(Postmaster),
     /// The postmaster itself is gone, this instant; processes of it may still live and write.
     Reaping(Gone),
@@ -326,8 +341,14 @@ pub struct Postmaster {
     pub start_time_ticks: u64,
     /// Which start this is.
     pub generation: u64,
-    /// Program and arguments.
+    /// Program and arguments; empty where somebody else started it.
     pub argv: Vec<OsText>,
+    /// Somebody else started it, and nobody tells how it ends.
+    #[serde(default)]
+    pub adopted: bool,
+    /// The kernel tells it to shut down at once where the guardian dies.
+    #[serde(default)]
+    pub dies_with_guardian: bool,
 }
 
 /// How a process ended. On the wire `"code": 1` or `"signal": 9`.
@@ -338,6 +359,8 @@ pub enum How {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+    /// Only its parent knows, and that was not the guardian. On the wire `"unknown": {}`.
+    Unknown {},
 }
 
 impl std::fmt::Display for How {
@@ -345,6 +368,7 @@ impl std::fmt::Display for How {
         match self {
             Self::Code(code) => write!(f, "exit status {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unknown {} => f.write_str("in a way that only its parent knows"),
         }
     }
 }
@@ -403,7 +427,7 @@ pub struct Status {
     pub generation: u64,
     /// The owner's process, where one is connected.
     pub owner_pid: Option<RawPid>,
-    /// Until when the living postmaster may live.
+    /// Until when the living postmaster may live; in state `none`, until when one that somebody starts by hand may.
     #[serde(default)]
     pub deadline: Deadline,
     /// The last deadline that passed.

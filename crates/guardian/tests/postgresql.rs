@@ -5,100 +5,11 @@
 
 mod support;
 
-use std::path::PathBuf;
-use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use ptarmigan_clock::now;
-use ptarmigan_guardian::protocol::{OsText, StartRequest};
-use ptarmigan_guardian::{Deadline, Guardian, How, Postmaster, RawPid, SignalName, process};
-use support::{DEADLINE, Site, soon, until};
-use tokio::process::{Child, Command};
-
-const BIN: &str = "/usr/lib/postgresql/15/bin";
-
-struct Server {
-    site: Site,
-}
-
-impl Server {
-    async fn new() -> Self {
-        let site = Site::new();
-        let output = Command::new(format!("{BIN}/initdb"))
-            .args([
-                "--auth=trust",
-                "--no-sync",
-                "--encoding=UTF8",
-                "--no-locale",
-                "--username=postgres",
-                "-D",
-            ])
-            .arg(site.data())
-            .output()
-            .await
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        Self { site }
-    }
-
-    fn request(&self) -> StartRequest {
-        let mut argv: Vec<OsText> =
-            vec![format!("{BIN}/postgres").into(), "-D".into(), self.site.data().into()];
-        let socket = format!("--unix_socket_directories={}", self.site.path().display());
-        argv.extend(["--listen_addresses=", &socket, "--fsync=off"].map(OsText::from));
-        let env = vec![("PATH".into(), "/usr/bin:/bin".into()), ("LC_ALL".into(), "C".into())];
-        StartRequest { argv, env, cwd: "/".into(), umask: 0o077, ..StartRequest::default() }
-    }
-
-    async fn start(&self, guardian: &Guardian) -> Postmaster {
-        let postmaster = guardian.start(self.request()).await.unwrap();
-        let started = now();
-        loop {
-            let output = self.psql("select 1").output().await.unwrap();
-            if output.status.success() {
-                return postmaster;
-            }
-            assert!(now().since(started) < DEADLINE, "{output:?}");
-        }
-    }
-
-    fn psql(&self, sql: &str) -> Command {
-        let mut command = Command::new(format!("{BIN}/psql"));
-        command.args(["-X", "-At", "-U", "postgres", "-d", "postgres", "-h"]).arg(self.site.path());
-        command.args(["-c", sql]).stdin(Stdio::null()).kill_on_drop(true);
-        command
-    }
-
-    async fn query(&self, sql: &str) -> String {
-        let output: Output = self.psql(sql).output().await.unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    /// Backends that commit without end and look neither at their client nor for their postmaster.
-    async fn writers(&self, count: usize) -> Vec<Child> {
-        self.query("create table if not exists t (at timestamptz default clock_timestamp())").await;
-        let sql = "do $$ begin loop insert into t default values; commit; end loop; end $$";
-        let quiet = || self.psql(sql).stderr(Stdio::null()).spawn().unwrap();
-        let writers: Vec<Child> = (0..count).map(|_| quiet()).collect();
-        let started = now();
-        let writing = format!(
-            "select (select count(*) from t) > 100 and count(*) = {count} from pg_stat_activity where query like 'do %'"
-        );
-        while self.query(&writing).await != "t" {
-            assert!(now().since(started) < DEADLINE, "the writers write");
-        }
-        writers
-    }
-
-    fn processes(&self) -> usize {
-        process::with_cwd(&self.data()).len()
-    }
-
-    fn data(&self) -> PathBuf {
-        self.site.data()
-    }
-}
+use ptarmigan_guardian::{Deadline, How, RawPid, SignalName, process};
+use support::{server::Server, soon, until};
 
 #[tokio::test]
 async fn backends_of_a_killed_postmaster_are_gone_when_the_exit_is_reported() {

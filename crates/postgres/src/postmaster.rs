@@ -6,8 +6,8 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use ptarmigan_guardian::{
-    Deadline, ForeignProcess, Guardian, How, Postmaster as Guarded, PostmasterEvent, RawPid, SignalName,
-    process,
+    AdoptRequest, Deadline, ForeignProcess, Guardian, How, Postmaster as Guarded, PostmasterEvent, RawPid, SignalName,
+    State, process,
 };
 
 use crate::Postgres;
@@ -80,15 +80,21 @@ pub enum Held {
     },
 }
 
-/// Whom a deadline was set for.
+/// What the guardian has to do with the server that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deadlined {
-    /// A postmaster of the guardian's.
-    Guarded,
-    /// Somebody else started the server, and nobody ends it.
-    Adopted,
-    /// None runs.
-    NotRunning,
+pub enum Hold {
+    /// It ends the server at a deadline, and the server ends with it.
+    Whole,
+    /// It ends the server at a deadline, and somebody else started the server: if the guardian dies, it goes on.
+    DeadlineOnly,
+    /// Nothing.
+    None,
+}
+
+impl Hold {
+    const fn of(postmaster: &Guarded) -> Self {
+        if postmaster.dies_with_guardian { Self::Whole } else { Self::DeadlineOnly }
+    }
 }
 
 impl Held {
@@ -185,11 +191,7 @@ pub(crate) async fn end_leftovers(data_dir: &std::path::Path) {
 
 /// The living PostgreSQL processes that work in a data directory.
 pub fn leftovers(data_dir: &std::path::Path) -> Vec<RawPid> {
-    let Ok(canonical) = data_dir.canonicalize() else { return Vec::new() };
-    let is_postgres = |pid: &RawPid| {
-        process::exe_name(*pid).is_ok_and(|name| name.to_string_lossy().starts_with("postgres"))
-    };
-    process::with_cwd(&canonical).into_iter().filter(is_postgres).collect()
+    data_dir.canonicalize().map_or_else(|_| Vec::new(), |canonical| process::of_postgresql_in(&canonical))
 }
 
 /// What is known of the process that `postmaster.pid` names.
@@ -216,6 +218,10 @@ fn is_postmaster(facts: &PidFacts, file_start_epoch_s: Option<u64>, binary: &str
     }
     let is_server = facts.exe_name.as_deref().is_some_and(|name| name == binary || name == "postmaster");
     is_server && facts.cwd_matches.unwrap_or(true)
+}
+
+fn is_lost(guardian: &Guardian) -> bool {
+    matches!(*guardian.events().borrow(), PostmasterEvent::GuardianLost { .. })
 }
 
 impl Postgres {
@@ -263,8 +269,6 @@ impl Postgres {
     /// exist.
     pub async fn guardian(&self) -> Result<Arc<Guardian>, ptarmigan_guardian::client::Error> {
         let mut kept = self.0.guardian.lock().await;
-        let is_lost =
-            |guardian: &Guardian| matches!(*guardian.events().borrow(), PostmasterEvent::GuardianLost { .. });
         if let Some(guardian) = kept.as_ref().filter(|guardian| !is_lost(guardian)) {
             return Ok(Arc::clone(guardian));
         }
@@ -284,8 +288,6 @@ impl Postgres {
     /// The guardian, where one lives: a server that is running already cannot become the child of another one.
     async fn living_guardian(&self) -> Result<Option<Arc<Guardian>>, Error> {
         let mut kept = self.0.guardian.lock().await;
-        let is_lost =
-            |guardian: &Guardian| matches!(*guardian.events().borrow(), PostmasterEvent::GuardianLost { .. });
         if let Some(guardian) = kept.as_ref().filter(|guardian| !is_lost(guardian)) {
             return Ok(Some(Arc::clone(guardian)));
         }
@@ -329,21 +331,65 @@ impl Postgres {
         }
     }
 
-    /// Tells the guardian until when the running server may live without another word.
+    /// Tells the guardian until when the running server may live without another word; `None` where no server runs. One that
+    /// somebody else started is adopted where it is to have a deadline.
     ///
     /// # Errors
     /// The guardian did not answer, is of a release that knows no deadlines, or the deadline before has passed
     /// ([`Error::refusal`]).
-    pub async fn set_deadline(&self, deadline: Deadline) -> Result<Deadlined, Error> {
-        let Some(running) = self.running() else { return Ok(Deadlined::NotRunning) };
-        let Some(guardian) = self.living_guardian().await? else { return Ok(Deadlined::Adopted) };
+    pub async fn set_deadline(&self, deadline: Deadline) -> Result<Option<Hold>, Error> {
+        let Some(running) = self.running() else { return Ok(None) };
+        if let Some((guardian, postmaster)) = self.held_by_guardian(running).await? {
+            guardian.set_deadline(postmaster.generation, deadline).await?;
+            return Ok(Some(Hold::of(&postmaster)));
+        }
+        // A guardian that lives may know a deadline of the server before.
+        if deadline.at_boottime_us.is_none() && self.living_guardian().await?.is_none() {
+            return Ok(Some(Hold::None));
+        }
+        let Running { pid, start_time_ticks } = running;
+        let request = AdoptRequest { pid, start_time_ticks, deadline };
+        Ok(Some(Hold::of(&self.guardian().await?.adopt(request).await?)))
+    }
+
+    /// No server runs: what somebody starts by hand may live without another word.
+    ///
+    /// # Errors
+    /// The guardian did not answer.
+    pub async fn forget_deadline(&self) -> Result<(), Error> {
+        let Some(guardian) = self.living_guardian().await? else { return Ok(()) };
+        let status = guardian.status().await?;
+        if status.state == State::None && status.deadline.at_boottime_us.is_some() {
+            guardian.set_deadline(status.generation, Deadline::default()).await?;
+        }
+        Ok(())
+    }
+
+    /// What the guardian has to do with the running server; `None` where none runs.
+    ///
+    /// # Errors
+    /// The guardian did not answer.
+    pub async fn hold_of_guardian(&self) -> Result<Option<Hold>, Error> {
+        let Some(running) = self.running() else { return Ok(None) };
+        let held = self.held_by_guardian(running).await?;
+        Ok(Some(held.map_or(Hold::None, |(_, postmaster)| Hold::of(&postmaster))))
+    }
+
+    /// The process of the guardian that we are connected to.
+    pub fn guardian_pid(&self) -> Option<RawPid> {
+        let kept = self.0.guardian.try_lock().ok()?;
+        kept.as_ref().filter(|guardian| !is_lost(guardian)).map(|guardian| guardian.hello().guardian_pid)
+    }
+
+    /// The guardian of the running server, and what it knows of it.
+    async fn held_by_guardian(&self, running: Running) -> Result<Option<(Arc<Guardian>, Guarded)>, Error> {
+        let Some(guardian) = self.living_guardian().await? else { return Ok(None) };
         // One that does not answer may have a deadline in force all the same.
         let postmaster = guardian.status().await?.postmaster;
-        let Some(postmaster) = postmaster.filter(|postmaster| postmaster.pid == running.pid) else {
-            return Ok(Deadlined::Adopted);
+        let is_it = |postmaster: &Guarded| {
+            postmaster.pid == running.pid && postmaster.start_time_ticks == running.start_time_ticks
         };
-        guardian.set_deadline(postmaster.generation, deadline).await?;
-        Ok(Deadlined::Guarded)
+        Ok(postmaster.filter(is_it).map(|postmaster| (guardian, postmaster)))
     }
 
     /// Makes the server read its configuration files again.

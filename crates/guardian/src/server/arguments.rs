@@ -11,6 +11,8 @@ const USAGE: &str = "usage: ptarmigan-guardian --run-dir DIR [--data-dir DIR] [-
 pub(super) struct Arguments {
     /// `<base>/<hash>`, see [`crate::run_dir`].
     pub(super) run_dir: PathBuf,
+    /// PostgreSQL's data directory: where a postmaster is found that somebody else started.
+    pub(super) data_dir: Option<PathBuf>,
     /// How long to stay with neither a postmaster nor a client.
     pub(super) idle_exit: Duration,
     /// Say more on stderr.
@@ -19,15 +21,14 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
-        let mut run_dir = None;
+        let (mut run_dir, mut data_dir) = (None, None);
         let mut idle_exit = Duration::from_secs(10);
         let mut debug = false;
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| USAGE.to_owned());
             match argument.to_str() {
                 Some("--run-dir") => run_dir = Some(PathBuf::from(value()?)),
-                // For whoever reads the list of processes; the folder's name is a hash.
-                Some("--data-dir") => drop(value()?),
+                Some("--data-dir") => data_dir = Some(PathBuf::from(value()?)),
                 Some("--idle-exit-ms") => {
                     let millis = value()?.to_str().and_then(|text| text.parse().ok());
                     idle_exit = Duration::from_millis(millis.ok_or_else(|| USAGE.to_owned())?);
@@ -36,7 +37,7 @@ impl Arguments {
                 _ => return Err(USAGE.to_owned()),
             }
         }
-        Ok(Self { run_dir: run_dir.ok_or_else(|| USAGE.to_owned())?, idle_exit, debug })
+        Ok(Self { run_dir: run_dir.ok_or_else(|| USAGE.to_owned())?, data_dir, idle_exit, debug })
     }
 }
 
@@ -53,6 +54,7 @@ mod tests {
         let arguments =
             parse(&["--run-dir", "/run/x", "--data-dir", "/data", "--idle-exit-ms", "250"]).unwrap();
         assert_eq!(arguments.run_dir, PathBuf::from("/run/x"));
+        assert_eq!(arguments.data_dir, Some(PathBuf::from("/data")));
         assert_eq!(arguments.idle_exit, Duration::from_millis(250));
         assert!(!arguments.debug);
         for wrong in [&["--run-dir"][..], &[], &["--run-dir", "x", "y"], &["--idle-exit-ms", "soon"]] {

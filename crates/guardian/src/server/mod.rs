@@ -9,10 +9,12 @@
 
 mod arguments;
 mod connection;
+mod data_dir;
 mod detach;
 mod launch;
 mod listen;
 mod poll;
+mod postmaster;
 mod state;
 mod surroundings;
 
@@ -93,7 +95,7 @@ fn prepare(arguments: &Arguments) -> io::Result<Option<poll::Guardian>> {
     if arguments.debug && !memory_locked {
         log(format_args!("memory is not locked: RLIMIT_MEMLOCK is too low"));
     }
-    let core = state::Core::new(oom_score_adj, memory_locked);
+    let core = state::Core::new(arguments.data_dir.clone(), oom_score_adj, memory_locked);
     poll::Guardian::new(socket, child_exits, core, arguments.idle_exit).map(Some)
 }
 

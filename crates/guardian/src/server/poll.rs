@@ -59,7 +59,7 @@ impl Guardian {
     pub(super) fn run(&mut self) -> io::Result<()> {
         loop {
             // Before anything else: this is what the process is there for.
-            if let Some(event) = self.core.enforce() {
+            for event in self.core.enforce() {
                 self.publish(&event);
             }
             for event in self.core.collect() {
@@ -113,7 +113,8 @@ impl Guardian {
             // Whatever the clients have sent, it comes after the deadline.
             return Ok(());
         }
-        for (index, &is_ready) in ready[3..].iter().enumerate() {
+        // Behind the connections comes an adopted postmaster, which has only to end our sleep.
+        for (index, &is_ready) in ready[3..].iter().take(self.connections.len()).enumerate() {
             if is_ready {
                 self.serve(index);
             }
@@ -137,6 +138,7 @@ impl Guardian {
             let write = if connection.wants_to_write() { PollFlags::OUT } else { PollFlags::empty() };
             PollFd::from_borrowed_fd(connection.stream.as_fd(), PollFlags::IN | write)
         }));
+        fds.extend(self.core.adopted().map(|process| PollFd::from_borrowed_fd(process, PollFlags::IN)));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect()),
@@ -200,6 +202,10 @@ impl Guardian {
             }
             Request::Start(request) => {
                 let postmaster = self.core.start(&request)?;
+                Ok((Reply::Started(postmaster.clone()), Some(Event::Started(postmaster))))
+            }
+            Request::Adopt(request) => {
+                let postmaster = self.core.adopt(request)?;
                 Ok((Reply::Started(postmaster.clone()), Some(Event::Started(postmaster))))
             }
             Request::Signal { signal, pid } => self.core.signal(signal, pid).map(|()| (Reply::Done, None)),

@@ -5,25 +5,31 @@
 //! final: no later word brings that postmaster back.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ptarmigan_clock::now;
 use ptarmigan_types::Monotonic;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
+use rustix::process::{Signal, WaitOptions, WaitStatus, wait};
 
-use super::{launch, log};
+use super::launch::{self, Launched};
+use super::postmaster::{Handle, kill_all};
+use super::{data_dir, log};
 use crate::protocol::{
-    Deadline, Event, Exit, Fence, Gone, How, Postmaster, Refusal, RefusalKind, SignalName, StartRequest,
+    AdoptRequest, Deadline, Event, Exit, Fence, Gone, How, Postmaster, Refusal, RefusalKind, SignalName, StartRequest,
     State, Status,
 };
 use crate::{RawPid, process};
 
-/// How long a postmaster is given to obey SIGSTOP before its children are left to the sweep.
-const FREEZE_WAIT: Duration = Duration::from_millis(50);
+const FOR_EVER: Deadline = Deadline { at_boottime_us: None, grace_ms: 0 };
 
 pub(super) struct Core {
     phase: Phase,
+    /// What works here is PostgreSQL's.
+    data_dir: Option<PathBuf>,
     last_exit: Option<Exit>,
     last_fence: Option<Fence>,
     generation: u64,
@@ -33,13 +39,16 @@ pub(super) struct Core {
 }
 
 enum Phase {
-    None,
+    /// No postmaster of ours. The deadline of the one before stands for whatever somebody starts by hand in its data directory
+    /// (`pg_ctl restart`).
+    None(Deadline),
     Running(Running),
     Reaping(Reaping),
 }
 
 struct Running {
     postmaster: Postmaster,
+    handle: Handle,
     /// Sent SIGKILL and not yet collected.
     killed: BTreeSet<RawPid>,
     deadline: Deadline,
@@ -59,6 +68,9 @@ enum Fenced {
 
 struct Reaping {
     gone: Gone,
+    /// The processes that it left are nobody's children, or ours.
+    adopted: bool,
+    deadline: Deadline,
     since: Monotonic,
     /// Sent SIGKILL and not yet collected.
     killed: BTreeSet<RawPid>,
@@ -66,13 +78,26 @@ struct Reaping {
 }
 
 impl Core {
-    pub(super) const fn new(oom_score_adj: Option<String>, memory_locked: bool) -> Self {
-        let (phase, last_exit, last_fence, generation) = (Phase::None, None, None, 0);
-        Self { phase, last_exit, last_fence, generation, oom_score_adj, memory_locked }
+    pub(super) const fn new(
+        data_dir: Option<PathBuf>,
+        oom_score_adj: Option<String>,
+        memory_locked: bool,
+    ) -> Self {
+        let phase = Phase::None(FOR_EVER);
+        let (last_exit, last_fence, generation) = (None, None, 0);
+        Self { phase, data_dir, last_exit, last_fence, generation, oom_score_adj, memory_locked }
     }
 
     pub(super) const fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::None)
+        matches!(self.phase, Phase::None(Deadline { at_boottime_us: None, .. }))
+    }
+
+    /// Readable once an adopted postmaster has ended.
+    pub(super) fn adopted(&self) -> Option<BorrowedFd<'_>> {
+        match &self.phase {
+            Phase::Running(running) => running.handle.pidfd(),
+            _ => None,
+        }
     }
 
     pub(super) const fn is_reaping(&self) -> bool {
@@ -81,13 +106,14 @@ impl Core {
 
     pub(super) fn status(&self, owner_pid: Option<RawPid>) -> Status {
         let (state, postmaster, reaping) = match &self.phase {
-            Phase::None => (State::None, None, None),
+            Phase::None(_) => (State::None, None, None),
             Phase::Running(running) => (State::Running, Some(running.postmaster.clone()), None),
             Phase::Reaping(reaping) => (State::Reaping, None, Some(reaping.gone)),
         };
         let deadline = match &self.phase {
             Phase::Running(running) => running.deadline,
-            _ => Deadline::default(),
+            Phase::None(deadline) => *deadline,
+            Phase::Reaping(reaping) => reaping.deadline,
         };
         let (last_exit, last_fence, generation) = (self.last_exit, self.last_fence, self.generation);
         Status { state, postmaster, reaping, last_exit, generation, owner_pid, deadline, last_fence }
@@ -95,19 +121,7 @@ impl Core {
 
     /// Starts a postmaster.
     pub(super) fn start(&mut self, request: &StartRequest) -> Result<Postmaster, Refusal> {
-        match &self.phase {
-            Phase::None => {}
-            Phase::Running(running) => {
-                let pid = running.postmaster.pid;
-                let message = format!("a postmaster lives, pid {pid}");
-                return Err(refusal(RefusalKind::Busy, message, Some(pid)));
-            }
-            Phase::Reaping(reaping) => {
-                let pid = reaping.gone.pid;
-                let message = format!("processes that postmaster {pid} left behind are still being killed");
-                return Err(refusal(RefusalKind::Busy, message, Some(pid)));
-            }
-        }
+        self.check_free()?;
         let generation = request.generation.unwrap_or(self.generation + 1);
         if generation <= self.generation {
             let message =
@@ -119,43 +133,121 @@ impl Core {
             return Err(refusal(RefusalKind::Fenced, message, None));
         }
         let program = request.argv.first().map(|program| program.0.display().to_string()).unwrap_or_default();
-        let (pid, start_time_ticks) =
+        let Launched { pid, start_time_ticks, dies_with_us } =
             launch::launch(request, self.oom_score_adj.as_deref()).map_err(|error| {
                 refusal(RefusalKind::Failed, format!("cannot start {program}: {error}"), None)
             })?;
-        self.generation = generation;
-        let postmaster = Postmaster { pid, start_time_ticks, generation, argv: request.argv.clone() };
         log(format_args!("started {program}, pid {pid}, generation {generation}"));
-        self.phase = Phase::Running(Running {
-            postmaster: postmaster.clone(),
-            killed: BTreeSet::new(),
-            deadline: request.deadline,
-            fenced: Fenced::No,
-        });
-        Ok(postmaster)
+        let postmaster = Postmaster {
+            pid,
+            start_time_ticks,
+            generation,
+            argv: request.argv.clone(),
+            adopted: false,
+            dies_with_guardian: dies_with_us,
+        };
+        Ok(self.run(postmaster, Handle::Child(pid), request.deadline))
     }
 
-    /// Signals the postmaster. Not waited for yet, its pid cannot have become another process's.
-    pub(super) fn signal(&self, signal: SignalName, pid: RawPid) -> Result<(), Refusal> {
-        match &self.phase {
-            Phase::Running(running) if running.postmaster.pid == pid => {
-                or_failed(pid, send(pid, signal.signal()))
+    /// Takes hold of a postmaster that somebody else started. Its deadline is the word of a daemon that lives: where it has
+    /// passed, nothing is taken, and what was in force stays.
+    pub(super) fn adopt(&mut self, request: AdoptRequest) -> Result<Postmaster, Refusal> {
+        let AdoptRequest { pid, start_time_ticks, deadline } = request;
+        if let Phase::Running(running) = &self.phase
+            && running.postmaster.pid == pid
+            && running.postmaster.start_time_ticks == start_time_ticks
+        {
+            self.set_deadline(running.postmaster.generation, deadline)?;
+            return self.running(pid).map(|running| running.postmaster.clone());
+        }
+        self.check_free()?;
+        let unspoken = matches!(self.phase, Phase::None(deadline) if is_past(deadline, now()));
+        if unspoken || is_past(deadline, now()) {
+            let message = "the deadline has passed already".to_owned();
+            return Err(refusal(RefusalKind::Fenced, message, Some(pid)));
+        }
+        self.take_hold(pid, start_time_ticks, deadline).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => no_such_postmaster(pid),
+            _ => refusal(RefusalKind::Failed, format!("cannot adopt {pid}: {error}"), Some(pid)),
+        })
+    }
+
+    fn take_hold(
+        &mut self,
+        pid: RawPid,
+        start_time_ticks: u64,
+        deadline: Deadline,
+    ) -> io::Result<Postmaster> {
+        let data_dir = self.data_dir.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let handle = Handle::adopt(pid, start_time_ticks, data_dir)?;
+        let generation = self.generation + 1;
+        log(format_args!("adopted postmaster {pid}, generation {generation}"));
+        let postmaster = Postmaster {
+            pid,
+            start_time_ticks,
+            generation,
+            argv: Vec::new(),
+            adopted: true,
+            dies_with_guardian: false,
+        };
+        Ok(self.run(postmaster, handle, deadline))
+    }
+
+    fn run(&mut self, postmaster: Postmaster, handle: Handle, deadline: Deadline) -> Postmaster {
+        self.generation = postmaster.generation;
+        self.phase = Phase::Running(Running {
+            postmaster: postmaster.clone(),
+            handle,
+            killed: BTreeSet::new(),
+            deadline,
+            fenced: Fenced::No,
+        });
+        postmaster
+    }
+
+    fn check_free(&self) -> Result<(), Refusal> {
+        let (message, pid) = match &self.phase {
+            Phase::None(_) => return Ok(()),
+            Phase::Running(running) => {
+                let pid = running.postmaster.pid;
+                (format!("a postmaster lives, pid {pid}"), pid)
             }
+            Phase::Reaping(reaping) => {
+                let pid = reaping.gone.pid;
+                (format!("processes that postmaster {pid} left behind are still being killed"), pid)
+            }
+        };
+        Err(refusal(RefusalKind::Busy, message, Some(pid)))
+    }
+
+    fn running(&self, pid: RawPid) -> Result<&Running, Refusal> {
+        match &self.phase {
+            Phase::Running(running) if running.postmaster.pid == pid => Ok(running),
             _ => Err(no_such_postmaster(pid)),
         }
+    }
+
+    /// Signals the postmaster.
+    pub(super) fn signal(&self, signal: SignalName, pid: RawPid) -> Result<(), Refusal> {
+        or_failed(pid, self.running(pid)?.handle.send(signal.signal()))
     }
 
     /// Freezes the postmaster, so that it neither starts nor collects children, then kills it and them.
     pub(super) fn freeze_kill(&mut self, pid: RawPid) -> Result<(), Refusal> {
         self.signal(SignalName::Stop, pid)?;
         let Phase::Running(running) = &mut self.phase else { return Err(no_such_postmaster(pid)) };
-        or_failed(pid, running.kill_frozen())
+        or_failed(pid, running.handle.kill_frozen(&mut running.killed))
     }
 
     /// Until when the postmaster of that generation may live without another word.
     pub(super) fn set_deadline(&mut self, generation: u64, deadline: Deadline) -> Result<(), Refusal> {
         let running = match &mut self.phase {
             Phase::Running(running) if running.postmaster.generation == generation => running,
+            // What somebody starts by hand after it may live as long.
+            Phase::None(unspoken) if self.generation == generation => {
+                *unspoken = deadline;
+                return Ok(());
+            }
             _ => {
                 let message = format!("no postmaster of generation {generation} runs here");
                 return Err(refusal(RefusalKind::NoSuchPostmaster, message, None));
@@ -173,22 +265,27 @@ impl Core {
 
     /// When [`Self::enforce`] has something to do next.
     pub(super) fn next_step(&self) -> Option<Monotonic> {
-        let Phase::Running(running) = &self.phase else { return None };
-        match running.fenced {
-            Fenced::No => running.deadline.at_boottime_us.map(Monotonic),
-            Fenced::Told(kill_at) => Some(kill_at),
-            Fenced::Killed => None,
+        match &self.phase {
+            Phase::None(deadline) => deadline.at_boottime_us.map(Monotonic),
+            Phase::Reaping(_) => None,
+            Phase::Running(running) => match running.fenced {
+                Fenced::No => running.deadline.at_boottime_us.map(Monotonic),
+                Fenced::Told(kill_at) => Some(kill_at),
+                Fenced::Killed => None,
+            },
         }
     }
 
-    /// Acts on a deadline that has passed. Nothing here waits for a disk or for the daemon.
-    pub(super) fn enforce(&mut self) -> Option<Event> {
-        let Phase::Running(running) = &mut self.phase else { return None };
+    /// Acts on a deadline that has passed. Nothing here waits for the daemon, and nothing that concerns a postmaster that is held,
+    /// for a disk.
+    pub(super) fn enforce(&mut self) -> Vec<Event> {
+        let mut events: Vec<Event> = self.catch_unspoken().map(Event::Started).into_iter().collect();
+        let Phase::Running(running) = &mut self.phase else { return events };
         let (at, pid) = (now(), running.postmaster.pid);
         match running.fenced {
             Fenced::No if is_past(running.deadline, at) => {
                 // A frozen postmaster does not hear it; the grace ends that.
-                let _ = send(pid, Signal::QUIT);
+                let _ = running.handle.send(Signal::QUIT);
                 running.fenced = Fenced::Told(at + Duration::from_millis(running.deadline.grace_ms));
                 let fence = Fence {
                     pid,
@@ -198,15 +295,34 @@ impl Core {
                 };
                 self.last_fence = Some(fence);
                 log(format_args!("the deadline of postmaster {pid} has passed: ending it"));
-                Some(Event::Fenced(fence))
+                events.push(Event::Fenced(fence));
             }
             Fenced::Told(kill_at) if at >= kill_at => {
-                let _ = send(pid, Signal::STOP);
-                let _ = running.kill_frozen();
+                let _ = running.handle.send(Signal::STOP);
+                let _ = running.handle.kill_frozen(&mut running.killed);
                 running.fenced = Fenced::Killed;
+            }
+            _ => {}
+        }
+        events
+    }
+
+    /// Takes hold of what runs in the data directory, and was never spoken for, once the deadline of the postmaster before it has
+    /// passed: it is ended as that one would have been.
+    fn catch_unspoken(&mut self) -> Option<Postmaster> {
+        let Phase::None(deadline) = self.phase else { return None };
+        if !is_past(deadline, now()) {
+            return None;
+        }
+        self.phase = Phase::None(FOR_EVER);
+        let pid = data_dir::owner(self.data_dir.as_ref()?)?;
+        let start_time_ticks = process::start_time_ticks(pid).ok()?;
+        match self.take_hold(pid, start_time_ticks, deadline) {
+            Ok(postmaster) => Some(postmaster),
+            Err(error) => {
+                log(format_args!("postmaster {pid}, whose deadline has passed, cannot be held: {error}"));
                 None
             }
-            _ => None,
         }
     }
 
@@ -222,27 +338,39 @@ impl Core {
                 Err(_) => break true,
             }
         };
+        events.extend(self.adopted_end());
         if let Phase::Reaping(reaping) = &mut self.phase {
-            if none_left {
+            let orphans = reaping.orphans(self.data_dir.as_deref());
+            if none_left && orphans.is_empty() {
                 let exit = reaping.finish();
                 self.last_exit = Some(exit);
-                self.phase = Phase::None;
+                self.phase = Phase::None(reaping.deadline);
                 events.push(Event::Exited(exit));
             } else {
-                reaping.sweep();
+                reaping.sweep(orphans);
             }
         }
         events
     }
 
+    fn adopted_end(&mut self) -> Option<Event> {
+        match &mut self.phase {
+            Phase::Running(running) if running.handle.has_ended() => {
+                let reaping = running.ended(How::Unknown {});
+                let gone = reaping.gone;
+                self.phase = Phase::Reaping(reaping);
+                Some(Event::Reaping(gone))
+            }
+            _ => None,
+        }
+    }
+
     fn collected(&mut self, pid: RawPid, status: WaitStatus) -> Option<Event> {
         match &mut self.phase {
-            Phase::Running(running) if running.postmaster.pid == pid => {
-                let how = how(status);
-                let gone = Gone { pid, generation: running.postmaster.generation, how };
-                log(format_args!("postmaster {pid} has ended: {how}"));
-                let killed = std::mem::take(&mut running.killed);
-                self.phase = Phase::Reaping(Reaping { gone, since: now(), killed, orphans_killed: 0 });
+            Phase::Running(running) if matches!(running.handle, Handle::Child(child) if child == pid) => {
+                let reaping = running.ended(how(status));
+                let gone = reaping.gone;
+                self.phase = Phase::Reaping(reaping);
                 Some(Event::Reaping(gone))
             }
             Phase::Reaping(reaping) => {
@@ -257,45 +385,36 @@ impl Core {
     }
 }
 
-impl Running {
-    /// Kills a postmaster that was told to freeze, and its children.
-    fn kill_frozen(&mut self) -> Result<(), Errno> {
-        let pid = self.postmaster.pid;
-        let list = || process::children(pid).unwrap_or_default();
-        // Once frozen it cannot free its children's pids for others. If it does not freeze (it sleeps in the kernel), it
-        // runs no code of its own any more once it is killed.
-        let mut children = if freezes(pid) { list() } else { Vec::new() };
-        let result = send(pid, Signal::KILL);
-        if children.is_empty() {
-            children = list();
-        }
-        for child in children {
-            if send(child, Signal::KILL).is_ok() {
-                self.killed.insert(child);
-            }
-        }
-        log(format_args!("froze and killed postmaster {pid} and {} children", self.killed.len()));
-        result
-    }
-}
-
 fn is_past(deadline: Deadline, now: Monotonic) -> bool {
     deadline.at_boottime_us.is_some_and(|at| now.0 >= at)
 }
 
+impl Running {
+    fn ended(&mut self, how: How) -> Reaping {
+        let Postmaster { pid, generation, adopted, .. } = self.postmaster;
+        log(format_args!("postmaster {pid} has ended: {how}"));
+        let killed = std::mem::take(&mut self.killed);
+        let gone = Gone { pid, generation, how };
+        let deadline = self.deadline;
+        Reaping { gone, adopted, deadline, since: now(), killed, orphans_killed: 0 }
+    }
+}
+
 impl Reaping {
-    /// Kills every child not killed yet. What those leave become our children before they can be collected, so
+    /// What an adopted postmaster has left.
+    fn orphans(&self, data_dir: Option<&Path>) -> Vec<RawPid> {
+        data_dir.filter(|_| self.adopted).map(|dir| data_dir::orphans(dir, self.since)).unwrap_or_default()
+    }
+
+    /// Kills them, and every child not killed yet. What those leave become our children before they can be collected, so
     /// this is repeated until there are none.
-    fn sweep(&mut self) {
+    fn sweep(&mut self, orphans: Vec<RawPid>) {
+        self.orphans_killed +=
+            u32::try_from(orphans.iter().filter(|&pid| !self.killed.contains(pid)).count()).unwrap_or(0);
+        kill_all(orphans, &mut self.killed);
         let own = rustix::process::getpid().as_raw_pid();
         match process::children(own) {
-            Ok(children) => {
-                for child in children {
-                    if !self.killed.contains(&child) && send(child, Signal::KILL).is_ok() {
-                        self.killed.insert(child);
-                    }
-                }
-            }
+            Ok(children) => kill_all(children, &mut self.killed),
             Err(error) => log(format_args!("cannot list what postmaster {} left: {error}", self.gone.pid)),
         }
     }
@@ -316,25 +435,6 @@ fn how(status: WaitStatus) -> How {
         (Some(code), _) => How::Code(code),
         (None, signal) => How::Signal(signal.unwrap_or(0)),
     }
-}
-
-/// Waits until a process has obeyed SIGSTOP, or has exited.
-fn freezes(pid: RawPid) -> bool {
-    let started = now();
-    while now().since(started) < FREEZE_WAIT {
-        match process::stat(pid) {
-            Ok(stat) if matches!(stat.state, 'T' | 't' | 'Z') => return true,
-            Ok(_) => rustix::thread::sched_yield(),
-            Err(_) => return false,
-        }
-    }
-    false
-}
-
-fn send(pid: RawPid, signal: Signal) -> Result<(), Errno> {
-    // Zero and negative numbers would name groups of processes.
-    let pid = Some(pid).filter(|&pid| pid > 0).and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-    kill_process(pid, signal)
 }
 
 fn or_failed(pid: RawPid, result: Result<(), Errno>) -> Result<(), Refusal> {

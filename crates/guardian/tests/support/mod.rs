@@ -5,6 +5,8 @@
 // Helpers of tests unwrap as tests do.
 #![allow(unsafe_code, dead_code, clippy::unwrap_used)]
 
+pub(crate) mod server;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
