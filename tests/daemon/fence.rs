@@ -15,7 +15,7 @@ use crate::{
 /// Between two tries of the prober.
 const OFTEN: Duration = Duration::from_millis(10);
 
-fn configure(config: &mut Value) {
+pub(crate) fn configure(config: &mut Value) {
     let dcs = config["bootstrap"]["dcs"].as_object_mut().unwrap();
     for (key, value) in [("ttl", 20), ("loop_wait", 1), ("retry_timeout", 3)] {
         dcs.insert(key.into(), json!(value));
@@ -23,7 +23,7 @@ fn configure(config: &mut Value) {
 }
 
 /// Somebody else leads, and by then nothing of the old one's server is left.
-async fn is_fenced(site: &mut Site, old: usize, prober: &Prober, writer: &Writer) -> usize {
+pub(crate) async fn is_fenced(site: &mut Site, old: usize, prober: &Prober, writer: &Writer) -> usize {
     wait_until("another leader", 3 * LIMIT, || async {
         let key = site.key("leader").await;
         ensure!(key.as_ref().is_some_and(|key| key.value != site.name(old)), "{key:?}");

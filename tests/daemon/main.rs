@@ -21,6 +21,7 @@ mod ending;
 mod failover;
 mod failsafe;
 mod fence;
+mod fence_by_hand;
 mod interrupted_rewind;
 mod leader_key;
 mod logical_slots;

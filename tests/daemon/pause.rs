@@ -4,26 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use ptarmigan_testkit::{postgres, process, wait_until};
+use ptarmigan_testkit::wait_until;
 use serde_json::Value;
 
 use crate::site::{LIMIT, Site, TTL};
-
-/// What an operator does with PostgreSQL.
-async fn by_hand(site: &Site, index: usize, arguments: &[&str]) {
-    let node = site.node(index);
-    let program = postgres::bin_dir().unwrap().join("pg_ctl");
-    let mut command = process::command(&site.workspace, node.home(), program);
-    command
-        .arg("-w")
-        .arg("-D")
-        .arg(node.data_dir())
-        .arg("-l")
-        .arg(node.home().join("by_hand.log"))
-        .args(arguments);
-    let output = process::run(command, LIMIT).await.unwrap();
-    assert!(output.status.success(), "{output:?}");
-}
 
 async fn member(site: &Site, index: usize) -> Value {
     let key = site.key(&format!("members/{}", site.name(index))).await;
@@ -103,11 +87,11 @@ async fn in_pause_an_operator_stops_starts_and_moves_what_the_daemons_leave_alon
 
 /// A standby that is stopped stays stopped, and is seen again when it runs.
 async fn standby_by_hand(site: &Site, standby: usize) {
-    by_hand(site, standby, &["stop", "-m", "fast"]).await;
+    site.pg_ctl(standby, &["stop", "-m", "fast"]).await;
     wait_for_state(site, standby, "stopped", "replica").await;
     wait_for_lines(site, standby, "PAUSE: postgres is not running", 2).await;
     assert!(site.node(standby).postmaster_pid().is_err());
-    by_hand(site, standby, &["start"]).await;
+    site.pg_ctl(standby, &["start"]).await;
     wait_for_state(site, standby, "running", "replica").await;
     wait_until("health checks to call it a replica", LIMIT, || async {
         ensure!(site.node(standby).is_replica().await);
@@ -119,13 +103,13 @@ async fn standby_by_hand(site: &Site, standby: usize) {
 
 /// With a primary that is stopped the lock goes, nobody takes it, and it comes back with the primary.
 async fn primary_by_hand(site: &Site, primary: usize, standby: usize) {
-    by_hand(site, primary, &["stop", "-m", "fast"]).await;
+    site.pg_ctl(primary, &["stop", "-m", "fast"]).await;
     wait_for_holder(site, None).await;
     wait_for_state(site, primary, "stopped", "primary").await;
     wait_for_lines(site, standby, "PAUSE: no action. I am (", 3).await;
     assert!(site.key("leader").await.is_none());
     assert!(site.node(primary).postmaster_pid().is_err());
-    by_hand(site, primary, &["start"]).await;
+    site.pg_ctl(primary, &["start"]).await;
     wait_for_holder(site, Some(primary)).await;
     wait_for_state(site, primary, "running", "primary").await;
     write(site, primary).await;

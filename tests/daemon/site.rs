@@ -14,7 +14,7 @@ use ptarmigan_testkit::{
     etcd::KeyValue,
     http::{Request, Response},
     node::{Credentials, Runner, Spec},
-    process, wait_until,
+    postgres, process, wait_until,
 };
 use ptarmigan_types::Monotonic;
 use serde_json::Value;
@@ -218,6 +218,17 @@ impl Site {
     }
 
     /// What `ptctl` prints; a failure of it is the test's.
+    /// What an operator does with a node's PostgreSQL.
+    pub(crate) async fn pg_ctl(&self, index: usize, arguments: &[&str]) {
+        let node = self.node(index);
+        let program = postgres::bin_dir().unwrap().join("pg_ctl");
+        let mut command = process::command(&self.workspace, node.home(), program);
+        command.arg("-w").arg("-D").arg(node.data_dir());
+        command.arg("-l").arg(node.home().join("by_hand.log")).args(arguments);
+        let output = process::run(command, LIMIT).await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     pub(crate) async fn ptctl(&self, arguments: &[&str]) -> String {
         let home = self.node(0).home();
         let mut command = process::command(&self.workspace, home, self.binaries.ptctl());

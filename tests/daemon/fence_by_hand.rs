@@ -1,0 +1,73 @@
+//! A PostgreSQL that somebody else started: the guardian takes hold of it, and ends it as it would its own.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use ptarmigan_testkit::wait_until;
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::{
+    fence::{configure, is_fenced},
+    site::{LIMIT, Site},
+};
+
+async fn wait_for_armed(site: &Site, index: usize, armed: bool) {
+    wait_until(&format!("{} armed: {armed}", site.name(index)), LIMIT, || async {
+        let status = site.node(index).patroni().await?;
+        ensure!(status["guardian"] == json!({"armed": armed}) && status["state"] == "running", "{status}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_restart_by_hand_while_the_daemon_is_frozen_does_not_outlive_its_lease() {
+    let (mut site, leader) = Site::ready("by-hand-frozen", 2, configure).await;
+    let (prober, mut writer) = (site.prober_every(Duration::from_millis(10)), site.writer());
+    writer.wait_for_rows(20, LIMIT).await.unwrap();
+    let before = site.node(leader).postmaster_pid().unwrap();
+    site.node_mut(leader).signal(Signal::STOP).unwrap();
+    site.pg_ctl(leader, &["restart", "-m", "fast"]).await;
+    assert_ne!(site.node(leader).postmaster_pid().unwrap(), before);
+    // It is a primary, and whoever looks may write.
+    assert_eq!(site.sql(leader, "SELECT pg_is_in_recovery()").await.unwrap(), "f");
+    let new = is_fenced(&mut site, leader, &prober, &writer).await;
+    site.node_mut(leader).signal(Signal::CONT).unwrap();
+    assert_eq!(site.settled().await, new);
+    writer.stop();
+    prober.finish();
+}
+
+#[tokio::test]
+async fn what_an_operator_started_in_a_pause_is_under_a_deadline_after_it() {
+    let (mut site, leader) = Site::ready("by-hand-pause", 2, configure).await;
+    let (prober, mut writer) = (site.prober_every(Duration::from_millis(10)), site.writer());
+    for index in 0..2 {
+        wait_for_armed(&site, index, true).await;
+    }
+    site.ptctl(&["pause", "--wait"]).await;
+    for index in 0..2 {
+        site.pg_ctl(index, &["restart", "-m", "fast"]).await;
+        wait_for_armed(&site, index, false).await;
+    }
+    site.ptctl(&["resume", "--wait"]).await;
+    assert_eq!(site.settled().await, leader);
+    writer.wait_for_rows(20, LIMIT).await.unwrap();
+    // It would go on if its guardian died, which is why it is not armed; the deadline it has all the same.
+    assert_eq!(site.node(leader).patroni().await.unwrap()["guardian"], json!({"armed": false}));
+    site.node_mut(leader).kill_daemon().unwrap();
+    let new = is_fenced(&mut site, leader, &prober, &writer).await;
+    site.node_mut(leader).start().unwrap();
+    assert_eq!(site.settled().await, new);
+    wait_for_armed(&site, leader, true).await;
+    // Promoted, it is under a deadline too.
+    site.node_mut(new).kill_daemon().unwrap();
+    let last = is_fenced(&mut site, new, &prober, &writer).await;
+    assert_eq!(last, leader);
+    site.node_mut(new).start().unwrap();
+    assert_eq!(site.settled().await, leader);
+    writer.stop();
+    prober.finish();
+}
