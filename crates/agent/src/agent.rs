@@ -93,6 +93,7 @@ impl Agent {
             if !decision.again {
                 explain(&decision);
                 self.warn_of_strict(&decision);
+                self.warn_of_rto(&decision);
                 self.say(&decision.line);
                 self.memory = decision.memory;
                 if !self.memory.bootstrapping {
@@ -111,6 +112,17 @@ impl Agent {
         node.known().next_run = self.wake_at;
         publish::publish(&node);
         Ok(())
+    }
+
+    /// Says what keeps the objective from being met, and when nothing does any more.
+    fn warn_of_rto(&self, decision: &Decision) {
+        let (before, limits) = (&self.memory.recovery.limits, &decision.memory.recovery.limits);
+        for limit in limits.iter().filter(|limit| !before.contains(limit)) {
+            tracing::warn!("rto cannot be kept: {limit}");
+        }
+        if limits.is_empty() && !before.is_empty() && decision.memory.recovery.kept {
+            tracing::info!("nothing keeps rto from being kept any more");
+        }
     }
 
     /// The line that operators watch: every heartbeat, unless `log.deduplicate_heartbeat_logs` keeps repetitions back.

@@ -41,6 +41,7 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
         | Action::WriteInitialize { .. }
         | Action::DeleteInitialize
         | Action::WriteConfig
+        | Action::ChangeConfig { .. }
         | Action::WriteFailsafe { .. }
         | Action::ClearFailover(_)
         | Action::WriteSync { .. }
@@ -98,8 +99,9 @@ async fn within_lease(node: &Arc<Node>, action: &Action) -> Outcome {
         return on_dcs(node, action).await;
     }
     let timing = node.configuration.timing();
-    let left = node.lease.left_at(ptarmigan_clock::now());
-    let limit = spare_time(left, timing.ttl).min(timing.retry_timeout);
+    let limit = crate::fence::leads(node)
+        .map_or(timing.retry_timeout, |leads| leads.for_the_rest(ptarmigan_clock::now()))
+        .min(timing.retry_timeout);
     match tokio::time::timeout(limit, on_dcs(node, action)).await {
         Ok(outcome) => outcome,
         Err(_) => {
@@ -108,11 +110,6 @@ async fn within_lease(node: &Arc<Node>, action: &Action) -> Outcome {
             Outcome::NoAnswer { maybe: true, reason }
         }
     }
-}
-
-/// What may be waited for before the next renewal is due, with two thirds of the TTL left; at least a second.
-fn spare_time(left: Duration, ttl: Duration) -> Duration {
-    left.saturating_sub(ttl * 2 / 3).max(Duration::from_secs(1))
 }
 
 async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
@@ -144,6 +141,9 @@ async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
         Action::WriteConfig => {
             let text = pyjson::compact_map(&node.configuration.dynamic());
             written(node.dcs.write(&Key::Config, &text, Condition::Always).await)
+        }
+        Action::ChangeConfig { value, revision } => {
+            written(node.dcs.write(&Key::Config, value, Condition::Revision(*revision)).await)
         }
         Action::WriteFailsafe { members, when } => {
             let text = pyjson::compact(&json!(members));
@@ -184,17 +184,13 @@ async fn acquire(node: &Node) -> Outcome {
     }
 }
 
-/// How long an offline demotion may need before the lease runs out.
-pub(crate) const STOP_RESERVE: Duration = Duration::from_secs(2);
-
 /// A leader waits for the store only as long as there is time left to ask the others for their promise (failsafe mode), and
 /// to stop, before somebody else may lead.
 pub(crate) fn patience(node: &Node) -> Duration {
     let retry_timeout = node.configuration.timing().retry_timeout;
-    node.lease.until().map_or(retry_timeout, |until| {
-        let left = until.since(ptarmigan_clock::now() + STOP_RESERVE + failsafe::reserve(node));
-        left.max(Duration::from_secs(1)).min(retry_timeout)
-    })
+    let failsafe = node.configuration.with(|settings| settings.global.failsafe_mode);
+    crate::fence::leads(node)
+        .map_or(retry_timeout, |leads| leads.for_store(ptarmigan_clock::now(), retry_timeout, failsafe))
 }
 
 async fn renew(node: &Node, held: &Leader) -> Outcome {
@@ -227,6 +223,7 @@ fn verdict(node: &Node, asked: Asked, begin: Monotonic, answer: Result<Verdict, 
         }
         Ok(Verdict::Held(grant)) => {
             let until = grant.valid_until();
+            note_margin(node, begin);
             node.lease.hold(asked, until);
             node.watchdog().keepalive();
             publish::publish(node);
@@ -240,6 +237,14 @@ fn verdict(node: &Node, asked: Asked, begin: Monotonic, answer: Result<Verdict, 
         }
         Err(error) => no_answer(&error),
     }
+}
+
+/// What the store took, and what was left of the lease before this answer.
+fn note_margin(node: &Node, begin: Monotonic) {
+    let now = ptarmigan_clock::now();
+    let ttl = node.configuration.timing().ttl;
+    let left = node.lease.until().map(|until| ptarmigan_ha::fence::deadline(until, ttl).since(now));
+    node.margin.note(now.since(begin), left, ttl);
 }
 
 fn no_answer(error: &DcsError) -> Outcome {
@@ -391,18 +396,6 @@ mod tests {
         assert!(matches!(refused, Outcome::Refused(_)), "{refused:?}");
         assert!(!fixture.node.leads());
         assert_eq!(fixture.node.snapshot.load().leader_until, None);
-    }
-
-    #[test]
-    fn what_follows_a_renewal_leaves_time_for_the_next() {
-        let ttl = Duration::from_secs(30);
-        for (left_s, limit_s) in [(30, 10), (25, 5), (20, 1), (5, 1)] {
-            assert_eq!(
-                spare_time(Duration::from_secs(left_s), ttl),
-                Duration::from_secs(limit_s),
-                "{left_s}"
-            );
-        }
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use ptarmigan_ha::{
     observation::JobKind,
 };
 use ptarmigan_types::{Cluster, FailsafeRequest, Lsn, MemberName, Monotonic, Role};
-pub use round::{ask, reserve};
+pub use round::ask;
 
 use crate::{kept_file, node::Node};
 

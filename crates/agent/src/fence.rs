@@ -11,7 +11,11 @@ use ptarmigan_guardian::{
     RawPid,
     protocol::{Deadline, RefusalKind},
 };
-use ptarmigan_ha::fence::{self, GRACE, Order, Situation};
+use ptarmigan_ha::{
+    fence::{self, GRACE, Order, Situation},
+    observation::GuardianView,
+    patience::Leads,
+};
 use ptarmigan_postgres::postmaster::{self, Hold, start::Guard};
 use ptarmigan_types::{Monotonic, Role};
 
@@ -122,11 +126,34 @@ pub fn armed(node: &Node) -> Option<bool> {
     is_wanted(node).then(|| node.fence.is_armed(node))
 }
 
+/// Whether the guardian stands behind the server that runs, or will behind the next one that it starts; whether it has to.
+pub fn view(node: &Node) -> GuardianView {
+    let mode = node.configuration.with(|settings| settings.guardian);
+    let whole = || match node.postgres.running() {
+        Some(running) => {
+            let told = *node.fence.told();
+            told.life == running.start_time_ticks && told.hold == Some(Hold::Whole)
+        }
+        None => true,
+    };
+    GuardianView { armed: mode != GuardianMode::Off && whole(), required: mode == GuardianMode::Required }
+}
+
+/// What the member key says of it: `armed` or `unarmed`; `None` where it is switched off.
+pub fn word(node: &Node) -> Option<&'static str> {
+    is_wanted(node).then(|| if view(node).armed { "armed" } else { "unarmed" })
+}
+
 /// Until when this node may be called the leader: no server of its is there beyond the deadline.
 pub fn leads_until(node: &Node) -> Option<Monotonic> {
     let until = node.lease.until()?;
     let ttl = node.configuration.timing().ttl;
     Some(if node.fence.has_deadline(node) { fence::deadline(until, ttl) } else { until })
+}
+
+/// What bounds the patience of this node while it leads.
+pub fn leads(node: &Node) -> Option<Leads> {
+    leads_until(node).map(|until| Leads { until, ttl: node.configuration.timing().ttl })
 }
 
 /// Tells the guardian what is to be told now, unless it knows, and asks it what it has to do with the server where that is
@@ -218,7 +245,10 @@ pub async fn before_promotion(node: &Node) -> Result<(), String> {
         Ok(Hold::Whole) => Ok(()),
         other if mode == GuardianMode::Required => Err(match other {
             Err(error) => error.to_string(),
-            Ok(_) => "PostgreSQL was not started by the guardian, and guardian.mode is required: restart it once".into(),
+            Ok(_) => {
+                "PostgreSQL was not started by the guardian, and guardian.mode is required: restart it once"
+                    .into()
+            }
         }),
         Ok(Hold::DeadlineOnly) => Ok(()),
         other => {

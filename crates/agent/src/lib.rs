@@ -21,6 +21,7 @@ pub mod kept_file;
 pub mod lease;
 pub mod local;
 pub mod logging;
+pub mod margin;
 pub mod member;
 pub mod node;
 pub mod observe;

@@ -29,6 +29,9 @@ pub struct Inputs<'a> {
     pub scheduled_restart: Option<&'a Map<String, Value>>,
     /// The cluster is in maintenance mode.
     pub pause: bool,
+    /// Whether the guardian stands behind PostgreSQL: `armed` or `unarmed`; `None` where it is switched off. No field of
+    /// the contract's.
+    pub guardian: Option<&'a str>,
 }
 
 /// The value of the key, its fields in the contract's order.
@@ -61,6 +64,9 @@ pub fn document(inputs: &Inputs<'_>) -> MemberData {
     }
     if inputs.pause {
         put("pause", json!(true));
+    }
+    if let Some(guardian) = inputs.guardian {
+        put("guardian", json!(guardian));
     }
     MemberData(data)
 }
@@ -105,6 +111,7 @@ mod tests {
             figures: None,
             scheduled_restart: None,
             pause: false,
+            guardian: Some("armed"),
         }
     }
 
@@ -124,6 +131,16 @@ mod tests {
         assert_eq!(data.replay_lsn(), Some(Lsn(10)));
         assert_eq!(data.timeline(), Some(3));
         assert_eq!(data.version(), Some(version::EMULATED));
+    }
+
+    #[test]
+    fn the_guardian_is_told_of_where_there_is_one() {
+        let (tags, none) = (Tags::default(), Map::new());
+        for (guardian, armed) in [(Some("armed"), true), (Some("unarmed"), false), (None, false)] {
+            let data = document(&Inputs { guardian, ..inputs(&tags, &none) });
+            assert_eq!(data.guardian_armed(), armed);
+            assert_eq!(data.0.get("guardian").and_then(Value::as_str), guardian);
+        }
     }
 
     #[test]

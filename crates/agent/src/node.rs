@@ -22,6 +22,7 @@ use crate::{
     jobs::Jobs,
     journal::Journal,
     lease::Lease,
+    margin::Margin,
     server::Told,
     unfinished_rewind::UnfinishedRewind,
 };
@@ -40,6 +41,8 @@ pub struct Node {
     pub lease: Lease,
     /// What the guardian was told.
     pub fence: Fence,
+    /// How long the DCS takes, and what it leaves of the lease.
+    pub margin: Margin,
     /// Failsafe mode: what this node promised, and what it was promised.
     pub failsafe: Failsafe,
     /// Whether `pg_rewind` was cut off.
@@ -179,6 +182,7 @@ impl Node {
             dcs: parts.dcs,
             lease: Lease::default(),
             fence: Fence::default(),
+            margin: Margin::default(),
             failsafe: Failsafe::new(PromiseFile::beside(&parts.postgres.data_dir())),
             unfinished_rewind: UnfinishedRewind::beside(&parts.postgres.data_dir()),
             postgres: parts.postgres,

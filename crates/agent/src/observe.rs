@@ -8,6 +8,7 @@ use ptarmigan_ha::{
     action::{Action, Outcome},
     memory::Source,
     observation::{ControlState, DataDirectory, JobView, Observation, PostgresView, Settings},
+    rto,
 };
 use ptarmigan_postgres::{data_directory::Content, rewind};
 use ptarmigan_types::{Cluster, MemberState, Monotonic, Timeline};
@@ -72,6 +73,8 @@ pub async fn observation(node: &Node, view: Result<Arc<Cluster>, String>) -> Obs
         view,
         postgres,
         watchdog: crate::watchdog::view(node),
+        guardian: crate::fence::view(node),
+        dcs_latency: node.margin.latency(),
         job,
         finished,
         scheduled_restart: known.scheduled_restart.as_ref().map(|restart| restart.request.clone()),
@@ -112,6 +115,7 @@ pub(crate) fn settings(node: &Node) -> Settings {
             .as_ref()
             .map(|section| Remote { has_address: section.host.is_some() || section.port.is_some() }),
         synchronous: synchronous::settings(global),
+        recovery: rto::Settings { rto: global.rto_s.map(Duration::from_secs), ttl_min: node.dcs.ttl_min() },
     }
 }
 

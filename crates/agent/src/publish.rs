@@ -44,7 +44,7 @@ pub fn snapshot(node: &Node) -> Snapshot {
             published.remove("postmaster_start_time");
             published
         }),
-        watchdog_failed: !node.watchdog().is_healthy(),
+        watchdog_failed: !node.watchdog().is_healthy() || crate::fence::view(node).is_missing(),
         guardian_armed: crate::fence::armed(node),
         failsafe_until: node.failsafe.active_until(),
         next_run: known.next_run,
@@ -97,5 +97,6 @@ pub fn member(node: &Node) -> MemberData {
         figures: known.figures.as_ref().filter(|_| may_show_positions),
         scheduled_restart: known.scheduled_restart.as_ref().map(|restart| &restart.published),
         pause: settings.global.pause,
+        guardian: crate::fence::word(node),
     })
 }

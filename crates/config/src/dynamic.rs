@@ -75,6 +75,8 @@ pub struct DynamicSettings {
     pub check_timeline: bool,
     /// Seconds for which the slot of a member that is gone stays.
     pub member_slots_ttl_s: u64,
+    /// The longest time without a primary that is wished for, in seconds: the leader derives the timeouts from it.
+    pub rto_s: Option<u64>,
     /// Seconds racers wait after the leader's end; 0 for none.
     pub primary_race_backoff_s: u64,
     /// Whether replication slots are used.
@@ -125,6 +127,7 @@ impl DynamicSettings {
             check_timeline: flag("check_timeline"),
             member_slots_ttl_s: integer(config.get("member_slots_ttl"), Some("s"))
                 .map_or(1800, |seconds| u64::try_from(seconds).unwrap_or(0)),
+            rto_s: rto_s(config),
             primary_race_backoff_s: unsigned("primary_race_backoff", 0),
             use_slots: use_slots(config),
             slots: permanent_slots(config),
@@ -172,6 +175,13 @@ impl StandbyCluster {
             recovery_min_apply_delay: text("recovery_min_apply_delay"),
         })
     }
+}
+
+/// `rto`, where it is a time of at least a second.
+pub(crate) fn rto_s(config: &Map<String, Value>) -> Option<u64> {
+    integer(config.get("rto"), Some("s"))
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .filter(|&rto| rto > 0)
 }
 
 /// An integer as contract C.3 reads it; units count only where `base_unit` is given.

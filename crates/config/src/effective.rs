@@ -5,7 +5,7 @@ use std::fmt;
 use ptarmigan_types::scalar::{is_truthy, python_int, python_str};
 use serde_json::{Map, Value, json};
 
-use crate::{Settings, Warning, controlled, env::CREDENTIAL_KEYS};
+use crate::{Settings, Warning, controlled, dynamic::rto_s, env::CREDENTIAL_KEYS};
 
 /// Why there are no effective settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,6 +106,9 @@ fn check_mappings(sections: [(&str, Option<&Value>); 3]) -> Result<(), Vec<Warni
 /// The timeouts of a dynamic configuration in seconds: ttl, loop_wait, retry_timeout.
 const TIMEOUTS: [(&str, i64, i64); 3] = [("loop_wait", 10, 1), ("retry_timeout", 10, 3), ("ttl", 30, 20)];
 
+/// The least of each where the leader derives them from `rto`: it knows when that is safe.
+const LEAST_WITH_RTO: [i64; 3] = [1, 1, 3];
+
 /// Raises timeouts to their minimum and lowers `loop_wait`, then `retry_timeout`, until
 /// `loop_wait + 2 * retry_timeout <= ttl` (contract CF-26).
 ///
@@ -115,7 +118,13 @@ pub fn adjust_timeouts(dynamic: &mut Map<String, Value>) -> Result<Vec<Warning>,
     let mut warnings = Vec::new();
     let mut faults = Vec::new();
     let mut values = [0; TIMEOUTS.len()];
-    for ((key, default, least), slot) in TIMEOUTS.into_iter().zip(&mut values) {
+    if dynamic.get("rto").is_some_and(is_truthy) && rto_s(dynamic).is_none() {
+        let text = dynamic.get("rto").map(python_str).unwrap_or_default();
+        warnings.push(Warning::new("rto", format!("'{text}' is not a time of at least a second, ignored")));
+    }
+    let derived = rto_s(dynamic).is_some();
+    for (index, ((key, default, least), slot)) in TIMEOUTS.into_iter().zip(&mut values).enumerate() {
+        let least = if derived { LEAST_WITH_RTO[index] } else { least };
         match dynamic.get(key).map_or(Some(default), python_int) {
             Some(value) if value < least => {
                 warnings.push(Warning::new(key, format!("{value} can't be smaller than {least}, adjusting")));

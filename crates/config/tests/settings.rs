@@ -215,6 +215,30 @@ fn cf_26_the_adjusted_values_are_kept_in_the_dynamic_configuration() {
     assert_eq!((text.settings.ttl_s, text.settings.loop_wait_s), (45, 5));
 }
 
+/// Only the leader derives timeouts below the contract's, and only from `rto`.
+#[test]
+fn cf_26_shorter_timeouts_count_where_they_follow_rto() {
+    let adjusted = |dynamic: Value| {
+        let mut dynamic = map(dynamic);
+        let warnings = adjust_timeouts(&mut dynamic).unwrap();
+        let number = |key: &str| dynamic[key].as_i64().unwrap();
+        let keys: Vec<String> = warnings.into_iter().map(|warning| warning.key).collect();
+        ((number("ttl"), number("loop_wait"), number("retry_timeout")), keys)
+    };
+    let short = |rto: Value| json!({"rto": rto, "ttl": 4, "loop_wait": 1, "retry_timeout": 1});
+    for rto in [json!("5s"), json!(5), json!("5000ms"), json!("1min")] {
+        assert_eq!(adjusted(short(rto)), ((4, 1, 1), vec![]));
+    }
+    for (rto, warns) in
+        [(Value::Null, false), (json!("soon"), true), (json!("-1s"), true), (json!([5]), true)]
+    {
+        let (timeouts, keys) = adjusted(short(rto.clone()));
+        assert_eq!(timeouts, (20, 1, 3), "{rto}");
+        assert_eq!(keys.contains(&"rto".to_owned()), warns, "{rto}: {keys:?}");
+    }
+    assert_eq!(adjusted(json!({"rto": 5, "ttl": 1, "loop_wait": 0, "retry_timeout": 0})).0, (3, 1, 1));
+}
+
 #[test]
 fn cf_9_a_broken_dynamic_configuration_is_rejected_as_a_whole() {
     let broken = [

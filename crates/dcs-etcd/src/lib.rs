@@ -16,12 +16,15 @@ mod store;
 mod watching;
 mod writes;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use ptarmigan_dcs::{Changes, Condition, Dcs, Error, Timing, Verdict, View, Written};
 use ptarmigan_types::{ClusterPath, Key, Leader, LeaseId, MemberName};
 use tokio::{sync::watch, task::JoinHandle};
+
+/// An etcd with its default election timeout grants no lease shorter than 2 s; one more for what it takes to use it.
+const TTL_MIN: Duration = Duration::from_secs(3);
 
 pub use crate::settings::EtcdSettings;
 use crate::{pool::Pool, store::Store};
@@ -144,6 +147,10 @@ impl Dcs for Etcd {
         if before.ttl != timing.ttl {
             self.store.drop_lease(None);
         }
+    }
+
+    fn ttl_min(&self) -> Duration {
+        TTL_MIN
     }
 
     fn describe(&self) -> String {

@@ -163,6 +163,9 @@ pub trait Dcs: Send + Sync {
     /// Applies new timing.
     fn set_timing(&self, timing: Timing);
 
+    /// The shortest TTL that the store keeps.
+    fn ttl_min(&self) -> Duration;
+
     /// One line for the log: kind and endpoints, without credentials.
     fn describe(&self) -> String;
 }

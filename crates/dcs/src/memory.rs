@@ -12,6 +12,9 @@ use ptarmigan_types::{
 };
 use tokio::sync::watch;
 
+/// As etcd's.
+const TTL_MIN: Duration = Duration::from_secs(3);
+
 use crate::{Changes, Condition, Dcs, Error, Grant, Timing, Verdict, View, Written};
 
 /// Where the store reads the time from: leases run out by it.
@@ -378,6 +381,10 @@ impl Dcs for Member {
             own.lease = None;
         }
         own.timing = timing;
+    }
+
+    fn ttl_min(&self) -> Duration {
+        TTL_MIN
     }
 
     fn describe(&self) -> String {

@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::protocol::{
-    AdoptRequest, ClientRole, Deadline, Event, Exit, Fence, Gone, GuardianLine, Hello, LINE_BYTES_MAX, Postmaster, Refusal,
-    RefusalKind, Reply, Request, RequestLine, SignalName, StartRequest, State, Status, VERSION,
+    AdoptRequest, ClientRole, Deadline, Event, Exit, Fence, Gone, GuardianLine, Hello, LINE_BYTES_MAX,
+    Postmaster, Refusal, RefusalKind, Reply, Request, RequestLine, SignalName, StartRequest, State, Status,
+    VERSION,
 };
 use crate::run_dir::{self, RunDir};
 use crate::{RawPid, spawn};

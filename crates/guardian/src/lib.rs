@@ -22,7 +22,8 @@ pub use client::{Guardian, Options, PostmasterEvent};
 #[cfg(feature = "client")]
 pub use foreign::{ForeignProcess, watch_foreign};
 pub use protocol::{
-    AdoptRequest, ClientRole, Deadline, Exit, Fence, Hello, How, Postmaster, SignalName, StartRequest, State, Status,
+    AdoptRequest, ClientRole, Deadline, Exit, Fence, Hello, How, Postmaster, SignalName, StartRequest, State,
+    Status,
 };
 
 /// A process id as the kernel and `postmaster.pid` write it. Only positive ones name a process.

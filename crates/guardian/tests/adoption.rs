@@ -73,7 +73,10 @@ async fn what_was_adopted_ends_at_its_deadline_whatever_is_frozen() {
         assert_eq!((exit.gone.pid, exit.gone.how), (pid, How::Unknown {}));
         assert_eq!(server.processes(), 0);
         assert_eq!(guardian.status().await.unwrap().last_fence.map(|fence| fence.pid), Some(pid));
-        println!("nothing is left {} ms after the deadline", (exit.at_boottime_us - deadline.at_boottime_us.unwrap()) / 1000);
+        println!(
+            "nothing is left {} ms after the deadline",
+            (exit.at_boottime_us - deadline.at_boottime_us.unwrap()) / 1000
+        );
         drop(writers);
     }
 }

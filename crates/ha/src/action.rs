@@ -35,6 +35,13 @@ pub enum Action {
     DeleteInitialize,
     /// Write this node's dynamic configuration to `/config` (contract HA-008, HA-064).
     WriteConfig,
+    /// Change `/config` of that revision.
+    ChangeConfig {
+        /// The new value.
+        value: String,
+        /// The key's revision.
+        revision: Revision,
+    },
     /// Write `/failsafe` (contract UL-3, UL-4).
     WriteFailsafe {
         /// Member name to REST address.

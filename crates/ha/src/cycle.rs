@@ -13,7 +13,7 @@ use crate::{
     observation::{JobEnd, JobKind, JobResult, Observation},
     pause, recover,
     round::{Round, Step, Stop},
-    schedule, startup, sync, unlocked, unreachable,
+    rto, schedule, startup, sync, unlocked, unreachable,
 };
 
 /// One round: what to do now, given what this cycle has brought so far.
@@ -257,7 +257,9 @@ fn keep_keys(r: &mut Round<'_>, renewed: Option<bool>) -> Step<()> {
         r.fired("HA-008", "");
         r.request(Action::WriteConfig);
         r.reload_view(ReloadAfter::Config)?;
+        return Ok(());
     }
+    rto::keep(r);
     Ok(())
 }
 

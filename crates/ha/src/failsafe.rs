@@ -159,7 +159,8 @@ impl Ledger {
         if let Some(other) = before.filter(|promise| promise.to != request.name) {
             return Err(Refusal::Promised(other.to.clone()));
         }
-        let lasts = standing.ttl.max(request.ttl.unwrap_or_default()).max(PROMISE_MIN);
+        let least = if request.guarded { Duration::ZERO } else { PROMISE_MIN };
+        let lasts = standing.ttl.max(request.ttl.unwrap_or_default()).max(least);
         let until = before.map_or(now, |promise| promise.until).max(now + lasts);
         let promise = Promise {
             to: request.name.clone(),

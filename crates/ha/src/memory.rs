@@ -80,6 +80,9 @@ pub struct Memory {
     pub last_lsn: Option<Lsn>,
     /// My position in the cycle before.
     pub previous_lsn: Option<Lsn>,
+    /// What is remembered of `rto`.
+    #[serde(default)]
+    pub recovery: crate::rto::Memory,
     /// When the countdown of `primary_race_backoff` began.
     pub race_backoff_since: Option<Monotonic>,
     /// When crash recovery in single-user mode began.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     action::{Action, DemoteMode, Outcome},
     memory::Source,
-    sync,
+    rto, sync,
     upstream::Remote,
 };
 
@@ -31,6 +31,12 @@ pub struct Observation {
     /// The kernel watchdog.
     #[serde(default)]
     pub watchdog: WatchdogView,
+    /// The guardian.
+    #[serde(default)]
+    pub guardian: GuardianView,
+    /// What the DCS usually takes to renew a lock; `None` where that is not known.
+    #[serde(default)]
+    pub dcs_latency: Option<Duration>,
     /// The one long action in flight.
     pub job: Option<JobView>,
     /// Results of long actions that ended since the last cycle, oldest first.
@@ -94,6 +100,9 @@ pub struct Settings {
     /// Synchronous replication.
     #[serde(default)]
     pub synchronous: sync::Settings,
+    /// `rto`.
+    #[serde(default)]
+    pub recovery: rto::Settings,
 }
 
 /// The kernel watchdog (contract D.6).
@@ -111,6 +120,22 @@ impl Default for WatchdogView {
     /// None is configured.
     fn default() -> Self {
         Self { running: false, wanted: false, healthy: true }
+    }
+}
+
+/// The guardian, as far as decisions depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardianView {
+    /// It stands behind the server that runs, or will behind the next one.
+    pub armed: bool,
+    /// Without it this node does not lead.
+    pub required: bool,
+}
+
+impl GuardianView {
+    /// It is required and cannot be had.
+    pub const fn is_missing(self) -> bool {
+        self.required && !self.armed
     }
 }
 

@@ -59,6 +59,10 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         r.fired("HA-211", "the watchdog is required and cannot be used");
         return Ok(false);
     }
+    if r.obs.guardian.is_missing() && !r.is_paused() {
+        r.fired("GD-1", "the guardian is required and does not stand behind PostgreSQL");
+        return Ok(false);
+    }
     if is_left_out(r) {
         r.fired("HA-214", "/sync does not name this node");
         return Ok(false);

@@ -314,6 +314,7 @@ fn request() -> FailsafeRequest {
         slots: Some(BTreeMap::from([("b".to_owned(), Lsn(7))])),
         ttl: None,
         lock: None,
+        guarded: false,
     }
 }
 
@@ -364,6 +365,15 @@ fn fs_7_a_race_and_a_promise_exclude_each_other() {
     ledger.end();
     ledger.end();
     assert!(ledger.give(&standing(), &request(), NOW).is_ok(), "one end too many does no harm");
+}
+
+#[test]
+fn fs_8_a_leader_under_a_guardian_asks_for_no_more_than_its_lease() {
+    for (guarded, lasts) in [(true, 3), (false, 20)] {
+        let standing = Standing { ttl: secs(3), ..standing() };
+        let request = FailsafeRequest { ttl: Some(secs(3)), guarded, ..request() };
+        assert_eq!(Ledger::default().give(&standing, &request, NOW).unwrap().until, NOW + secs(lasts));
+    }
 }
 
 #[test]

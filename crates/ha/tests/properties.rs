@@ -14,8 +14,8 @@ use ptarmigan_ha::{
     failsafe::Seen,
     memory::{FailedJob, Yield},
     observation::{
-        ControlState, DataDirectory, JobEnd, JobKind, JobResult, JobView, RestartFilter, ScheduledRestart,
-        WatchdogView,
+        ControlState, DataDirectory, GuardianView, JobEnd, JobKind, JobResult, JobView, RestartFilter,
+        ScheduledRestart, WatchdogView,
     },
 };
 use ptarmigan_types::{
@@ -80,6 +80,7 @@ const TIMELINES: [Option<Timeline>; 4] = [Some(1), None, Some(2), Some(u32::MAX)
 
 fn memory(draw: &mut Draw<'_>) -> Memory {
     Memory {
+        recovery: ptarmigan_ha::rto::Memory::default(),
         old_members: if draw.maybe() { draw_view(draw).members } else { Arc::default() },
         old_leader: draw.pick(&[None, Some(name("a")), Some(name("b")), Some(name("c"))]),
         leader_timeline: draw.pick(&TIMELINES),
@@ -185,6 +186,8 @@ fn observation(draw: &mut Draw<'_>) -> Observation {
         json!({"failover_priority": 5}),
     ]));
     draw_postgres(draw, obs);
+    obs.guardian = GuardianView { armed: draw.maybe(), required: draw.seldom() };
+    obs.settings.recovery.rto = draw.seldom().then(|| secs(5));
     obs.watchdog = WatchdogView { running: draw.seldom(), wanted: draw.maybe(), healthy: !draw.seldom() };
     obs.job = draw.seldom().then(|| JobView {
         kind: draw.pick(&KINDS),

@@ -6,8 +6,8 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use ptarmigan_guardian::{
-    AdoptRequest, Deadline, ForeignProcess, Guardian, How, Postmaster as Guarded, PostmasterEvent, RawPid, SignalName,
-    State, process,
+    AdoptRequest, Deadline, ForeignProcess, Guardian, How, Postmaster as Guarded, PostmasterEvent, RawPid,
+    SignalName, State, process,
 };
 
 use crate::Postgres;

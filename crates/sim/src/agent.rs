@@ -6,13 +6,16 @@ use ptarmigan_ha::{
     Action, DemoteMode, Job, Memory, Observation, Outcome,
     action::ReloadAfter,
     callbacks::Callbacks,
-    observation::{ControlState, DataDirectory, JobKind, JobView, PostgresView, ServerFacts, WatchdogView},
+    fence,
+    observation::{
+        ControlState, DataDirectory, GuardianView, JobKind, JobView, PostgresView, ServerFacts, WatchdogView,
+    },
+    patience::Leads,
 };
 use ptarmigan_types::{Cluster, Leader, MemberState, Monotonic, Role};
 
 use crate::{
     bugs::{Bug, decide_with},
-    failsafe::reserve,
     member::{Acting, Begun, Call, Member, Phase, Timing, Waiter},
     postgres::Process,
     remote, synchronous,
@@ -25,8 +28,6 @@ const ROUNDS_MAX: usize = 8;
 const BREATH: Duration = Duration::from_millis(10);
 /// How soon a cycle that was cut goes on.
 const CUT_PAUSE: Duration = Duration::from_secs(1);
-/// How long an offline demotion may need before the lease runs out.
-const STOP_RESERVE: Duration = Duration::from_secs(2);
 
 impl World {
     /// The daemon of a running machine starts: it reads the DCS before anything else.
@@ -114,11 +115,19 @@ impl World {
     pub fn patience(&self, member: usize) -> Duration {
         let this = &self.members[member];
         let retry_timeout = this.settings.retry_timeout;
-        let Some(until) = this.lease.until().filter(|_| this.timing == Timing::Own) else {
+        let Some(until) = self.leads_until(member).filter(|_| this.timing == Timing::Own) else {
             return retry_timeout;
         };
-        let left = until.since(self.now + STOP_RESERVE + reserve(this));
-        left.max(Duration::from_secs(1)).min(retry_timeout)
+        let leads = Leads { until, ttl: this.settings.ttl };
+        leads.for_store(self.now, retry_timeout, this.settings.failsafe_mode)
+    }
+
+    /// Until when nothing of a leader is ended by anybody else.
+    pub fn leads_until(&self, member: usize) -> Option<Monotonic> {
+        let this = &self.members[member];
+        let until = this.lease.until()?;
+        let guarded = self.scenario.guardians && this.timing == Timing::Own;
+        Some(if guarded { fence::deadline(until, this.settings.ttl) } else { until })
     }
 
     fn viewed(&mut self, member: usize, view: Result<Arc<Cluster>, String>) {
@@ -176,6 +185,8 @@ impl World {
             view: begun.view,
             postgres,
             watchdog,
+            guardian: GuardianView { armed: self.scenario.guardians, required: false },
+            dcs_latency: None,
             job: begun.job,
             finished: begun.finished,
             scheduled_restart: this.restart.clone(),

@@ -24,6 +24,13 @@ use crate::{
 const PEERS_LIMIT: Duration = Duration::from_secs(2);
 
 impl World {
+    fn forget_lease(&mut self, member: usize) -> Outcome {
+        if self.members[member].lease.until().is_some() {
+            self.members[member].lease.forget();
+        }
+        Outcome::Done
+    }
+
     /// Carries an action out; `None`: its outcome comes later.
     pub fn execute(&mut self, member: usize, action: &Action) -> Option<Outcome> {
         if let Some(outcome) = self.pretended(member, action) {
@@ -36,12 +43,7 @@ impl World {
             }
             Action::AcquireLock => self.acquire_lock(member),
             Action::ReleaseLock(held) => self.ask(member, Call::Release(held.clone())),
-            Action::ForgetLease => {
-                if self.members[member].lease.until().is_some() {
-                    self.members[member].lease.forget();
-                }
-                Some(Outcome::Done)
-            }
+            Action::ForgetLease => Some(self.forget_lease(member)),
             Action::WriteStatus => self.write_status(member),
             Action::WriteMember => self.write_member(member),
             Action::WriteInitialize { value, when } => {
@@ -56,6 +58,9 @@ impl World {
                     |config| Value::Object(config).to_string(),
                 );
                 self.write_key(member, "config", Some(text), When::Always)
+            }
+            Action::ChangeConfig { value, revision } => {
+                self.write_key(member, "config", Some(value.clone()), When::Revision(*revision))
             }
             Action::WriteFailsafe { members, when } => {
                 self.write_key(member, "failsafe", Some(json!(members).to_string()), *when)

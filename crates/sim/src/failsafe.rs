@@ -9,24 +9,16 @@ use ptarmigan_ha::{
     failsafe::{Ledger, Standing, with_promised_leader},
     lease::Asked,
     observation::JobKind,
+    patience::{Leads, TRIES},
 };
 use ptarmigan_types::{Cluster, FailsafeRequest, Lsn, MemberName, Monotonic, Revision, Role};
 
 use crate::{
     bugs::Bug,
-    member::{Member, Phase},
+    member::{Member, Phase, Timing},
     postgres::Process,
     world::{Event, World},
 };
-
-/// The longest time that one question may take.
-const TRY_MAX: Duration = Duration::from_secs(2);
-/// And the shortest.
-const TRY_MIN: Duration = Duration::from_millis(500);
-/// Questions to each member.
-const TRIES: u32 = 2;
-/// What is kept back of the lease for a stop.
-const STOP_RESERVE: Duration = Duration::from_secs(2);
 
 /// A member's side of failsafe mode. The promise survives its daemon.
 #[derive(Debug, Default)]
@@ -58,11 +50,6 @@ impl Failsafe {
     pub fn stored(&self, now: Monotonic) -> Self {
         Self { ledger: Ledger::with(self.ledger.promise(now).cloned()), ..Self::default() }
     }
-}
-
-/// What a leader must keep back of its lease for a round.
-pub const fn reserve(member: &Member) -> Duration {
-    if member.settings.failsafe_mode { Duration::from_secs(4) } else { Duration::ZERO }
 }
 
 impl World {
@@ -124,15 +111,19 @@ impl World {
             slots: this.slots.clone(),
             ttl: Some(this.settings.ttl),
             lock: lock.map(|(_, revision)| *revision),
+            guarded: self.scenario.guardians && this.timing == Timing::Own,
         };
-        let left = this.lease.left_at(self.now).saturating_sub(STOP_RESERVE);
+        let granted = self.now + this.lease.left_at(self.now);
+        let until = self.leads_until(member).map_or(granted, |until| until.min(granted));
+        let leads = Leads { until, ttl: self.members[member].settings.ttl };
+        let this = &self.members[member];
         let silent = others.iter().filter_map(|peer| self.index(&peer.name.0)).collect();
         let round = Round {
             operation,
             sent: self.now,
             asked: this.lease.ask(),
             request,
-            limit: (left / TRIES).clamp(TRY_MIN, TRY_MAX),
+            limit: leads.for_question(self.now),
             tries: 0,
             silent,
             refused: false,
@@ -206,7 +197,7 @@ impl World {
             }
         };
         // It is on the disk before it is answered.
-        let wait = self.way(TRY_MAX) + self.random.millis(1, 20);
+        let wait = self.way(Duration::from_secs(2)) + self.random.millis(1, 20);
         self.after(wait, Event::FailsafeAnswered { member, epoch, operation, peer, promises, position });
     }
 

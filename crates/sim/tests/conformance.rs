@@ -330,6 +330,10 @@ impl Dcs for Handle {
         this.settings.retry_timeout = timing.retry_timeout;
     }
 
+    fn ttl_min(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
     fn describe(&self) -> String {
         "the model".into()
     }

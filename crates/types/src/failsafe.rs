@@ -21,4 +21,6 @@ pub struct FailsafeRequest {
     pub ttl: Option<Duration>,
     /// The create revision of the last lock that it held; a Patroni tells none.
     pub lock: Option<Revision>,
+    /// A guardian ends its server at the end of its lease; a Patroni has none.
+    pub guarded: bool,
 }

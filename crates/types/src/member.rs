@@ -248,6 +248,12 @@ impl MemberData {
         self.0.get("pause").and_then(Value::as_bool).unwrap_or(false)
     }
 
+    /// Whether the guardian stands behind the member's server, or will behind the next one that is started there. Members of
+    /// Patroni have none, and say nothing of it.
+    pub fn guardian_armed(&self) -> bool {
+        self.text("guardian") == Some("armed")
+    }
+
     /// True while a restart is outstanding.
     pub fn pending_restart(&self) -> bool {
         self.0.get("pending_restart").is_some_and(scalar::is_truthy)

@@ -3,38 +3,28 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::join_all;
-use ptarmigan_ha::{Outcome, action::PeerAddress};
+use ptarmigan_ha::{
+    Outcome,
+    action::PeerAddress,
+    patience::{Leads, TRIES},
+};
 use ptarmigan_types::MemberName;
 use serde_json::{Value, json};
 
 use crate::{node::Node, publish, slots};
 
-/// The longest time that one question may take (contract FS-3).
-const TRY_MAX: Duration = Duration::from_secs(2);
-
-/// Where little is left of the lease the questions get less time, and this much in any case.
-const TRY_MIN: Duration = Duration::from_millis(500);
-
-/// So much time goes into the questions to each member (contract FS-3: one retry). A member whose daemon starts anew refuses
-/// connections for a moment: within this time it is asked again.
-const TRIES: u32 = 2;
-
 /// After which pause.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
-
-/// What a leader must keep back of its lease for a round, besides the time for a stop; nothing where the mode is off.
-pub fn reserve(node: &Node) -> Duration {
-    let on = node.configuration.with(|settings| settings.global.failsafe_mode);
-    if on { TRY_MAX * TRIES } else { Duration::ZERO }
-}
 
 /// Contract FS-3 to FS-5.
 pub async fn ask(node: &Node, members: &[PeerAddress]) -> Outcome {
     let asked = node.lease.ask();
     let body = body(node);
     let sent = ptarmigan_clock::now();
-    let left = node.lease.left_at(sent).saturating_sub(crate::execute::STOP_RESERVE);
-    let limit = (left / TRIES).clamp(TRY_MIN, TRY_MAX);
+    let ttl = node.configuration.timing().ttl;
+    let granted = sent + node.lease.left_at(sent);
+    let until = crate::fence::leads_until(node).map_or(granted, |until| until.min(granted));
+    let limit = Leads { until, ttl }.for_question(sent);
     let answers = join_all(members.iter().map(|member| ask_one(node, member, &body, limit))).await;
     let mut positions = BTreeMap::new();
     let mut refused = Vec::new();
@@ -47,7 +37,6 @@ pub async fn ask(node: &Node, members: &[PeerAddress]) -> Outcome {
             }
         }
     }
-    let ttl = node.configuration.timing().ttl;
     let until = sent + ttl;
     if !refused.is_empty() {
         node.failsafe.failed();
@@ -94,6 +83,9 @@ fn body(node: &Node) -> Value {
         "api_url": me.api_url(),
         "ttl": node.configuration.timing().ttl.as_secs(),
     });
+    if let Some(guardian) = crate::fence::word(node) {
+        body["guardian"] = json!(guardian);
+    }
     let last_leader = node.known().last_leader.clone();
     if let Some((_, lock)) = last_leader.filter(|(name, _): &(MemberName, u64)| *name == node.name) {
         body["lock"] = json!(lock);

@@ -46,6 +46,7 @@ fn asks(name: &str) -> FailsafeRequest {
         slots: None,
         ttl: None,
         lock: None,
+        guarded: false,
     }
 }
 
@@ -152,6 +153,7 @@ async fn fs_8_what_cannot_be_stored_is_no_promise() {
         slots: None,
         ttl: None,
         lock: None,
+        guarded: false,
     };
     let nowhere = Failsafe::new(PromiseFile::beside(std::path::Path::new("/proc/none/data")));
     let now = ptarmigan_clock::now();

@@ -189,6 +189,7 @@ fn bootstrap() -> Check {
 fn dynamic() -> Check {
     let seconds = Check::Number { least: 0, most: i64::MAX, unit: Some("s"), typed: false };
     Section(vec![
+        Optional("rto", Check::Number { least: 1, most: i64::MAX, unit: Some("s"), typed: false }),
         Optional("ttl", at_least(20)),
         Optional("loop_wait", at_least(1)),
         Optional("retry_timeout", at_least(3)),

@@ -19,8 +19,8 @@ use super::launch::{self, Launched};
 use super::postmaster::{Handle, kill_all};
 use super::{data_dir, log};
 use crate::protocol::{
-    AdoptRequest, Deadline, Event, Exit, Fence, Gone, How, Postmaster, Refusal, RefusalKind, SignalName, StartRequest,
-    State, Status,
+    AdoptRequest, Deadline, Event, Exit, Fence, Gone, How, Postmaster, Refusal, RefusalKind, SignalName,
+    StartRequest, State, Status,
 };
 use crate::{RawPid, process};
 

@@ -11,8 +11,8 @@ use ptarmigan_ha::{
     facts::PeerAnswer,
     failsafe::Promise,
     observation::{
-        ControlState, DataDirectory, JobEnd, JobKind, JobResult, JobView, PostgresView, ServerFacts,
-        Settings, WatchdogView,
+        ControlState, DataDirectory, GuardianView, JobEnd, JobKind, JobResult, JobView, PostgresView,
+        ServerFacts, Settings, WatchdogView,
     },
 };
 use ptarmigan_types::{
@@ -166,6 +166,7 @@ pub fn settings() -> Settings {
         tags: Tags::default(),
         standby_cluster: None,
         synchronous: ptarmigan_ha::sync::Settings::default(),
+        recovery: ptarmigan_ha::rto::Settings::default(),
     }
 }
 
@@ -264,6 +265,8 @@ impl Scene {
                 view: Ok(Arc::new(cluster())),
                 postgres: postgres(),
                 watchdog: WatchdogView::default(),
+                guardian: GuardianView::default(),
+                dcs_latency: None,
                 job: None,
                 finished: Vec::new(),
                 scheduled_restart: None,

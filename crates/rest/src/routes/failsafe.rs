@@ -50,6 +50,7 @@ fn read(body: &Map<String, Value>) -> Result<FailsafeRequest, Answer> {
         slots: slots(body)?,
         ttl: number("ttl")?.map(Duration::from_secs),
         lock: number("lock")?,
+        guarded: body.get("guardian").and_then(Value::as_str) == Some("armed"),
     })
 }
 
@@ -82,13 +83,16 @@ mod tests {
         let body = json!({"name": "a", "conn_url": "postgres://a/", "api_url": "http://a/patroni"});
         let plain = run(&body).unwrap();
         assert_eq!((plain.name.as_str(), plain.slots, plain.ttl, plain.lock), ("a", None, None, None));
+        assert!(!plain.guarded);
         let mut body = body;
         body["slots"] = json!({"b": 7, "ls": 9, "odd": "x"});
         body["ttl"] = json!(30);
         body["lock"] = json!(17);
+        body["guardian"] = json!("armed");
         let ours = run(&body).unwrap();
         assert_eq!(ours.slots, Some(BTreeMap::from([("b".into(), Lsn(7)), ("ls".into(), Lsn(9))])));
         assert_eq!((ours.ttl, ours.lock), (Some(Duration::from_secs(30)), Some(17)));
+        assert!(ours.guarded);
     }
 
     #[test]
