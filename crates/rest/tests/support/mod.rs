@@ -115,6 +115,8 @@ pub fn replica(now: Monotonic) -> Snapshot {
         scheduled_restart: None,
         watchdog_failed: false,
         guardian_armed: None,
+        lease_headroom: None,
+        dcs_latency: None,
         failsafe: None,
         failsafe_until: None,
         next_run: now + Duration::from_secs(5),
