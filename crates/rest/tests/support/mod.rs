@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part of this module")]
 
+pub mod exposition;
+
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
