@@ -46,6 +46,8 @@ pub fn snapshot(node: &Node) -> Snapshot {
         }),
         watchdog_failed: !node.watchdog().is_healthy() || crate::fence::view(node).is_missing(),
         guardian_armed: crate::fence::armed(node),
+        lease_headroom: None,
+        dcs_latency: None,
         failsafe_until: node.failsafe.active_until(),
         next_run: known.next_run,
         postmaster_alive: node.postgres.is_alive(),

@@ -155,6 +155,8 @@ pub(crate) fn first_snapshot(settings: &Settings) -> Snapshot {
         scheduled_restart: None,
         watchdog_failed: false,
         guardian_armed: None,
+        lease_headroom: None,
+        dcs_latency: None,
         failsafe: None,
         failsafe_until: None,
         next_run: Monotonic::default(),

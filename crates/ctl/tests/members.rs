@@ -79,6 +79,8 @@ fn snapshot(state: MemberState) -> Snapshot {
         scheduled_restart: None,
         watchdog_failed: false,
         guardian_armed: None,
+        lease_headroom: None,
+        dcs_latency: None,
         failsafe: None,
         failsafe_until: None,
         next_run: Monotonic(0),

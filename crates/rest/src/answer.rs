@@ -38,6 +38,8 @@ pub(crate) enum Content {
     Text(String),
     /// A JSON document.
     Json(Value),
+    /// Metrics in the Prometheus text format.
+    Metrics(String),
     /// The generic error page with a message.
     Page(String),
 }
@@ -55,6 +57,10 @@ impl Answer {
         Self { status, content: Content::Json(value), closes: false, lsn: None }
     }
 
+    pub(crate) const fn metrics(text: String) -> Self {
+        Self { status: 200, content: Content::Metrics(text), closes: false, lsn: None }
+    }
+
     pub(crate) fn page(status: u16, message: impl Into<String>) -> Self {
         Self { status, content: Content::Page(message.into()), closes: true, lsn: None }
     }
@@ -70,6 +76,7 @@ impl Answer {
             Content::Bare => return with_status(status, Bytes::new()),
             Content::Text(text) => ("text/html", text.clone(), true),
             Content::Json(value) => ("application/json", pyjson::spaced(value), true),
+            Content::Metrics(text) => ("text/plain", text.clone(), true),
             Content::Page(message) => ("text/html;charset=utf-8", page(status, message), false),
         };
         let is_unreachable = self.is_dcs_unreachable();

@@ -4,6 +4,7 @@
 //! that changes something, or needs a fresh view, goes to the agent through [`Requests`].
 
 pub mod document;
+pub mod metrics;
 pub mod peer;
 pub mod query;
 pub mod reported;
@@ -16,6 +17,7 @@ pub mod why;
 mod answer;
 mod auth;
 mod body;
+mod exposition;
 mod listen;
 mod routes;
 

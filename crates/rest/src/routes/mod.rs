@@ -1,7 +1,7 @@
 //! Which endpoint answers (contract surface A.1): by method and first path segment.
 //!
-//! `GET /metrics` and the web page, `POST /mpp` and `/citus` have no handler of their own:
-//! the former are health paths without a verdict (503), the latter unsupported operations (501).
+//! The web page, `POST /mpp` and `/citus` have no handler of their own:
+//! the former is a health path without a verdict (503), the latter are unsupported operations (501).
 
 mod cluster;
 mod config;
@@ -9,6 +9,7 @@ mod failsafe;
 mod health;
 mod history;
 mod liveness;
+mod metrics;
 mod patroni;
 mod readiness;
 mod reinitialize;
@@ -120,6 +121,7 @@ pub(crate) async fn dispatch(context: &Context, request: Request<Incoming>) -> A
         (&Method::GET, "history") => history::get(context),
         (&Method::GET, "config") => config::get(context),
         (&Method::GET, "failsafe") => failsafe::get(context),
+        (&Method::GET, "metrics") => metrics::get(context),
         (&Method::GET, "why") => why::get(context).await,
         (&Method::GET, _) => health::get(context, path, &query),
         (&Method::HEAD | &Method::OPTIONS, _) => health::head(context, path, &query),

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part of this module")]
 
+pub mod exposition;
+
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
@@ -115,6 +117,8 @@ pub fn replica(now: Monotonic) -> Snapshot {
         scheduled_restart: None,
         watchdog_failed: false,
         guardian_armed: None,
+        lease_headroom: None,
+        dcs_latency: None,
         failsafe: None,
         failsafe_until: None,
         next_run: now + Duration::from_secs(5),
