@@ -33,6 +33,7 @@ mod reinitialize;
 mod relay;
 mod scheduled_restart;
 mod secrets;
+mod short_lease;
 mod site;
 mod standby_cluster;
 mod store;

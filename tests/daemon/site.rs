@@ -217,7 +217,6 @@ impl Site {
         request.timeout(LIMIT).send().await.unwrap()
     }
 
-    /// What `ptctl` prints; a failure of it is the test's.
     /// What an operator does with a node's PostgreSQL.
     pub(crate) async fn pg_ctl(&self, index: usize, arguments: &[&str]) {
         let node = self.node(index);
@@ -229,6 +228,7 @@ impl Site {
         assert!(output.status.success(), "{output:?}");
     }
 
+    /// What `ptctl` prints; a failure of it is the test's.
     pub(crate) async fn ptctl(&self, arguments: &[&str]) -> String {
         let home = self.node(0).home();
         let mut command = process::command(&self.workspace, home, self.binaries.ptctl());

@@ -41,6 +41,7 @@ struct Told {
     life: u64,
     /// The guardian's process.
     guardian: Option<RawPid>,
+    /// `None`: nothing, or that is not known.
     order: Option<Order>,
     /// `None`: it did not answer.
     hold: Option<Hold>,
@@ -75,10 +76,10 @@ impl Fence {
         self.told_of_running(node).is_some_and(stands)
     }
 
-    /// Whether the server that runs has a deadline.
+    /// Whether the server that runs has a deadline, or may have one.
     fn has_deadline(&self, node: &Node) -> bool {
         let told = self.told_of_running(node);
-        told.is_some_and(|told| told.hold != Some(Hold::None) && matches!(told.order, Some(Order::At(_))))
+        told.is_some_and(|told| told.hold != Some(Hold::None) && told.order != Some(Order::Never))
     }
 }
 
@@ -178,8 +179,8 @@ pub async fn tell(node: &Node) -> Result<Hold, Error> {
         return Ok(hold);
     }
     let was_armed = node.fence.is_armed(node);
-    // What is not answered may come true all the same: then nothing is known.
-    *node.fence.told() = Told { life, guardian: None, order: None, hold: None, lifted: told.lifted };
+    // What is not answered may come true all the same: until then nothing counts as told.
+    *node.fence.told() = Told { life, guardian: None, order: None, ..told };
     let answer = match order {
         Order::Keep => node.postgres.hold_of_guardian().await,
         Order::At(at) => node.postgres.set_deadline(deadline(Some(at))).await,
@@ -188,8 +189,13 @@ pub async fn tell(node: &Node) -> Result<Hold, Error> {
     };
     let hold = match answer {
         Ok(hold) => hold.unwrap_or(Hold::None),
-        Err(error) if error.refusal() == Some(RefusalKind::Fenced) => return Err(Error::Passed),
-        Err(error) => return Err(Error::Guardian(error)),
+        Err(error) => {
+            node.fence.told().hold = None;
+            return Err(match error.refusal() {
+                Some(RefusalKind::Fenced) => Error::Passed,
+                _ => Error::Guardian(error),
+            });
+        }
     };
     let order = if order == Order::Keep { told.order.filter(|_| same) } else { Some(order) };
     let guardian = node.postgres.guardian_pid();

@@ -40,7 +40,7 @@ impl Store {
             Err(Failure::Unanswered(text)) => return Err(Error::Unreachable(text)),
             Err(failure) => return refusal(failure),
         };
-        Self::enough_time(deadline)?;
+        self.enough_time(deadline)?;
         let mut created = self.create_leader(deadline, lease).await;
         if created.as_ref().is_err_and(Failure::is_lease_not_found) {
             self.drop_lease(Some(lease.id));
@@ -48,7 +48,7 @@ impl Store {
                 Ok(lease) => lease,
                 Err(failure) => return refusal(failure),
             };
-            Self::enough_time(deadline)?;
+            self.enough_time(deadline)?;
             created = self.create_leader(deadline, lease).await;
         }
         let outcome = match created {
@@ -85,7 +85,7 @@ impl Store {
             Ok(lease) => lease,
             Err(failure) => return refusal(failure),
         };
-        Self::enough_time(deadline)?;
+        self.enough_time(deadline)?;
         let outcome = match self.compare_leader(deadline, leader, lease).await {
             Ok(outcome) => outcome,
             Err(failure) => return refusal(failure),
@@ -127,7 +127,7 @@ impl Store {
                 Ok(lease) => lease,
                 Err(failure) => return refusal(failure),
             };
-            Self::enough_time(deadline)?;
+            self.enough_time(deadline)?;
             put = self.put_leader_again(deadline, leader, lease).await;
         }
         match put {

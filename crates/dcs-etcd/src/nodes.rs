@@ -53,6 +53,9 @@ pub(crate) struct Nodes {
     newest: Option<Stamp>,
 }
 
+/// The least that a node has of the contract's shortest budget, 3 s.
+const NODE_MIN: Duration = Duration::from_secs(1);
+
 /// How the time of one operation is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Division {
@@ -63,11 +66,12 @@ pub(crate) struct Division {
 }
 
 impl Division {
-    /// One node: 3 attempts, two: 2 each, more: 1 each; a node has at least one second.
+    /// One node: 3 attempts, two: 2 each, more: 1 each; a node has at least one second, or a third of a shorter budget.
     pub(crate) fn new(total: Duration, nodes: usize) -> Self {
         let nodes = u32::try_from(nodes.max(1)).unwrap_or(u32::MAX);
         let attempts = 4 - nodes.min(3);
-        let node = (total / nodes).max(Duration::from_secs(1)).min(total);
+        let least = NODE_MIN.min(total / 3);
+        let node = (total / nodes).max(least).min(total);
         Self { attempts, attempt: node / attempts }
     }
 }
@@ -237,8 +241,9 @@ mod tests {
         assert_eq!(division(2), Division { attempts: 2, attempt: Duration::from_secs(3) });
         assert_eq!(division(3), Division { attempts: 1, attempt: Duration::from_secs(4) });
         assert_eq!(division(24), Division { attempts: 1, attempt: Duration::from_secs(1) });
-        let short = Division::new(Duration::from_millis(500), 5);
-        assert_eq!(short, Division { attempts: 1, attempt: Duration::from_millis(500) });
+        // Below the contract's shortest budget, three nodes can be asked all the same.
+        let short = Division::new(Duration::from_millis(900), 5);
+        assert_eq!(short, Division { attempts: 1, attempt: Duration::from_millis(300) });
     }
 
     #[test]

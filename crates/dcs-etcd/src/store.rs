@@ -76,9 +76,9 @@ impl Store {
         self.path.key(&Key::Leader)
     }
 
-    /// Fails where a race or renewal would have less than a second left.
-    pub(crate) fn enough_time(deadline: Deadline) -> Result<(), Error> {
-        if deadline.remaining() < TIME_LEFT_MIN {
+    /// Fails where a race or renewal would have less than a second left, or a quarter of a `retry_timeout` below the contract's.
+    pub(crate) fn enough_time(&self, deadline: Deadline) -> Result<(), Error> {
+        if deadline.remaining() < TIME_LEFT_MIN.min(self.timing().retry_timeout / 4) {
             return Err(Error::Unreachable("too little time left after the lease was refreshed".into()));
         }
         Ok(())
@@ -222,9 +222,14 @@ mod tests {
         assert!(view.is_ok());
     }
 
-    #[test]
-    fn a_5_a_race_needs_a_second_after_the_lease() {
-        assert!(Store::enough_time(Deadline::after(Duration::from_millis(900))).is_err());
-        assert!(Store::enough_time(Deadline::after(Duration::from_millis(1500))).is_ok());
+    #[tokio::test]
+    async fn a_5_a_race_needs_a_second_after_the_lease() {
+        let store = alone();
+        for (retry_timeout_s, too_little, enough) in [(10, 900, 1500), (4, 900, 1500), (1, 200, 300)] {
+            let retry_timeout = Duration::from_secs(retry_timeout_s);
+            store.pool.set_timing(Timing { retry_timeout, ..store.timing() });
+            let left = |millis| store.enough_time(Deadline::after(Duration::from_millis(millis)));
+            assert!(left(too_little).is_err() && left(enough).is_ok(), "{retry_timeout_s}");
+        }
     }
 }

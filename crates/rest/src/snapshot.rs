@@ -43,9 +43,10 @@ pub struct Snapshot {
     pub watchdog_failed: bool,
     /// Whether the guardian ends PostgreSQL where nobody speaks for it any more; `None` where it is switched off.
     pub guardian_armed: Option<bool>,
-    /// What was left of the leader lease when it was renewed last; `None` where this node is not the leader.
+    /// The least that was left, at one of the last renewals of the leader lease, until this node would have had to end its
+    /// server; `None` where it does not lead.
     pub lease_headroom: Option<Duration>,
-    /// How long the DCS took to answer last; `None` where it did not answer.
+    /// What the DCS usually takes to renew the leader lock; `None` where this node has not renewed it.
     pub dcs_latency: Option<Duration>,
     /// `/failsafe` as it was read last, by name and address: stays where the DCS does not answer.
     pub failsafe: Option<BTreeMap<String, String>>,

@@ -6,6 +6,7 @@ use ptarmigan_ha::{
     Action, Outcome, Upstream,
     action::{Divergence, PeerAddress, RecoveryDifference, When},
     facts::PeerAnswer,
+    patience::Leads,
 };
 use ptarmigan_types::{
     Cluster, History, Lsn, MemberData, MemberState, Role, Status, Timeline, history::HistoryEntry, lease,
@@ -211,8 +212,8 @@ impl World {
         if !this.leads(self.now) || this.timing == Timing::Contract {
             return retry_timeout;
         }
-        let left = this.lease.left_at(self.now);
-        left.saturating_sub(this.settings.ttl * 2 / 3).max(Duration::from_secs(1)).min(retry_timeout)
+        let leads = self.leads_until(member).map(|until| Leads { until, ttl: this.settings.ttl });
+        leads.map_or(retry_timeout, |leads| leads.for_the_rest(self.now)).min(retry_timeout)
     }
 
     fn write_key(

@@ -172,6 +172,24 @@ impl Etcd {
         self.call("/v3/lease/revoke", &json!({"ID": lease.to_string()})).await.map(drop)
     }
 
+    /// Which member leads.
+    ///
+    /// # Errors
+    /// None does, or none answers.
+    pub async fn leader(&self) -> Result<usize> {
+        for (index, member) in self.members.iter().enumerate().filter(|(_, member)| member.process.is_some())
+        {
+            let address = member.client.address();
+            let request = Request::new("POST", &address, "/v3/maintenance/status").body("{}");
+            let Ok(answer) = request.timeout(Duration::from_secs(3)).send().await else { continue };
+            let status = answer.json()?;
+            if status["leader"].is_string() && status["leader"] == status["header"]["member_id"] {
+                return Ok(index);
+            }
+        }
+        anyhow::bail!("no etcd member leads")
+    }
+
     async fn range(&self, body: Value) -> Result<Vec<KeyValue>> {
         let answer = self.call("/v3/kv/range", &body).await?;
         answer["kvs"].as_array().into_iter().flatten().map(key_value).collect()

@@ -286,7 +286,9 @@ impl World {
         let now = self.now;
         let this = &self.members[member];
         let (epoch, share) = (this.epoch, if self.store.consul { CONSUL_ATTEMPTS } else { ETCD_NODES });
-        let limit = (this.settings.retry_timeout / share).max(ATTEMPT_MIN).min(flight.deadline.since(now));
+        let limit = (this.settings.retry_timeout / share)
+            .max(ATTEMPT_MIN.min(this.settings.retry_timeout / 3))
+            .min(flight.deadline.since(now));
         flight.demanded = this.copy.demanded();
         flight.attempt = self.fresh();
         flight.sent = now;

@@ -120,7 +120,8 @@ impl World {
             let created = held.create_revision;
             return self.held(member, flight, created);
         }
-        if flight.on_lock() && flight.deadline.since(self.now) < TIME_LEFT_MIN {
+        let least = TIME_LEFT_MIN.min(self.members[member].settings.retry_timeout / 4);
+        if flight.on_lock() && flight.deadline.since(self.now) < least {
             return self.operation_ends(member, flight, unanswered(false), 0);
         }
         self.ask_keys(member, id, flight);
