@@ -40,4 +40,5 @@ mod store;
 mod switchover;
 mod synchronous;
 mod takeover;
+mod upgrade;
 mod watchdog;

@@ -43,6 +43,7 @@ pub mod synchronous;
 #[cfg(test)]
 mod testing;
 pub mod unfinished_rewind;
+pub mod upgrade;
 pub mod watchdog;
 
 pub use run::run;

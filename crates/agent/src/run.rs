@@ -12,8 +12,14 @@ use tokio::{
 };
 
 use crate::{
-    agent::Agent, configuration::Configuration, execute::Exit, fence, logging::Logging, node::Node, overrun,
-    postmaster, requests, shutdown, start,
+    agent::Agent,
+    configuration::Configuration,
+    execute::Exit,
+    fence,
+    logging::Logging,
+    node::Node,
+    overrun, postmaster, requests, shutdown, start,
+    upgrade::{Program, Upgrade},
 };
 
 /// Requests that wait for the loop; REST refuses more.
@@ -80,6 +86,13 @@ async fn daemon(configuration: Configuration, logging: &Logging) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let program = match Program::own() {
+        Ok(program) => program,
+        Err(error) => {
+            tracing::error!(critical = true, "this program's own path is not known: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let started = tokio::select! {
         biased;
         () = signals.end.received() => return ExitCode::SUCCESS,
@@ -106,7 +119,8 @@ async fn daemon(configuration: Configuration, logging: &Logging) -> ExitCode {
     beside.spawn(postmaster::watch(Arc::clone(&node)));
     beside.spawn(fence::keep(Arc::clone(&node)));
     notify(&[NotifyState::Ready]);
-    let end = AssertUnwindSafe(serve(&node, &rest, logging, signals, &mut beside)).catch_unwind().await;
+    let end =
+        AssertUnwindSafe(serve(&node, &rest, logging, &program, signals, &mut beside)).catch_unwind().await;
     let (mut code, stop_postgres) = match end {
         Ok(None) => (ExitCode::SUCCESS, true),
         Ok(Some(exit)) => {
@@ -147,10 +161,12 @@ async fn serve(
     node: &Arc<Node>,
     rest: &ptarmigan_rest::Handle,
     logging: &Logging,
+    program: &Program,
     mut signals: Signals,
     beside: &mut JoinSet<()>,
 ) -> Option<Exit> {
     let mut agent = Agent::new(Arc::clone(node));
+    let mut upgrade = Upgrade::default();
     loop {
         let ended = tokio::select! {
             biased;
@@ -173,12 +189,17 @@ async fn serve(
                 _ = beside.join_next() => return Some(alone()),
                 // SIGHUP does not shorten the wait (contract T-8).
                 _ = signals.hangup.recv() => node.known().reload_asked = true,
+                _ = signals.upgrade.recv() => {
+                    upgrade.ask();
+                    break;
+                }
                 () = agent.sleep() => break,
             }
         }
         if std::mem::take(&mut node.known().reload_asked) {
             reload(node, rest, logging).await;
         }
+        upgrade.attempt(node, program, || logging.flush()).await;
     }
 }
 
@@ -215,6 +236,7 @@ fn notify(states: &[NotifyState<'_>]) {
 struct Signals {
     end: EndSignals,
     hangup: Signal,
+    upgrade: Signal,
 }
 
 struct EndSignals {
@@ -230,6 +252,7 @@ impl Signals {
                 interrupt: signal(SignalKind::interrupt())?,
             },
             hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 }

@@ -297,6 +297,27 @@ impl Guardian {
         self.order(Request::Deadline { generation, deadline }).await
     }
 
+    /// Makes the guardian execute another program, which holds PostgreSQL as before; returns the connection to it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `busy` while anything is being ended, with `failed` where the program cannot be executed;
+    /// [`Error::Start`] where the program could not go on from this one's state: then nothing was done.
+    pub async fn upgrade(&self, options: &Options) -> Result<Self, Error> {
+        let program = options.program.clone().unwrap_or_else(spawn::find);
+        match spawn::resumes(&program, options.timeout).await {
+            Ok(true) => {}
+            Ok(false) => return Err(Error::Start { program }),
+            Err(source) => return Err(Error::Run { program, source }),
+        }
+        match self.link.ask(Request::Upgrade { program: program.as_os_str().into() }).await {
+            // The connection ends with the former program.
+            Err(Error::Lost) => {}
+            Ok(reply) => return Err(unexpected(reply)),
+            Err(error) => return Err(error),
+        }
+        Self::connect(options).await?.ok_or(Error::Lost)
+    }
+
     /// The last deadline that passed, and word of each later one.
     pub fn fences(&self) -> watch::Receiver<Option<Fence>> {
         self.link.shared.fence.subscribe()

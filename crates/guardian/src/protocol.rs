@@ -102,6 +102,12 @@ pub enum Request {
     Adopt(AdoptRequest),
     /// What runs now.
     Status,
+    /// Execute another program in this process, which holds the postmaster as before. Where that succeeds the connection
+    /// ends, and the new program is found by the same socket. Refused while anything is being ended.
+    Upgrade {
+        /// The program.
+        program: OsText,
+    },
     /// SIGSTOP the postmaster, then SIGKILL it and its children (contract B.26, stop timeout). The reply says that
     /// the signals are sent; the `exited` event, that everything is gone.
     FreezeKill {

@@ -62,6 +62,19 @@ impl Launch<'_> {
     }
 }
 
+/// Whether the program can go on from the state of a guardian of this release.
+///
+/// # Errors
+/// Where it cannot be run, or does not answer in time.
+pub(crate) async fn resumes(program: &Path, limit: Duration) -> io::Result<bool> {
+    let mut command = tokio::process::Command::new(program);
+    command.arg("--resumes").arg(server::STATE_VERSION.to_string());
+    command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    let status =
+        tokio::time::timeout(limit, command.status()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    Ok(status.success())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -375,6 +375,34 @@ impl Postgres {
         Ok(Some(held.map_or(Hold::None, |(_, postmaster)| Hold::of(&postmaster))))
     }
 
+    /// Makes the guardian, where one lives, execute the program that is found now, in its own process: the server goes on
+    /// under it. False where none lives.
+    ///
+    /// # Errors
+    /// It goes on as it is; or it is lost, which [`Error::is_guardian_lost`] tells.
+    pub async fn upgrade_guardian(&self) -> Result<bool, Error> {
+        // Held all the while: whoever finds the former connection gone waits for the new one.
+        let mut kept = self.0.guardian.lock().await;
+        let options = self.guardian_options();
+        let guardian = match kept.take().filter(|guardian| !is_lost(guardian)) {
+            Some(guardian) => guardian,
+            None => match Guardian::connect(&options).await? {
+                Some(guardian) => Arc::new(guardian),
+                None => return Ok(false),
+            },
+        };
+        match guardian.upgrade(&options).await {
+            Ok(upgraded) => {
+                *kept = Some(Arc::new(upgraded));
+                Ok(true)
+            }
+            Err(error) => {
+                *kept = Some(guardian);
+                Err(error.into())
+            }
+        }
+    }
+
     /// The process of the guardian that we are connected to.
     pub fn guardian_pid(&self) -> Option<RawPid> {
         let kept = self.0.guardian.try_lock().ok()?;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::upgrade::Descriptors;
 use crate::run_dir::RunDir;
 
 /// The listening socket, under the lock.
@@ -15,7 +16,7 @@ pub(super) struct Socket {
     pub(super) listener: UnixListener,
     path: PathBuf,
     /// Held until the process ends.
-    _lock: File,
+    pub(super) lock: File,
 }
 
 impl Socket {
@@ -30,7 +31,15 @@ impl Socket {
         }
         let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;
-        Ok(Some(Self { listener, path, _lock: lock }))
+        Ok(Some(Self { listener, path, lock }))
+    }
+
+    /// What the former program held.
+    pub(super) fn resume(run_dir: &RunDir, left: Descriptors) -> io::Result<Self> {
+        let listener = UnixListener::from(Descriptors::take(left.listener)?);
+        listener.set_nonblocking(true)?;
+        let lock = File::from(Descriptors::take(left.lock)?);
+        Ok(Self { listener, path: run_dir.socket(), lock })
     }
 
     /// Removes the socket's file. The lock's file stays: a program waiting for a removed one would hold a lock that

@@ -17,13 +17,14 @@ mod poll;
 mod postmaster;
 mod state;
 mod surroundings;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use arguments::Arguments;
+use arguments::{Arguments, Asked};
 use detach::{Report, Side};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -39,20 +40,29 @@ pub const EXIT_USAGE: u8 = 2;
 /// Another guardian holds the lock of this data directory.
 pub const EXIT_OTHER_LIVES: u8 = 3;
 
+/// The version of what goes over in an upgrade in place.
+pub const STATE_VERSION: u32 = upgrade::VERSION;
+
 /// The program. Returns to the caller at once with one of the exit codes above; the guardian lives on in a process
 /// and session of its own.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::parse(arguments) {
-        Ok(arguments) => arguments,
+    let arguments = match Asked::parse(arguments) {
+        Ok(Asked::Guard(arguments)) => arguments,
+        Ok(Asked::Resumes(version)) => {
+            return ExitCode::from(if version == upgrade::VERSION { EXIT_READY } else { EXIT_FAILED });
+        }
         Err(message) => {
             let _ = writeln!(io::stderr(), "{message}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    if arguments.resume.is_some() {
+        return guard(&arguments, None);
+    }
     surroundings::close_inherited_files();
     match detach::detach() {
         Ok(Side::Launcher(code)) => ExitCode::from(code),
-        Ok(Side::Guardian(report)) => guard(&arguments, report),
+        Ok(Side::Guardian(report)) => guard(&arguments, Some(report)),
         Err(error) => {
             log(format_args!("cannot detach: {error}"));
             ExitCode::from(EXIT_FAILED)
@@ -60,16 +70,17 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn guard(arguments: &Arguments, report: Report) -> ExitCode {
+fn guard(arguments: &Arguments, report: Option<Report>) -> ExitCode {
+    let report = |code| report.into_iter().for_each(|report| report.send(code));
     let code = match prepare(arguments) {
         Ok(Some(mut guardian)) => {
-            report.send(EXIT_READY);
+            report(EXIT_READY);
             let result = guardian.run();
             guardian.close();
             result.map(|()| EXIT_READY)
         }
         Ok(None) => {
-            report.send(EXIT_OTHER_LIVES);
+            report(EXIT_OTHER_LIVES);
             Ok(EXIT_OTHER_LIVES)
         }
         Err(error) => Err(error),
@@ -86,6 +97,9 @@ fn guard(arguments: &Arguments, report: Report) -> ExitCode {
 /// Everything before the first request. `None` where another guardian lives.
 fn prepare(arguments: &Arguments) -> io::Result<Option<poll::Guardian>> {
     let run_dir = RunDir::open(&arguments.run_dir).map_err(io::Error::other)?;
+    if let Some(left) = arguments.resume {
+        return resume(arguments, &run_dir, left).map(Some);
+    }
     let Some(socket) = listen::Socket::claim(&run_dir)? else { return Ok(None) };
     rustix::process::chdir("/")?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -96,7 +110,18 @@ fn prepare(arguments: &Arguments) -> io::Result<Option<poll::Guardian>> {
         log(format_args!("memory is not locked: RLIMIT_MEMLOCK is too low"));
     }
     let core = state::Core::new(arguments.data_dir.clone(), oom_score_adj, memory_locked);
-    poll::Guardian::new(socket, child_exits, core, arguments.idle_exit).map(Some)
+    poll::Guardian::new(socket, child_exits, core, arguments.clone()).map(Some)
+}
+
+/// Goes on where the former program of this process has stopped.
+fn resume(arguments: &Arguments, run_dir: &RunDir, left: upgrade::Descriptors) -> io::Result<poll::Guardian> {
+    let carried = left.read()?;
+    let socket = listen::Socket::resume(run_dir, left)?;
+    let child_exits = surroundings::arrange_signals()?;
+    let memory_locked = surroundings::lock_memory();
+    let core = state::Core::resume(arguments.data_dir.clone(), carried, memory_locked)?;
+    log(format_args!("goes on as release {}", env!("CARGO_PKG_VERSION")));
+    poll::Guardian::new(socket, child_exits, core, arguments.clone())
 }
 
 /// A line on stderr, where the daemon's log goes. Nobody may be reading it any more, which must not matter: a pipe that is full

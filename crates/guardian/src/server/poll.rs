@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use ptarmigan_clock::now;
@@ -13,10 +14,11 @@ use rustix::time::{
 };
 use serde::Deserialize;
 
+use super::arguments::Arguments;
 use super::connection::Connection;
 use super::listen::Socket;
 use super::state::{Core, refusal};
-use super::{log, surroundings};
+use super::{log, surroundings, upgrade};
 use crate::RawPid;
 use crate::protocol::{
     ClientRole, Event, EventLine, Hello, Refusal, RefusalKind, Reply, ReplyLine, Request, RequestLine,
@@ -36,7 +38,7 @@ pub(super) struct Guardian {
     alarm: OwnedFd,
     core: Core,
     connections: Vec<Connection>,
-    idle_exit: Duration,
+    arguments: Arguments,
     /// Since when there is neither a postmaster nor a client.
     idle_since: Option<Monotonic>,
 }
@@ -46,13 +48,13 @@ impl Guardian {
         socket: Socket,
         child_exits: OwnedFd,
         core: Core,
-        idle_exit: Duration,
+        arguments: Arguments,
     ) -> io::Result<Self> {
         let child_exits = File::from(child_exits);
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let alarm = timerfd_create(TimerfdClockId::Boottime, flags)?;
         let connections = Vec::new();
-        Ok(Self { socket, child_exits, alarm, core, connections, idle_exit, idle_since: None })
+        Ok(Self { socket, child_exits, alarm, core, connections, arguments, idle_since: None })
     }
 
     /// Serves until there has been nothing to do for long enough.
@@ -87,7 +89,7 @@ impl Guardian {
         if self.core.is_reaping() {
             return Some(SWEEP_INTERVAL);
         }
-        self.idle_since.map(|since| self.idle_exit.saturating_sub(now().since(since)))
+        self.idle_since.map(|since| self.arguments.idle_exit.saturating_sub(now().since(since)))
     }
 
     /// Wakes this process at the next step of a deadline. A time that is set anew is not due any more.
@@ -208,12 +210,26 @@ impl Guardian {
                 let postmaster = self.core.adopt(request)?;
                 Ok((Reply::Started(postmaster.clone()), Some(Event::Started(postmaster))))
             }
+            Request::Upgrade { program } => Err(self.upgrade(program.0.as_ref())),
             Request::Signal { signal, pid } => self.core.signal(signal, pid).map(|()| (Reply::Done, None)),
             Request::FreezeKill { pid } => self.core.freeze_kill(pid).map(|()| (Reply::Done, None)),
             Request::Deadline { generation, deadline } => {
                 self.core.set_deadline(generation, deadline).map(|()| (Reply::Done, None))
             }
         }
+    }
+
+    /// Becomes another program; returns where that failed.
+    fn upgrade(&self, program: &Path) -> Refusal {
+        let carried = match self.core.carried() {
+            Ok(carried) => carried,
+            Err(refusal) => return refusal,
+        };
+        log(format_args!("executing {}", program.display()));
+        let error = upgrade::execute(program, &self.arguments, &self.socket, &carried);
+        let message = format!("cannot execute {}: {error}", program.display());
+        log(format_args!("{message}"));
+        refusal(RefusalKind::Failed, message, None)
     }
 
     /// Whether the client may become the owner. An owner that is dead makes room, even if its end has not been

@@ -17,6 +17,7 @@ use rustix::process::{Signal, WaitOptions, WaitStatus, wait};
 
 use super::launch::{self, Launched};
 use super::postmaster::{Handle, kill_all};
+use super::upgrade::{self, Carried};
 use super::{data_dir, log};
 use crate::protocol::{
     AdoptRequest, Deadline, Event, Exit, Fence, Gone, How, Postmaster, Refusal, RefusalKind, SignalName,
@@ -86,6 +87,50 @@ impl Core {
         let phase = Phase::None(FOR_EVER);
         let (last_exit, last_fence, generation) = (None, None, 0);
         Self { phase, data_dir, last_exit, last_fence, generation, oom_score_adj, memory_locked }
+    }
+
+    /// What goes over to another program of this process. Refused while anything is being ended.
+    pub(super) fn carried(&self) -> Result<Carried, Refusal> {
+        let (postmaster, deadline) = match &self.phase {
+            Phase::None(deadline) => (None, *deadline),
+            Phase::Running(running) if running.fenced == Fenced::No && running.killed.is_empty() => {
+                (Some(running.postmaster.clone()), running.deadline)
+            }
+            _ => {
+                let message = "a postmaster is being ended".to_owned();
+                return Err(refusal(RefusalKind::Busy, message, None));
+            }
+        };
+        let (last_exit, last_fence, generation) = (self.last_exit, self.last_fence, self.generation);
+        let oom_score_adj = self.oom_score_adj.clone();
+        let v = upgrade::VERSION;
+        Ok(Carried { v, generation, postmaster, deadline, last_exit, last_fence, oom_score_adj })
+    }
+
+    /// Goes on where another program of this process has stopped.
+    pub(super) fn resume(
+        data_dir: Option<PathBuf>,
+        carried: Carried,
+        memory_locked: bool,
+    ) -> io::Result<Self> {
+        let Carried { generation, postmaster, deadline, last_exit, last_fence, oom_score_adj, .. } = carried;
+        let mut core = Self::new(data_dir, oom_score_adj, memory_locked);
+        (core.generation, core.last_exit, core.last_fence) = (generation, last_exit, last_fence);
+        core.phase = Phase::None(deadline);
+        if let Some(postmaster) = postmaster {
+            let Postmaster { pid, start_time_ticks, adopted, .. } = postmaster;
+            let handle = if adopted {
+                let data_dir = core.data_dir.as_ref().ok_or(io::ErrorKind::NotFound)?;
+                Handle::adopt(pid, start_time_ticks, data_dir).ok()
+            } else {
+                Some(Handle::Child(pid))
+            };
+            // An adopted one may have ended meanwhile.
+            if let Some(handle) = handle {
+                core.run(postmaster, handle, deadline);
+            }
+        }
+        Ok(core)
     }
 
     pub(super) const fn is_idle(&self) -> bool {

@@ -7,9 +7,8 @@
 
 pub(crate) mod server;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -155,11 +154,16 @@ impl Drop for Site {
     }
 }
 
+/// By another process: a file that is open for writing here would be so in whatever another test forks meanwhile, and could not
+/// be executed then.
 fn copy(from: &Mutex<File>, to: &Path) {
     let mut from = from.lock().unwrap();
     from.seek(SeekFrom::Start(0)).unwrap();
-    let mut to = OpenOptions::new().create(true).truncate(true).write(true).mode(0o755).open(to).unwrap();
-    io::copy(&mut *from, &mut to).unwrap();
+    let script = "cat > \"$0\" && chmod 755 \"$0\"";
+    #[expect(clippy::disallowed_methods, reason = "what a test copies, it waits for")]
+    let mut command = std::process::Command::new("/bin/sh");
+    let status = command.args(["-c", script]).arg(to).stdin(from.try_clone().unwrap()).status().unwrap();
+    assert!(status.success(), "{status}");
 }
 
 pub(crate) fn kill(pid: RawPid, signal: Signal) {

@@ -47,11 +47,17 @@ impl Server {
 
     pub(crate) async fn start(&self, guardian: &Guardian) -> Postmaster {
         let postmaster = guardian.start(self.request()).await.unwrap();
+        self.accepts().await;
+        postmaster
+    }
+
+    /// Waits until it accepts connections.
+    pub(crate) async fn accepts(&self) {
         let started = now();
         loop {
             let output = self.psql("select 1").output().await.unwrap();
             if output.status.success() {
-                return postmaster;
+                return;
             }
             assert!(now().since(started) < DEADLINE, "{output:?}");
         }
@@ -88,6 +94,11 @@ impl Server {
 
     pub(crate) fn processes(&self) -> usize {
         process::with_cwd(&self.data()).len()
+    }
+
+    /// Processes that can still do something: one that is about to be gone has no program any more.
+    pub(crate) fn servers(&self) -> usize {
+        process::of_postgresql_in(&self.data()).len()
     }
 
     pub(crate) fn data(&self) -> PathBuf {
