@@ -1,9 +1,14 @@
 //! A daemon that cannot speak for its primary any more: the guardian ends the server before somebody else leads.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
+    time::Duration,
+};
 
 use anyhow::ensure;
 use ptarmigan_testkit::{Writer, http::Request, wait_until};
+use ptarmigan_types::Monotonic;
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -243,4 +248,58 @@ async fn a_shutdown_that_takes_longer_than_the_lease_is_left_to_its_end() {
     let log = site.log(leader);
     assert!(log.contains("database system is shut down"), "{log}");
     assert!(!log.contains("immediate shutdown") && !log.contains("has passed: ending it"), "{log}");
+}
+
+/// Sets a deadline for a node's PostgreSQL in its daemon's place.
+fn order(site: &Site, index: usize, deadline: Monotonic) {
+    let runs = std::fs::read_dir(site.node(index).home().join("run")).unwrap();
+    let socket =
+        runs.map(|run| run.unwrap().path().join("guardian.sock")).find(|path| path.exists()).unwrap();
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let lines = [
+        json!({"v": 1, "id": 1, "request": "hello", "role": "owner"}),
+        json!({"v": 1, "id": 2, "request": "deadline", "generation": 1, "at_boottime_us": deadline.0, "grace_ms": 200}),
+    ];
+    for line in lines {
+        writeln!(stream, "{line}").unwrap();
+        let mut answer = String::new();
+        BufReader::new(&stream).read_line(&mut answer).unwrap();
+        assert!(!answer.contains("error"), "{answer}");
+    }
+}
+
+/// Its daemon is back after the fence, and before the end of the lease: the others need not wait for that.
+#[tokio::test]
+async fn the_lock_of_a_fenced_server_is_released_by_the_next_daemon() {
+    let (mut site, leader) = Site::ready("fence-release", 2, configure).await;
+    let (prober, mut writer) = (site.prober_every(OFTEN), site.writer());
+    writer.wait_for_rows(20, LIMIT).await.unwrap();
+    site.everything_streamed(leader).await;
+    let lines = site.log_lines(leader);
+    site.node_mut(leader).kill_daemon().unwrap();
+    let begin = ptarmigan_clock::now();
+    // As if its word were older than it is.
+    order(&site, leader, begin + Duration::from_millis(100));
+    wait_until("the end of the server", LIMIT, || async {
+        let left = site.servers(leader, "postgres");
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    site.node_mut(leader).start().unwrap();
+    site.wait_for_log(leader, lines, "its leader lock is released").await;
+    wait_until("somebody who leads", LIMIT, || async {
+        let row = writer.last_acknowledged().unwrap();
+        ensure!(row.at > begin + Duration::from_millis(500), "{row:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let after = ptarmigan_clock::now().since(begin);
+    eprintln!("fenced and released: somebody writes after {after:?}");
+    assert!(after < Duration::from_secs(8), "{after:?}");
+    site.settled().await;
+    writer.stop();
+    prober.finish();
 }

@@ -70,8 +70,28 @@ pub async fn start(configuration: Configuration) -> Result<Arc<Node>, Error> {
     if node.postgres.state() == MemberState::Running {
         server::tell(&node, Callbacks::accepts);
     }
+    release_of_fenced(&node).await;
     publish::publish(&node);
     Ok(node)
+}
+
+/// The lock of a server that the guardian has ended is nobody's: the others need not wait for the end of its lease.
+async fn release_of_fenced(node: &Node) {
+    match node.postgres.was_fenced().await {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(error) => return tracing::warn!("whether PostgreSQL was fenced is not known: {error}"),
+    }
+    let held = match node.dcs.view_fresh().await {
+        Ok(view) => view.cluster.leader.filter(|leader| leader.name == node.name),
+        Err(error) => return tracing::warn!("the lock of the fenced server is not released: {error}"),
+    };
+    let Some(held) = held else { return };
+    match node.dcs.release(&held).await {
+        Ok(true) => tracing::info!("PostgreSQL was fenced: its leader lock is released"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!("the lock of the fenced server is not released: {error}"),
+    }
 }
 
 fn adopt(configuration: &Configuration, config: &DynamicConfig) {

@@ -375,6 +375,21 @@ impl Postgres {
         Ok(Some(held.map_or(Hold::None, |(_, postmaster)| Hold::of(&postmaster))))
     }
 
+    /// Whether nothing runs, because the guardian ended the last server at its deadline.
+    ///
+    /// # Errors
+    /// The guardian did not answer.
+    pub async fn was_fenced(&self) -> Result<bool, Error> {
+        if self.is_alive() {
+            return Ok(false);
+        }
+        let Some(guardian) = self.living_guardian().await? else { return Ok(false) };
+        let status = guardian.status().await?;
+        let (fence, exit) = (status.last_fence, status.last_exit);
+        Ok(status.state == State::None
+            && fence.zip(exit).is_some_and(|(fence, exit)| fence.generation == exit.gone.generation))
+    }
+
     /// Makes the guardian, where one lives, execute the program that is found now, in its own process: the server goes on
     /// under it. False where none lives.
     ///
