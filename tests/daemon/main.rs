@@ -10,6 +10,7 @@
 )]
 
 mod adoption;
+mod ailing;
 mod bootstrap;
 mod callbacks;
 mod cascade;

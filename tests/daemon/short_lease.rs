@@ -25,7 +25,7 @@ async fn wait_for_timeouts(site: &Site, ttl: u64, loop_wait: u64, retry_timeout:
     .unwrap();
 }
 
-async fn ready(name: &str, etcd_members: usize) -> (Site, usize) {
+pub(crate) async fn ready(name: &str, etcd_members: usize) -> (Site, usize) {
     let mut site = Site::start_with_etcd(name, 3, etcd_members, |config| {
         let dcs = config["bootstrap"]["dcs"].as_object_mut().unwrap();
         dcs.insert("rto".into(), json!("4s"));

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::node::Node;
 
-/// A server that takes longer to answer counts as silent: the loop has other things to do.
+/// A server that takes longer to answer counts as silent, with a short lease sooner: the loop has other things to do.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Asks PostgreSQL and keeps the answer. Nothing is asked of a server that is not up.
@@ -28,7 +28,8 @@ pub async fn refresh(node: &Node) {
         return;
     }
     let asked = ptarmigan_clock::now();
-    let answer = tokio::time::timeout(ANSWER_MAX, node.postgres.status()).await;
+    let limit = ANSWER_MAX.min(node.configuration.timing().ttl / 6);
+    let answer = tokio::time::timeout(limit, node.postgres.status()).await;
     match answer.unwrap_or(Err(Error::TimedOut)) {
         Ok(status) => {
             let timeline = timeline(node, &status).await;

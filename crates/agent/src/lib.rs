@@ -14,6 +14,7 @@ pub mod execute;
 pub mod failsafe;
 pub mod fence;
 pub mod figures;
+pub mod health;
 pub mod history;
 pub mod jobs;
 pub mod journal;

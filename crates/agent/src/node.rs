@@ -19,6 +19,7 @@ use crate::{
     configuration::Configuration,
     failsafe::{Failsafe, PromiseFile},
     fence::Fence,
+    health::Health,
     jobs::Jobs,
     journal::Journal,
     lease::Lease,
@@ -41,6 +42,8 @@ pub struct Node {
     pub lease: Lease,
     /// What the guardian was told.
     pub fence: Fence,
+    /// What is wrong with a PostgreSQL that runs.
+    pub health: Health,
     /// How long the DCS takes, and what it leaves of the lease.
     pub margin: Margin,
     /// Failsafe mode: what this node promised, and what it was promised.
@@ -182,6 +185,7 @@ impl Node {
             dcs: parts.dcs,
             lease: Lease::default(),
             fence: Fence::default(),
+            health: Health::default(),
             margin: Margin::default(),
             failsafe: Failsafe::new(PromiseFile::beside(&parts.postgres.data_dir())),
             unfinished_rewind: UnfinishedRewind::beside(&parts.postgres.data_dir()),

@@ -6,6 +6,7 @@ use ptarmigan_config::UnmanagedPrimary;
 use ptarmigan_ha::{
     Remote, Upstream,
     action::{Action, Outcome},
+    health,
     memory::Source,
     observation::{ControlState, DataDirectory, JobView, Observation, PostgresView, Settings},
     rto,
@@ -75,6 +76,7 @@ pub async fn observation(node: &Node, view: Result<Arc<Cluster>, String>) -> Obs
         watchdog: crate::watchdog::view(node),
         guardian: crate::fence::view(node),
         dcs_latency: node.margin.latency(),
+        ailment: node.health.ailment(),
         job,
         finished,
         scheduled_restart: known.scheduled_restart.as_ref().map(|restart| restart.request.clone()),
@@ -115,6 +117,8 @@ pub(crate) fn settings(node: &Node) -> Settings {
             .as_ref()
             .map(|section| Remote { has_address: section.host.is_some() || section.port.is_some() }),
         synchronous: synchronous::settings(global),
+        health: health::Settings { gives_way_after: global.gives_way_after_s.map(Duration::from_secs) },
+        failover_interval_min: Duration::from_secs(global.failover_interval_min_s),
         recovery: rto::Settings { rto: global.rto_s.map(Duration::from_secs), ttl_min: node.dcs.ttl_min() },
     }
 }

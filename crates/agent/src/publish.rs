@@ -46,6 +46,7 @@ pub fn snapshot(node: &Node) -> Snapshot {
         }),
         watchdog_failed: !node.watchdog().is_healthy() || crate::fence::view(node).is_missing(),
         guardian_armed: crate::fence::armed(node),
+        ailment: node.health.document(),
         lease_headroom: node.margin.headroom(),
         dcs_latency: node.margin.latency(),
         failsafe_until: node.failsafe.active_until(),

@@ -15,7 +15,7 @@ use crate::{
     agent::Agent,
     configuration::Configuration,
     execute::Exit,
-    fence,
+    fence, health,
     logging::Logging,
     node::Node,
     overrun, postmaster, requests, shutdown, start,
@@ -114,6 +114,9 @@ async fn daemon(configuration: Configuration, logging: &Logging) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(error) = health::watch(&node) {
+        tracing::error!("nobody looks whether PostgreSQL works: {error}");
+    }
     let mut beside = JoinSet::new();
     beside.spawn(requests::serve(Arc::clone(&node), receiver));
     beside.spawn(postmaster::watch(Arc::clone(&node)));

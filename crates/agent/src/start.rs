@@ -175,6 +175,7 @@ pub(crate) fn first_snapshot(settings: &Settings) -> Snapshot {
         scheduled_restart: None,
         watchdog_failed: false,
         guardian_armed: None,
+        ailment: None,
         lease_headroom: None,
         dcs_latency: None,
         failsafe: None,

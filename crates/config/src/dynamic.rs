@@ -77,6 +77,12 @@ pub struct DynamicSettings {
     pub member_slots_ttl_s: u64,
     /// The longest time without a primary that is wished for, in seconds: the leader derives the timeouts from it.
     pub rto_s: Option<u64>,
+    /// Seconds after which a leader whose PostgreSQL runs and does not work gives way; `None`: that is only reported. An
+    /// addition to Patroni's settings.
+    pub gives_way_after_s: Option<u64>,
+    /// Seconds that have to lie between two changes of leader that nobody asked for; 0 for none. An addition to Patroni's
+    /// settings.
+    pub failover_interval_min_s: u64,
     /// Seconds racers wait after the leader's end; 0 for none.
     pub primary_race_backoff_s: u64,
     /// Whether replication slots are used.
@@ -128,6 +134,8 @@ impl DynamicSettings {
             member_slots_ttl_s: integer(config.get("member_slots_ttl"), Some("s"))
                 .map_or(1800, |seconds| u64::try_from(seconds).unwrap_or(0)),
             rto_s: rto_s(config),
+            gives_way_after_s: gives_way_after_s(config),
+            failover_interval_min_s: time_s(config, "minimum_failover_interval").unwrap_or(0),
             primary_race_backoff_s: unsigned("primary_race_backoff", 0),
             use_slots: use_slots(config),
             slots: permanent_slots(config),
@@ -179,9 +187,17 @@ impl StandbyCluster {
 
 /// `rto`, where it is a time of at least a second.
 pub(crate) fn rto_s(config: &Map<String, Value>) -> Option<u64> {
-    integer(config.get("rto"), Some("s"))
-        .and_then(|seconds| u64::try_from(seconds).ok())
-        .filter(|&rto| rto > 0)
+    time_s(config, "rto").filter(|&rto| rto > 0)
+}
+
+/// `primary_failure_action: failover` and its `primary_failure_timeout`.
+fn gives_way_after_s(config: &Map<String, Value>) -> Option<u64> {
+    let action = config.get("primary_failure_action").and_then(Value::as_str)?;
+    action.eq_ignore_ascii_case("failover").then(|| time_s(config, "primary_failure_timeout").unwrap_or(30))
+}
+
+fn time_s(config: &Map<String, Value>, key: &str) -> Option<u64> {
+    integer(config.get(key), Some("s")).and_then(|seconds| u64::try_from(seconds).ok())
 }
 
 /// An integer as contract C.3 reads it; units count only where `base_unit` is given.

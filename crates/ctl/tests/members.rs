@@ -79,6 +79,7 @@ fn snapshot(state: MemberState) -> Snapshot {
         scheduled_restart: None,
         watchdog_failed: false,
         guardian_armed: None,
+        ailment: None,
         lease_headroom: None,
         dcs_latency: None,
         failsafe: None,

@@ -8,7 +8,7 @@ use crate::{
     action::{Action, DemoteMode, ReloadAfter},
     bootstrap,
     decision::Decision,
-    failsafe, identity, job, leader,
+    failsafe, health, identity, job, leader,
     memory::{FailedJob, Memory, RewindState},
     observation::{JobEnd, JobKind, JobResult, Observation},
     pause, recover,
@@ -79,6 +79,7 @@ fn cycle(r: &mut Round<'_>) -> Step<String> {
     account_for_jobs(r);
     note_position(r);
     note_view(r);
+    health::report(r);
 
     // Renewal comes before everything else that a leader does, whatever the rules below make of it: it waits for no
     // query, peer or job (DESIGN, "The lease").

@@ -7,7 +7,7 @@ use ptarmigan_types::Role;
 use crate::{
     action::{Action, DemoteMode, Job, Outcome},
     callbacks::Event,
-    failsafe, follow, manual,
+    failsafe, follow, health, manual,
     observation::JobKind,
     pause, race,
     round::{Round, Step, finish},
@@ -37,6 +37,7 @@ pub(crate) fn process(r: &mut Round<'_>, renewed: Option<bool>) -> Step<String> 
     if r.in_standby_cluster() {
         return standby::lead(r);
     }
+    health::gives_way(r)?;
     r.fired("HA-164", "");
     r.request(Action::EnsureCheckpoint);
     r.fired("HA-166", "");

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     action::{Action, DemoteMode, Outcome},
+    health,
     memory::Source,
     rto, sync,
     upstream::Remote,
@@ -34,6 +35,9 @@ pub struct Observation {
     /// The guardian.
     #[serde(default)]
     pub guardian: GuardianView,
+    /// What is wrong with a server that runs, where something is.
+    #[serde(default)]
+    pub ailment: Option<health::Ailment>,
     /// What the DCS usually takes to renew a lock; `None` where that is not known.
     #[serde(default)]
     pub dcs_latency: Option<Duration>,
@@ -103,6 +107,12 @@ pub struct Settings {
     /// `rto`.
     #[serde(default)]
     pub recovery: rto::Settings,
+    /// What is done about a server that runs and does not work.
+    #[serde(default)]
+    pub health: health::Settings,
+    /// After a change of leader, nobody takes over by itself for that long; zero is off.
+    #[serde(default)]
+    pub failover_interval_min: Duration,
 }
 
 /// The kernel watchdog (contract D.6).

@@ -1,5 +1,7 @@
 //! Am I healthy enough to race for the lock (contract B.10.1, B.10.2)?
 
+use std::time::Duration;
+
 use ptarmigan_types::{Failover, Member, MemberName};
 
 use crate::{
@@ -63,6 +65,10 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         r.fired("GD-1", "the guardian is required and does not stand behind PostgreSQL");
         return Ok(false);
     }
+    if let Some(since) = too_soon(r) {
+        r.fired("FO-1", format!("it was {} s ago", since.as_secs()));
+        return Ok(false);
+    }
     if is_left_out(r) {
         r.fired("HA-214", "/sync does not name this node");
         return Ok(false);
@@ -73,6 +79,20 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
     let healthiest = healthiest_of_peers(r, true)?;
     r.fired("HA-216", if healthiest { "healthiest" } else { "not the healthiest" });
     Ok(healthiest)
+}
+
+/// How long ago the leader changed, where that is less than has to lie between two changes that nobody asked for. Whoever led last
+/// may lead again.
+fn too_soon(r: &Round<'_>) -> Option<Duration> {
+    let least = r.obs.settings.failover_interval_min;
+    let last = r.view.history.as_ref()?.entries.as_ref()?.last()?;
+    if least.is_zero() || r.is_paused() || last.new_leader.as_deref() == Some(r.obs.me.as_str()) {
+        return None;
+    }
+    let began: jiff::Timestamp = last.timestamp.as_ref()?.parse().ok()?;
+    // A clock that was set back since must not hold everybody back for ever.
+    let since = Duration::try_from(r.obs.wall.duration_since(began)).ok()?;
+    (since < least).then_some(since)
 }
 
 /// Whether a standby that holds the lock would win it now from those who can be reached. Its lag does not count: it was

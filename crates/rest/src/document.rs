@@ -57,6 +57,9 @@ pub fn status_document(reported: &Reported<'_>) -> Value {
     if let Some(armed) = snapshot.guardian_armed {
         put("guardian", json!({"armed": armed}));
     }
+    if let Some(ailment) = &snapshot.ailment {
+        put("ailment", ailment.clone());
+    }
     Value::Object(document)
 }
 

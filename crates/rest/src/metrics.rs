@@ -191,6 +191,11 @@ fn own(page: &mut Exposition, snapshot: &Snapshot) {
         "How long the DCS usually takes to renew the leader lock: 95 of the last 100 renewals took no longer.",
         snapshot.dcs_latency,
     );
+    page.flag(
+        "ptarmigan_postgres_ailing",
+        "1 where PostgreSQL runs and accepts no connection, answers no query or cannot write.",
+        snapshot.ailment.is_some(),
+    );
 }
 
 /// The numbers of [`MemberState`] (contract A.3.3.1), by the names that the metric has for them.

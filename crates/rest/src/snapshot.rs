@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub watchdog_failed: bool,
     /// Whether the guardian ends PostgreSQL where nobody speaks for it any more; `None` where it is switched off.
     pub guardian_armed: Option<bool>,
+    /// What is wrong with a PostgreSQL that runs, as `GET /patroni` shows it; `None` where nothing is.
+    pub ailment: Option<Value>,
     /// The least that was left, at one of the last renewals of the leader lease, until this node would have had to end its
     /// server; `None` where it does not lead.
     pub lease_headroom: Option<Duration>,

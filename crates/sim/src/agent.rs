@@ -187,6 +187,7 @@ impl World {
             watchdog,
             guardian: GuardianView { armed: self.scenario.guardians, required: false },
             dcs_latency: None,
+            ailment: None,
             job: begun.job,
             finished: begun.finished,
             scheduled_restart: this.restart.clone(),

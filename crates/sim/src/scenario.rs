@@ -213,6 +213,8 @@ impl Scenario {
             standby_cluster: remote::settings(&self.config()),
             synchronous: synchronous::daemon::settings(&self.config()),
             recovery: ptarmigan_ha::rto::Settings::default(),
+            health: ptarmigan_ha::health::Settings::default(),
+            failover_interval_min: Duration::ZERO,
         }
     }
 }

@@ -187,15 +187,18 @@ fn bootstrap() -> Check {
 }
 
 fn dynamic() -> Check {
-    let seconds = Check::Number { least: 0, most: i64::MAX, unit: Some("s"), typed: false };
+    let time = || Check::Number { least: 0, most: i64::MAX, unit: Some("s"), typed: false };
     Section(vec![
+        Optional("primary_failure_action", Text),
+        Optional("primary_failure_timeout", time()),
+        Optional("minimum_failover_interval", time()),
         Optional("rto", Check::Number { least: 1, most: i64::MAX, unit: Some("s"), typed: false }),
         Optional("ttl", at_least(20)),
         Optional("loop_wait", at_least(1)),
         Optional("retry_timeout", at_least(3)),
         Optional("maximum_lag_on_failover", at_least(0)),
         Optional("maximum_lag_on_syncnode", at_least(-1)),
-        Optional("member_slots_ttl", seconds),
+        Optional("member_slots_ttl", time()),
         Optional("postgresql", dynamic_postgresql()),
         Optional("primary_start_timeout", at_least(0)),
         Optional("primary_stop_timeout", at_least(0)),

@@ -167,6 +167,8 @@ pub fn settings() -> Settings {
         standby_cluster: None,
         synchronous: ptarmigan_ha::sync::Settings::default(),
         recovery: ptarmigan_ha::rto::Settings::default(),
+        health: ptarmigan_ha::health::Settings::default(),
+        failover_interval_min: Duration::ZERO,
     }
 }
 
@@ -267,6 +269,7 @@ impl Scene {
                 watchdog: WatchdogView::default(),
                 guardian: GuardianView::default(),
                 dcs_latency: None,
+                ailment: None,
                 job: None,
                 finished: Vec::new(),
                 scheduled_restart: None,

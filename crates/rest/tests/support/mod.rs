@@ -117,6 +117,7 @@ pub fn replica(now: Monotonic) -> Snapshot {
         scheduled_restart: None,
         watchdog_failed: false,
         guardian_armed: None,
+        ailment: None,
         lease_headroom: None,
         dcs_latency: None,
         failsafe: None,

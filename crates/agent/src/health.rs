@@ -1,0 +1,187 @@
+//! Looks whether a PostgreSQL that runs also works: by a connection of its own, a query, and a write to its file system. On a
+//! thread of its own: what hangs here keeps nobody waiting.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use ptarmigan_ha::health::{Ailment, Fault};
+use ptarmigan_postgres::{
+    Login,
+    connection::{Error, Purpose, Session},
+};
+use ptarmigan_types::{MemberState, Monotonic};
+use rustix::fs::{Mode, OFlags};
+use serde_json::{Value, json};
+
+use crate::node::Node;
+
+/// Between two looks: `loop_wait`, within these.
+const INTERVAL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+
+/// A query of nothing takes longer only where something is wrong.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// So much is written; a file system with less is full.
+const PAGE_BYTES: usize = 8192;
+
+/// What was seen last.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<Option<Ailment>>);
+
+impl Health {
+    fn seen(&self) -> MutexGuard<'_, Option<Ailment>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wrong.
+    pub fn ailment(&self) -> Option<Ailment> {
+        self.seen().clone()
+    }
+
+    /// The same for `GET /patroni`.
+    pub fn document(&self) -> Option<Value> {
+        let ailment = self.ailment()?;
+        let for_s = ptarmigan_clock::now().since(ailment.since).as_secs();
+        Some(json!({"fault": ailment.fault, "reason": ailment.reason, "seconds": for_s}))
+    }
+
+    /// Notes what a look has brought; true where that is news.
+    fn note(&self, found: Result<(), (Fault, String)>, now: Monotonic) -> bool {
+        let mut seen = self.seen();
+        match (found, seen.as_mut()) {
+            (Ok(()), None) => false,
+            (Ok(()), Some(_)) => {
+                *seen = None;
+                tracing::info!("PostgreSQL works again");
+                true
+            }
+            (Err((fault, reason)), before) => {
+                let since = before.as_ref().map_or(now, |before| before.since);
+                let is_news = before.is_none_or(|before| before.fault != fault);
+                if is_news {
+                    tracing::error!("PostgreSQL runs, and {fault}: {reason}");
+                }
+                *seen = Some(Ailment { fault, reason, since });
+                is_news
+            }
+        }
+    }
+}
+
+/// Looks for the life of the node, on a thread of its own.
+///
+/// # Errors
+/// There is no thread to be had.
+pub fn watch(node: &Arc<Node>) -> io::Result<()> {
+    let node = Arc::downgrade(node);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
+    std::thread::Builder::new().name("health".into()).spawn(move || {
+        runtime.block_on(look_again(&node));
+        // A file system that does not answer keeps a thread of ours.
+        runtime.shutdown_background();
+    })?;
+    Ok(())
+}
+
+async fn look_again(node: &Weak<Node>) {
+    loop {
+        let Some(living) = node.upgrade() else { return };
+        let before = node_runs(&living);
+        if before {
+            let found = look(&living).await;
+            // One that was stopped meanwhile had nothing wrong with it.
+            if node_runs(&living) && living.health.note(found, ptarmigan_clock::now()) {
+                living.wake();
+            }
+        } else {
+            living.health.seen().take();
+        }
+        let wait = living.configuration.timing().loop_wait.clamp(INTERVAL[0], INTERVAL[1]);
+        drop(living);
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// PostgreSQL is up, and nothing works on it.
+fn node_runs(node: &Node) -> bool {
+    node.postgres.state() == MemberState::Running && node.known().job.is_none()
+}
+
+async fn look(node: &Node) -> Result<(), (Fault, String)> {
+    let info = node.postgres.local_conninfo(Login::Superuser);
+    let session = match Session::connect(&info, Purpose::Heartbeat).await {
+        Ok(session) => Some(session),
+        // It is there, and full: who asked for so few connections wanted that.
+        Err(Error::Denied(_)) => None,
+        Err(error) => return Err((Fault::NoConnection, error.to_string())),
+    };
+    if let Some(session) = session {
+        let answer = tokio::time::timeout(ANSWER_MAX, session.query_text("SELECT 1")).await;
+        match answer {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err((Fault::NoAnswer, error.to_string())),
+            Err(_) => return Err((Fault::NoAnswer, format!("nothing within {ANSWER_MAX:?}"))),
+        }
+    }
+    let wal = node.postgres.data_dir().join("pg_wal");
+    let shown = wal.display().to_string();
+    let written = tokio::task::spawn_blocking(move || write_to(&wal));
+    let reason = match tokio::time::timeout(ANSWER_MAX, written).await {
+        Ok(Ok(Ok(()))) => return Ok(()),
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("nothing within {ANSWER_MAX:?}"),
+    };
+    Err((Fault::CannotWrite, format!("{shown}: {reason}")))
+}
+
+/// Writes to the file system of a folder what leaves no trace in it. A file system without files that have no name cannot be tried
+/// so, and counts as well.
+fn write_to(folder: &Path) -> io::Result<()> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    let opened = rustix::fs::open(folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode);
+    let file: OwnedFd = match opened {
+        Ok(file) => file,
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut file = File::from(file);
+    file.write_all(&[0; PAGE_BYTES])?;
+    file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ailment_lasts_from_its_first_sign_on() {
+        let health = Health::default();
+        let ill = |fault| Err((fault, "no".to_owned()));
+        assert!(!health.note(Ok(()), Monotonic(1)));
+        assert!(health.note(ill(Fault::NoConnection), Monotonic(2)));
+        assert!(!health.note(ill(Fault::NoConnection), Monotonic(3)), "no news");
+        assert!(health.note(ill(Fault::NoAnswer), Monotonic(4)), "another fault");
+        assert_eq!(health.ailment().unwrap().since, Monotonic(2));
+        let document = health.document().unwrap();
+        assert_eq!((&document["fault"], &document["reason"]), (&json!("no_answer"), &json!("no")));
+        assert!(health.note(Ok(()), Monotonic(5)));
+        assert_eq!((health.ailment(), health.document()), (None, None));
+    }
+
+    #[test]
+    fn a_folder_that_can_be_written_to_keeps_no_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        write_to(folder.path()).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(write_to(Path::new("/proc/self")).is_err());
+        assert!(write_to(&folder.path().join("missing")).is_err());
+    }
+}
