@@ -8,14 +8,20 @@ use ptarmigan_ha::{
     memory::Source,
 };
 use ptarmigan_postgres::{
+    Login,
+    connection::{self, Purpose, Session},
     data_directory,
     recovery::{Recovery, difference::Difference},
     rewind::{self, Verdict},
     stop::{StopMode, StopRequest},
     upstream::Upstream as Server,
 };
+use ptarmigan_types::MemberName;
 
 use crate::{jobs, node::Node, observe, remote, server};
+
+/// How long the former leader's server is waited for, before a race.
+const FORMER_ANSWERS: Duration = Duration::from_millis(500);
 
 /// How long the comparison with the leader's history may hold up a standby's cycle.
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);
@@ -26,6 +32,9 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Outcome {
         Action::CompareRecovery { upstream } => compare(node, upstream.as_ref()).await,
         Action::ReloadRecovery { upstream } => done(reload(node, upstream.as_ref()).await),
         Action::CheckDivergence { upstream } => check(node, upstream).await,
+        Action::AskWhetherPrimary { name, conn_url } => {
+            Outcome::Primary(is_primary(node, name, conn_url).await)
+        }
         Action::ResumeReplay => done(node.postgres.wal_replay_resume().await),
         Action::EnsureCheckpoint => {
             ensure_checkpoint(node);
@@ -115,6 +124,23 @@ fn ensure_checkpoint(node: &Arc<Node>) {
             Err(error) => tracing::warn!("checkpoint after promotion: {error}"),
         }
     });
+}
+
+/// A server that refuses us is there all the same, and counts as a primary.
+async fn is_primary(node: &Node, name: &MemberName, conn_url: &str) -> bool {
+    let Ok(server) = Server::of_conn_url(name.clone(), conn_url) else { return false };
+    let info = server.conninfo(&node.postgres, Login::Rewind);
+    let ask = async {
+        match Session::connect(&info, Purpose::Heartbeat).await {
+            Ok(session) => {
+                let answer = session.query_text("SELECT pg_is_in_recovery()").await;
+                answer.is_ok_and(|rows| rows.iter().flatten().flatten().any(|value| value == "f"))
+            }
+            Err(connection::Error::Denied(_)) => true,
+            Err(_) => false,
+        }
+    };
+    tokio::time::timeout(FORMER_ANSWERS, ask).await.unwrap_or(false)
 }
 
 async fn stop_immediate(node: &Node) -> Result<(), String> {

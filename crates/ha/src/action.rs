@@ -89,6 +89,13 @@ pub enum Action {
     ReloadView(ReloadAfter),
     /// Ask these members for their status, in parallel (contract HN-3).
     AskPeers(Vec<PeerAddress>),
+    /// Ask a member's PostgreSQL whether it is a primary. Answered by [`Outcome::Primary`], in a moment in any case.
+    AskWhetherPrimary {
+        /// The member.
+        name: MemberName,
+        /// How to connect to its PostgreSQL.
+        conn_url: String,
+    },
     /// The same question once more: what they said is too old by now.
     AskPeersAgain(Vec<PeerAddress>),
     /// What was learnt of the data directory's identity counts no longer (contract HA-005).
@@ -310,6 +317,8 @@ pub enum Outcome {
     },
     /// What the peers said; a member that is missing here was not reachable.
     Peers(Vec<PeerAnswer>),
+    /// It is there, and a primary for all that is known; or it is not there, or in recovery.
+    Primary(bool),
     /// How the recovery configuration differs.
     Recovery(RecoveryDifference),
     /// Whether the WAL diverged.

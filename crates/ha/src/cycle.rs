@@ -168,7 +168,10 @@ fn note_view(r: &mut Round<'_>) {
         r.memory.old_members.clone_from(&view.members);
         r.memory.old_leader = view.leader_name().cloned();
     }
-    if !view.is_unlocked() {
+    if view.is_unlocked() {
+        r.memory.unlocked_since.get_or_insert(r.obs.now);
+    } else {
+        r.memory.unlocked_since = None;
         r.memory.race_backoff_since = None;
         r.memory.yielding = None;
     }

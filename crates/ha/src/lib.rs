@@ -26,6 +26,7 @@ pub mod failsafe;
 pub mod fence;
 mod follow;
 pub mod forecast;
+mod former;
 pub mod health;
 mod identity;
 mod job;

@@ -80,6 +80,9 @@ pub struct Memory {
     pub last_lsn: Option<Lsn>,
     /// My position in the cycle before.
     pub previous_lsn: Option<Lsn>,
+    /// Since when nobody holds the lock, as far as this node has seen.
+    #[serde(default)]
+    pub unlocked_since: Option<Monotonic>,
     /// What is remembered of `rto`.
     #[serde(default)]
     pub recovery: crate::rto::Memory,

@@ -7,7 +7,7 @@ use ptarmigan_types::{Failover, Member, MemberName};
 use crate::{
     action::{Action, When},
     candidates::{self, Race},
-    failsafe, pause,
+    failsafe, former, pause,
     round::{Round, Step},
     sync::Voters,
     unmanaged,
@@ -63,6 +63,9 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
     }
     if r.obs.guardian.is_missing() && !r.is_paused() {
         r.fired("GD-1", "the guardian is required and does not stand behind PostgreSQL");
+        return Ok(false);
+    }
+    if !r.is_paused() && former::may_still_write(r)? {
         return Ok(false);
     }
     if let Some(since) = too_soon(r) {

@@ -27,6 +27,7 @@ const SENTENCES: &[(&str, &str)] = &[
     ("HA-016", "somebody holds the leader lock"),
     ("HA-017", "replication slots are brought up to date"),
     ("LV-4", "this node does not hold the leader lock"),
+    ("GD-2", "no race while the guardian of the former leader has yet to end its server"),
     ("FD-1", "PostgreSQL runs and does not work"),
     ("FD-2", "the leader gives way: its PostgreSQL does not work, and another member can take over"),
     ("FD-3", "nobody else could take over from a PostgreSQL that does not work"),

@@ -81,6 +81,7 @@ const TIMELINES: [Option<Timeline>; 4] = [Some(1), None, Some(2), Some(u32::MAX)
 fn memory(draw: &mut Draw<'_>) -> Memory {
     Memory {
         recovery: ptarmigan_ha::rto::Memory::default(),
+        unlocked_since: draw.moment(),
         old_members: if draw.maybe() { draw_view(draw).members } else { Arc::default() },
         old_leader: draw.pick(&[None, Some(name("a")), Some(name("b")), Some(name("c"))]),
         leader_timeline: draw.pick(&TIMELINES),

@@ -32,6 +32,11 @@ impl World {
         Outcome::Done
     }
 
+    /// Whether another member's server says that it is a primary.
+    fn sees_primary(&self, member: usize, former: usize) -> bool {
+        self.linked(member, former) && self.members[former].postgres.is_writable()
+    }
+
     /// Carries an action out; `None`: its outcome comes later.
     pub fn execute(&mut self, member: usize, action: &Action) -> Option<Outcome> {
         if let Some(outcome) = self.pretended(member, action) {
@@ -135,6 +140,12 @@ impl World {
             }
             Action::CheckDivergence { upstream } => {
                 return Some(Outcome::Divergence(self.check_divergence(member, upstream)));
+            }
+            Action::AskWhetherPrimary { name, .. } => {
+                let former = self.index(&name.0);
+                return Some(Outcome::Primary(
+                    former.is_some_and(|former| self.sees_primary(member, former)),
+                ));
             }
             Action::ResumeReplay if self.members[member].postgres.promoting => {
                 return Some(Outcome::Failed("standby promotion is ongoing".into()));

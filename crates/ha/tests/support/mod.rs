@@ -242,6 +242,8 @@ pub struct Scene {
     /// Outcome of `StopImmediate`.
     pub stop: Outcome,
     pub resume: Outcome,
+    /// What the former leader's server says of itself.
+    pub former_writes: bool,
     /// Outcome of `SyncSlots`.
     pub slots: Outcome,
     /// Outcome of `AskFailsafe`.
@@ -287,6 +289,7 @@ impl Scene {
             write: Outcome::Done,
             stop: Outcome::Done,
             resume: Outcome::Done,
+            former_writes: false,
             slots: Outcome::Done,
             failsafe: refused(),
             sync: Outcome::Written(SYNC_WRITTEN),
@@ -427,6 +430,7 @@ impl Scene {
             Action::WriteInitialize { .. } | Action::WriteConfig => self.write.clone(),
             Action::StopImmediate => self.stop.clone(),
             Action::ResumeReplay => self.resume.clone(),
+            Action::AskWhetherPrimary { .. } => Outcome::Primary(self.former_writes),
             Action::SyncSlots => self.slots.clone(),
             Action::AskFailsafe(_) => self.failsafe.clone(),
             Action::WriteSync { .. } | Action::DeleteSync(_) => self.sync.clone(),
