@@ -21,7 +21,7 @@ use ptarmigan_types::MemberName;
 use crate::{jobs, node::Node, observe, remote, server};
 
 /// How long the former leader's server is waited for, before a race.
-const FORMER_ANSWERS: Duration = Duration::from_millis(500);
+const FORMER_ANSWERS: Duration = Duration::from_millis(300);
 
 /// How long the comparison with the leader's history may hold up a standby's cycle.
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);

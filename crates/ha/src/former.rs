@@ -8,17 +8,15 @@ use ptarmigan_types::Member;
 use crate::{
     action::{Action, Outcome},
     round::{Round, Step},
-    unmanaged::follows_primary,
 };
 
 /// How soon it is asked again.
 const SOON: Duration = Duration::from_millis(100);
 
-/// Whether nobody here races yet, because that server still sends WAL and says itself that it is a primary; for a `ttl` at
-/// most, by then its guardian has ended it. An operator who names a candidate knows better.
+/// Whether nobody here races yet, because that server says itself that it is a primary; for a `ttl` at most, by then its guardian has
+/// ended it. An operator who names a candidate knows better.
 pub(crate) fn may_still_write(r: &mut Round<'_>) -> Step<bool> {
-    let receives = r.obs.postgres.server.as_ref().is_some_and(|server| server.streaming);
-    if !receives || r.in_standby_cluster() || !follows_primary(&r.obs.settings.tags) {
+    if r.in_standby_cluster() {
         return Ok(false);
     }
     let since = r.memory.unlocked_since.unwrap_or(r.obs.now);

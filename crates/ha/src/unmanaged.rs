@@ -49,7 +49,7 @@ pub(crate) fn holds_race_back(r: &mut Round<'_>) -> Step<bool> {
 }
 
 /// A member that follows another standby receives WAL whether or not there is a primary.
-pub(crate) fn follows_primary(tags: &Tags) -> bool {
+fn follows_primary(tags: &Tags) -> bool {
     tags.replicatefrom().is_none()
 }
 

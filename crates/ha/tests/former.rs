@@ -7,14 +7,13 @@ use ptarmigan_types::Monotonic;
 use serde_json::json;
 use support::*;
 
-/// The lock of `b`, whose guardian is armed, has vanished a second ago; its server still writes, and its WAL arrives.
+/// The lock of `b`, whose guardian is armed, has vanished a second ago; its server still writes.
 fn vanished() -> Scene {
     Scene::unlocked().with(|scene| {
         scene.memory.old_leader = Some(name("b"));
         scene.member("b").0.insert("guardian".into(), json!("armed"));
         scene.memory.old_members = scene.view().members.clone();
         scene.memory.unlocked_since = Some(Monotonic(NOW.0 - 1_000_000));
-        scene.server().streaming = true;
         scene.former_writes = true;
         scene.peers.retain(|peer| peer.name != name("b"));
     })
@@ -27,11 +26,8 @@ fn nobody_races_while_a_server_under_a_guardian_still_writes() {
     // A revoked lease takes the member key with it.
     let revoked = vanished().with(|scene| scene.members().retain(|member| member.name != name("b")));
     revoked.play().fired("GD-2").does_not(&Action::AcquireLock);
-    // It is asked only where its WAL arrives.
     for scene in [
         vanished().with(|scene| scene.former_writes = false),
-        vanished().with(|scene| scene.server().streaming = false),
-        vanished().with(|scene| scene.obs.settings.tags = tags(&json!({"replicatefrom": "c"}))),
         // Of one without a guardian nobody knows when it ends.
         vanished().with(|scene| {
             scene.member("b").0.remove("guardian");

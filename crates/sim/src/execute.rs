@@ -285,6 +285,9 @@ impl World {
         let this = &self.members[member];
         let name = &this.name;
         let mut data = Map::new();
+        if self.scenario.guardians && this.timing == Timing::Own {
+            data.insert("guardian".into(), json!("armed"));
+        }
         data.insert("conn_url".into(), json!(format!("postgres://{name}:5432/postgres")));
         data.insert("api_url".into(), json!(format!("http://{name}:8008/patroni")));
         data.insert("state".into(), json!(this.state));

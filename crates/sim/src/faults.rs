@@ -446,7 +446,8 @@ impl World {
         self.members[member].lease.until().unwrap_or_default().since(self.now + LEASE_SPARE)
     }
 
-    fn freeze_for(&mut self, member: usize, time: Duration, paused: bool) {
+    /// Its daemon, or (`paused`) its whole machine, stands still for that long.
+    pub fn freeze_for(&mut self, member: usize, time: Duration, paused: bool) {
         if !time.is_zero() {
             let until = self.now + time;
             let trouble = &mut self.members[member].trouble;

@@ -59,6 +59,7 @@ impl World {
             13 if self.scenario.standby.used => {}
             13 => self.delete_key("config"),
             14 => self.delete_key("initialize"),
+            12 if self.scenario.guardians => self.delete_key_of_frozen(),
             _ => self.delete_leader_key(),
         }
     }
@@ -72,6 +73,32 @@ impl World {
         let lease = self.members[leader].lease.until().unwrap_or_default();
         self.calm_until = (self.now + Duration::from_secs(10)).max(lease + Duration::from_secs(5));
         self.checks.durability.disturbed();
+        self.store.remove("leader");
+        self.tell();
+    }
+
+    /// The lock is taken from a primary whose daemon stands still: its guardian ends it when the lease would have ended, and whoever
+    /// receives its WAL waits for that.
+    fn delete_key_of_frozen(&mut self) {
+        let holder = self.store.keys.get("leader").and_then(|raw| self.index(&raw.value));
+        let Some(leader) = holder.filter(|leader| self.members[*leader].postgres.is_writable()) else {
+            return;
+        };
+        let others = self.members.iter().enumerate().filter(|(index, _)| *index != leader);
+        let follow = others.clone().all(|(index, other)| {
+            other.postgres.streams_from.is_some_and(|(from, _)| from == leader)
+                && self.linked(index, leader)
+                && !matches!(other.phase, Phase::Dead | Phase::FirstLook)
+        });
+        let ours = self.members.iter().all(|member| member.timing == Timing::Own);
+        if !follow || !ours || self.members[leader].trouble.is_frozen(self.now) {
+            return;
+        }
+        let lease = self.members[leader].lease.until().unwrap_or_default();
+        self.calm_until = (self.now + Duration::from_secs(10)).max(lease + Duration::from_secs(5));
+        self.checks.durability.disturbed();
+        let time = self.random.millis(500, 40_000);
+        self.freeze_for(leader, time, false);
         self.store.remove("leader");
         self.tell();
     }
