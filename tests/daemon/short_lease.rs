@@ -37,7 +37,7 @@ pub(crate) async fn ready(name: &str, etcd_members: usize) -> (Site, usize) {
     (site, leader)
 }
 
-async fn until(time: Monotonic) {
+pub(crate) async fn until(time: Monotonic) {
     wait_until("a moment", LIMIT, || async {
         ensure!(ptarmigan_clock::now() >= time, "not yet");
         Ok(())

@@ -1,6 +1,6 @@
 //! Who could take over (contract B.10.3, B.10.4).
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, time::Duration};
 
 use ptarmigan_types::{Lsn, Member, MemberName};
 
@@ -10,6 +10,12 @@ use crate::{
     round::{Round, Step},
     sync::Voters,
 };
+
+/// How soon a receiver that was told to stop has stopped.
+const RECEIVER_ENDS: Duration = Duration::from_millis(20);
+
+/// How long receivers are waited for.
+const RECEIVERS_WAIT: Duration = Duration::from_secs(1);
 
 /// HN-3: asks all of them in parallel; whoever has no data counts as unreachable.
 pub(crate) fn ask<'a>(r: &mut Round<'a>, members: &[&Member]) -> Step<Vec<&'a PeerAnswer>> {
@@ -162,6 +168,14 @@ pub(crate) fn am_healthiest_of(r: &mut Round<'_>, members: &[&Member], race: Rac
         })
         .collect();
     let answers = ask(r, &others)?;
+    if race.check_lag
+        && waits_for_receivers(r)
+        && let Some(answer) =
+            answers.iter().find(|answer| answer.streaming && stops_to_receive(&others, answer))
+    {
+        receives(r, &answer.name);
+        return Ok(false);
+    }
     let (mut votes, mut ahead) = (0, false);
     for answer in answers {
         match stand(r, answer, my_lsn, race) {
@@ -172,6 +186,28 @@ pub(crate) fn am_healthiest_of(r: &mut Round<'_>, members: &[&Member], race: Rac
         }
     }
     Ok(race.voters.is_none_or(|voters| enough(r, voters, votes, ahead)))
+}
+
+/// Whether positions are not compared yet while anybody receives WAL: what they have may still change. One that does not stop must
+/// not keep everybody from racing for ever.
+pub(crate) fn waits_for_receivers(r: &Round<'_>) -> bool {
+    let since = r.memory.unlocked_since.unwrap_or(r.obs.now);
+    !r.asks_again
+        && !r.in_standby_cluster()
+        && r.obs.postgres.major_version >= 13
+        && r.obs.now.since(since) < RECEIVERS_WAIT
+}
+
+/// Patroni's members do so only once they have lost the race.
+fn stops_to_receive(members: &[&Member], answer: &PeerAnswer) -> bool {
+    answer.in_recovery
+        && members.iter().any(|member| member.name == answer.name && member.data.0.contains_key("guardian"))
+}
+
+/// That one still receives.
+pub(crate) fn receives(r: &mut Round<'_>, receiver: &MemberName) {
+    r.fired("RC-1", format!("{receiver} does"));
+    r.wake_within(RECEIVER_ENDS);
 }
 
 /// As operators count WAL.

@@ -8,7 +8,7 @@ use crate::{
     action::{Action, When},
     candidates::{self, Race},
     failsafe, former, pause,
-    round::{Round, Step},
+    round::{Round, Step, finish},
     sync::Voters,
     unmanaged,
 };
@@ -65,8 +65,11 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         r.fired("GD-1", "the guardian is required and does not stand behind PostgreSQL");
         return Ok(false);
     }
-    if !r.is_paused() && former::may_still_write(r)? {
-        return Ok(false);
+    if former::may_still_write(r)? {
+        return held_back(
+            r,
+            "not racing yet: the guardian of the former leader has yet to end its PostgreSQL",
+        );
     }
     if let Some(since) = too_soon(r) {
         r.fired("FO-1", format!("it was {} s ago", since.as_secs()));
@@ -76,12 +79,25 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         r.fired("HA-214", "/sync does not name this node");
         return Ok(false);
     }
+    // Nor does it look for somebody else to follow: what still arrives is worth having, and tells that the sender lives.
     if unmanaged::holds_race_back(r)? {
-        return Ok(false);
+        return held_back(r, "not racing: the former primary may still be writable");
     }
     let healthiest = healthiest_of_peers(r, true)?;
     r.fired("HA-216", if healthiest { "healthiest" } else { "not the healthiest" });
     Ok(healthiest)
+}
+
+/// No race now, and nobody else to follow; a lock that was acquired meanwhile is not kept.
+fn held_back(r: &Round<'_>, line: &str) -> Step<bool> {
+    if r.asks_again { Ok(false) } else { finish(line) }
+}
+
+/// Whether this node has to stop to receive WAL before positions are compared (HA-135 does that). A server before PostgreSQL 13
+/// cannot without a restart.
+fn still_receives(r: &mut Round<'_>) -> bool {
+    let receives = r.obs.postgres.server.as_ref().is_some_and(|server| server.streaming);
+    receives && candidates::waits_for_receivers(r)
 }
 
 /// How long ago the leader changed, where that is less than has to lie between two changes that nobody asked for. Whoever led last
@@ -123,6 +139,10 @@ fn healthiest_of_peers(r: &mut Round<'_>, races: bool) -> Step<bool> {
     if let Some(voters) = &voters {
         members.retain(|member| voters.has(&member.name) || old_leader.as_ref() == Some(&member.name));
         out_of_race = old_leader.as_ref().filter(|leader| !voters.has(leader));
+    }
+    if races && still_receives(r) {
+        candidates::receives(r, &r.obs.me.clone());
+        return Ok(false);
     }
     let former_leader = old_leader.as_ref().filter(|_| races);
     let race =

@@ -46,6 +46,8 @@ fn ha_130_while_wal_arrives_somebody_may_be_alive() {
                 scene.memory.race_backoff_since = since.map(at);
                 scene.memory.last_lsn = previous;
                 scene.server().streaming = streaming;
+                // Receivers are not waited for any more.
+                scene.memory.unlocked_since = Some(ptarmigan_types::Monotonic(NOW.0 - 1_000_000));
             })
             .play();
         match waits {

@@ -15,6 +15,9 @@ fn left_behind() -> Scene {
         scene.memory.old_members = scene.view().members.clone();
         scene.members().retain(|member| member.name != name("b"));
         scene.peers.retain(|peer| peer.name != name("b"));
+        scene.server().streaming = true;
+        // Receivers are not waited for any more.
+        scene.memory.unlocked_since = Some(ptarmigan_types::Monotonic(NOW.0 - 1_000_000));
     })
 }
 
@@ -37,6 +40,8 @@ fn with_wait_nobody_takes_over_while_wal_arrives() {
     let played = waits.play();
     played.fired(RULE).does_not(&Action::AcquireLock).starts_nothing().wakes_in(secs(1));
     assert!(played.facts(RULE).contains("ptctl failover"));
+    // What arrives is what tells that it lives: nothing stops it.
+    played.silent("HA-135").line("not racing: the former primary may still be writable");
     // Nor where it arrives at another replica.
     let elsewhere = waits.clone().with(|scene| {
         scene.server().streaming = false;

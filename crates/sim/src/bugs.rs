@@ -69,6 +69,8 @@ bugs! {
     GuardianNotTold = "guardian-not-told" by "single_writable_primary",
     /// The guardian is told of a deadline beyond the lease.
     DeadlineAfterLease = "deadline-after-lease" by "single_writable_primary",
+    /// Who races does not ask whether the former leader's server still writes.
+    FormerLeaderNotAsked = "former-leader-not-asked" by "single_writable_primary",
     /// `/initialize` is written unconditionally.
     InitializeUnconditional = "initialize-unconditional" by "initialize_once",
     /// A leader gives the lock up in every tenth cycle.
@@ -135,7 +137,8 @@ impl Bug {
     /// The runs that it is looked for in.
     pub fn options(self) -> Options {
         let synchronous = self.checker().starts_with("sync") || self == Self::StrictIgnored;
-        let core_alone = !matches!(self, Self::GuardianNotTold | Self::DeadlineAfterLease);
+        let core_alone =
+            !matches!(self, Self::GuardianNotTold | Self::DeadlineAfterLease | Self::FormerLeaderNotAsked);
         Options { bug: Some(self), synchronous, core_alone, ..Options::default() }
     }
 }

@@ -34,7 +34,9 @@ impl World {
 
     /// Whether another member's server says that it is a primary.
     fn sees_primary(&self, member: usize, former: usize) -> bool {
-        self.linked(member, former) && self.members[former].postgres.is_writable()
+        self.bug != Some(Bug::FormerLeaderNotAsked)
+            && self.linked(member, former)
+            && self.members[former].postgres.is_writable()
     }
 
     /// Carries an action out; `None`: its outcome comes later.

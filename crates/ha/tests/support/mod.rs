@@ -362,6 +362,10 @@ impl Scene {
     }
 
     pub fn unled(mut self) -> Self {
+        // Nobody receives WAL any more.
+        if let Some(server) = &mut self.obs.postgres.server {
+            server.streaming = false;
+        }
         self.view().leader = None;
         self
     }
