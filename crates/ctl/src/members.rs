@@ -107,6 +107,10 @@ impl ClusterRows<'_> {
         columns.extend([Column::right("Replay LSN"), lag("Replay Lag")]);
         let is_shown = |name: &&str| self.extended || rows.iter().any(|row| row.contains_key(*name));
         columns.extend(EXTENDED.into_iter().filter(is_shown).map(Column::left));
+        // Patroni's members have none, and patronictl no such column.
+        if self.extended && rows.iter().any(|row| row.contains_key("Guardian")) {
+            columns.push(Column::left("Guardian"));
+        }
         columns
     }
 
@@ -268,6 +272,7 @@ fn cells(member: &Map<String, Value>, with_port: bool, style: Style) -> BTreeMap
     }
     put("Pending restart reason", pending_reason(member, style.is_table()).into());
     put("Scheduled restart", scheduled_restart(member).into());
+    put("Guardian", text(member, "guardian").into());
     if let Some(tags) = member.get("tags").and_then(Value::as_object) {
         put(
             "Tags",

@@ -93,6 +93,22 @@ fn c_4_extended_columns_stay_out_of_json_and_yaml() {
 }
 
 #[test]
+fn the_guardian_is_shown_to_whoever_wants_to_know_more() {
+    let cluster = two(&[]);
+    let armed = {
+        let mut cluster = cluster.clone();
+        std::sync::Arc::make_mut(&mut cluster.members)[0].data.0.insert("guardian".into(), "armed".into());
+        cluster
+    };
+    let shown = |cluster: &Cluster, extended| rows(cluster, extended).render(Style::List(Format::Tsv));
+    assert!(shown(&armed, true).lines().next().unwrap().ends_with("\tGuardian"));
+    assert!(shown(&armed, true).contains("\tarmed\n"));
+    for text in [shown(&armed, false), shown(&cluster, true)] {
+        assert!(!text.contains("Guardian"), "{text}");
+    }
+}
+
+#[test]
 fn c_4_topology() {
     let recorded = layouts::all(&layouts::recorded(), "topology");
     assert_eq!(recorded.len(), 2);
