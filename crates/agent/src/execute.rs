@@ -199,8 +199,16 @@ async fn renew(node: &Node, held: &Leader) -> Outcome {
     }
     let (asked, begin) = (node.lease.ask(), ptarmigan_clock::now());
     match tokio::time::timeout(patience(node), node.dcs.renew(held)).await {
-        Ok(answer) => verdict(node, asked, begin, answer),
-        Err(_) => Outcome::NoAnswer { maybe: true, reason: "the renewal was not answered in time".into() },
+        Ok(answer) => {
+            if answer.is_err() {
+                node.margin.note_silence(ptarmigan_clock::now().since(begin));
+            }
+            verdict(node, asked, begin, answer)
+        }
+        Err(_) => {
+            node.margin.note_silence(ptarmigan_clock::now().since(begin));
+            Outcome::NoAnswer { maybe: true, reason: "the renewal was not answered in time".into() }
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use ptarmigan_types::{Monotonic, Role};
 use crate::node::Node;
 
 /// How often what may change without a word is looked at: the role of a server that somebody else moves, the pause.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What must be left until the deadline of a server that is promoted.
 const LEFT_MIN: Duration = Duration::from_millis(500);
@@ -133,7 +133,8 @@ pub fn view(node: &Node) -> GuardianView {
     let whole = || match node.postgres.running() {
         Some(running) => {
             let told = *node.fence.told();
-            told.life == running.start_time_ticks && told.hold == Some(Hold::Whole)
+            // Of one that has just been started, the guardian tells in a moment.
+            told.life != running.start_time_ticks || told.hold == Some(Hold::Whole)
         }
         None => true,
     };
@@ -213,6 +214,8 @@ pub async fn lift(node: &Node) {
         return;
     }
     {
+        // Not while it is told something: that would be the last word.
+        let _telling = node.fence.telling.lock().await;
         let mut told = node.fence.told();
         if told.life != life {
             return;
@@ -269,10 +272,12 @@ pub async fn before_promotion(node: &Node) -> Result<(), String> {
 pub async fn keep(node: Arc<Node>) {
     let mut lease = node.lease.changes();
     let mut state = node.postgres.watch_state();
+    let mut role = node.postgres.watch_role();
     let mut complained = false;
     loop {
         lease.mark_unchanged();
         state.mark_unchanged();
+        role.mark_unchanged();
         match tell(&node).await {
             Ok(_) => complained = false,
             Err(error) => {
@@ -284,6 +289,7 @@ pub async fn keep(node: Arc<Node>) {
         tokio::select! {
             _ = lease.changed() => {}
             _ = state.changed() => {}
+            _ = role.changed() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }

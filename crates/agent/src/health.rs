@@ -11,10 +11,7 @@ use std::{
 };
 
 use ptarmigan_ha::health::{Ailment, Fault};
-use ptarmigan_postgres::{
-    Login,
-    connection::{Error, Purpose, Session},
-};
+use ptarmigan_postgres::connection::{Error, Purpose};
 use ptarmigan_types::{MemberState, Monotonic};
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
@@ -115,19 +112,22 @@ fn node_runs(node: &Node) -> bool {
 }
 
 async fn look(node: &Node) -> Result<(), (Fault, String)> {
-    let info = node.postgres.local_conninfo(Login::Superuser);
-    let session = match Session::connect(&info, Purpose::Heartbeat).await {
-        Ok(session) => Some(session),
-        // It is there, and full: who asked for so few connections wanted that.
-        Err(Error::Denied(_)) => None,
-        Err(error) => return Err((Fault::NoConnection, error.to_string())),
-    };
-    if let Some(session) = session {
-        let answer = tokio::time::timeout(ANSWER_MAX, session.query_text("SELECT 1")).await;
-        match answer {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err((Fault::NoAnswer, error.to_string())),
-            Err(_) => return Err((Fault::NoAnswer, format!("nothing within {ANSWER_MAX:?}"))),
+    accepts(node).await.map_err(|reason| (Fault::NoConnection, reason))?;
+    let answers = tokio::time::timeout(ANSWER_MAX, async {
+        match node.postgres.session(Purpose::RestApi).await {
+            Ok(session) => session.query_text("SELECT 1").await.map(drop),
+            // It is there, and full: who asked for so few connections wanted that.
+            Err(Error::Denied(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    });
+    match answers.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err((Fault::NoAnswer, error.to_string())),
+        Err(_) => {
+            // Whoever asks next does so over a connection of its own.
+            node.postgres.forget_session(Purpose::RestApi).await;
+            return Err((Fault::NoAnswer, format!("nothing within {ANSWER_MAX:?}")));
         }
     }
     let wal = node.postgres.data_dir().join("pg_wal");
@@ -140,6 +140,15 @@ async fn look(node: &Node) -> Result<(), (Fault, String)> {
         Err(_) => format!("nothing within {ANSWER_MAX:?}"),
     };
     Err((Fault::CannotWrite, format!("{shown}: {reason}")))
+}
+
+/// A new connection, as far as the server's first word: what a login costs, is the heartbeat's to pay.
+async fn accepts(node: &Node) -> Result<(), String> {
+    match tokio::time::timeout(ANSWER_MAX, node.postgres.greeting()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(reason)) => Err(reason),
+        Err(_) => Err(format!("nothing within {ANSWER_MAX:?}")),
+    }
 }
 
 /// Writes to the file system of a folder what leaves no trace in it. A file system without files that have no name cannot be tried

@@ -20,8 +20,11 @@ use ptarmigan_types::MemberName;
 
 use crate::{jobs, node::Node, observe, remote, server};
 
-/// How long the former leader's server is waited for, before a race.
-const FORMER_ANSWERS: Duration = Duration::from_millis(300);
+/// How long a connection to the former leader's server may take, before a race: a host that is gone refuses none.
+const FORMER_LISTENS: Duration = Duration::from_millis(300);
+
+/// How long that server may then take to say what it is.
+const FORMER_ANSWERS: Duration = Duration::from_millis(500);
 
 /// How long the comparison with the leader's history may hold up a standby's cycle.
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);
@@ -126,21 +129,28 @@ fn ensure_checkpoint(node: &Arc<Node>) {
     });
 }
 
-/// A server that refuses us is there all the same, and counts as a primary.
+/// A server that accepts connections at all is there, and counts as a primary unless it says otherwise in time: it may be slow,
+/// or refuse us, or be frozen with sessions that go on.
 async fn is_primary(node: &Node, name: &MemberName, conn_url: &str) -> bool {
     let Ok(server) = Server::of_conn_url(name.clone(), conn_url) else { return false };
+    let address = server.address();
+    let (host, port) = (address.get("host").unwrap_or_default(), address.get("port").unwrap_or_default());
+    let listens = tokio::net::TcpStream::connect(format!("{host}:{port}"));
+    if !matches!(tokio::time::timeout(FORMER_LISTENS, listens).await, Ok(Ok(_))) {
+        return false;
+    }
     let info = server.conninfo(&node.postgres, Login::Rewind);
     let ask = async {
         match Session::connect(&info, Purpose::Heartbeat).await {
             Ok(session) => {
                 let answer = session.query_text("SELECT pg_is_in_recovery()").await;
-                answer.is_ok_and(|rows| rows.iter().flatten().flatten().any(|value| value == "f"))
+                !answer.is_ok_and(|rows| rows.iter().flatten().flatten().any(|value| value == "t"))
             }
-            Err(connection::Error::Denied(_)) => true,
-            Err(_) => false,
+            Err(connection::Error::Refused(_) | connection::Error::Rejecting(_)) => false,
+            Err(_) => true,
         }
     };
-    tokio::time::timeout(FORMER_ANSWERS, ask).await.unwrap_or(false)
+    tokio::time::timeout(FORMER_ANSWERS, ask).await.unwrap_or(true)
 }
 
 async fn stop_immediate(node: &Node) -> Result<(), String> {

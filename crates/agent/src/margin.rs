@@ -51,6 +51,11 @@ impl Margin {
         renewals.warned = is_little || (renewals.warned && smallest < ttl / 6);
     }
 
+    /// The store did not answer a renewal within that time.
+    pub fn note_silence(&self, waited: Duration) {
+        keep(&mut self.renewals().latencies, waited);
+    }
+
     /// What the store usually takes; `None` before the first renewal.
     pub fn latency(&self) -> Option<Duration> {
         let mut latencies: Vec<Duration> = self.renewals().latencies.iter().copied().collect();

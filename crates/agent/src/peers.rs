@@ -19,6 +19,7 @@ pub async fn ask(node: &Node, peers: &[PeerAddress]) -> Vec<PeerAnswer> {
                 timeline: status.timeline,
                 tags: status.tags,
                 watchdog_failed: status.watchdog_failed,
+                ailing: status.ailing,
                 streaming: status.streaming,
                 without_data: false,
             }),

@@ -3,6 +3,9 @@
 
 use std::{ffi::OsString, io, os::unix::process::CommandExt, path::PathBuf, process::Stdio, time::Duration};
 
+use ptarmigan_types::Monotonic;
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::node::Node;
 
 /// How long the new program may take to tell its version.
@@ -42,7 +45,11 @@ impl Program {
     /// # Errors
     /// Where the system does not tell.
     pub fn own() -> io::Result<Self> {
-        Ok(Self { path: std::env::current_exe()?, arguments: std::env::args_os().skip(1).collect() })
+        let mut words = std::env::args_os();
+        let called = words.next().map(PathBuf::from).unwrap_or_default();
+        // As it was called, where that names a file: a link may lead to another release by then.
+        let path = if called.components().count() > 1 { std::path::absolute(called)? } else { std::env::current_exe()? };
+        Ok(Self { path, arguments: words.collect() })
     }
 
     /// Executes it in place of this process, in the middle of whatever its other threads do. Returns only where that failed.
@@ -50,7 +57,9 @@ impl Program {
     /// # Errors
     /// See there.
     pub async fn execute(&self, node: &Node) -> Error {
-        if let Err(error) = self.answers().await {
+        // A leader has to be back before its lease is over.
+        let left = crate::fence::leads_until(node).map(|until| until.since(ptarmigan_clock::now()));
+        if let Err(error) = self.answers(left.map_or(ANSWERS_WITHIN, |left| ANSWERS_WITHIN.min(left / 4))).await {
             return error;
         }
         match node.postgres.upgrade_guardian().await {
@@ -63,15 +72,19 @@ impl Program {
         #[expect(clippy::disallowed_methods, reason = "no child: this process becomes it")]
         let mut command = std::process::Command::new(&self.path);
         let source = command.args(&self.arguments).exec();
+        // The attempt has taken back that a closed pipe is no end.
+        if let Err(error) = signal(SignalKind::pipe()) {
+            tracing::error!("SIGPIPE: {error}");
+        }
         Error::Run { program: self.path.clone(), source }
     }
 
     /// Whether it is a program of ours that runs on this machine.
-    async fn answers(&self) -> Result<(), Error> {
+    async fn answers(&self, limit: Duration) -> Result<(), Error> {
         let failed = |source| Error::Run { program: self.path.clone(), source };
         let mut command = tokio::process::Command::new(&self.path);
         command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let status = tokio::time::timeout(ANSWERS_WITHIN, command.kill_on_drop(true).status())
+        let status = tokio::time::timeout(limit, command.kill_on_drop(true).status())
             .await
             .map_err(|_| failed(io::ErrorKind::TimedOut.into()))?
             .map_err(failed)?;
@@ -98,21 +111,31 @@ impl Upgrade {
         if !self.asked {
             return;
         }
-        let job = node.jobs.view(ptarmigan_clock::now()).map(|job| job.kind.words().to_owned());
-        if job.is_some() {
-            if job != self.waits_for {
-                tracing::info!("the upgrade waits for the end of: {}", job.as_deref().unwrap_or_default());
+        let hindrance = hindrance(node, ptarmigan_clock::now());
+        if hindrance.is_some() {
+            if hindrance != self.waits_for {
+                tracing::info!("the upgrade waits: {}", hindrance.as_deref().unwrap_or_default());
             }
-            self.waits_for = job;
+            self.waits_for = hindrance;
             return;
         }
         *self = Self::default();
-        let error = async {
-            flush();
-            program.execute(node).await
-        };
-        tracing::error!("not upgraded, this daemon goes on: {}", error.await);
+        flush();
+        tracing::error!("not upgraded, this daemon goes on: {}", program.execute(node).await);
     }
+}
+
+/// What is not to be interrupted. The next program knows nothing of what is under way, of promises, or of a lease: it has to
+/// renew that one while it still lasts, and needs the DCS for it.
+fn hindrance(node: &Node, now: Monotonic) -> Option<String> {
+    if let Some(job) = node.jobs.view(now) {
+        return Some(format!("{} in progress", job.kind.words()));
+    }
+    if node.failsafe.active_until().is_some() || node.known().view.is_none() {
+        return Some("the DCS does not answer".into());
+    }
+    let left = crate::fence::leads_until(node)?.since(now);
+    (left < node.configuration.timing().ttl / 2).then(|| "the leader lease was not renewed just now".into())
 }
 
 #[cfg(test)]

@@ -196,7 +196,8 @@ fn gives_way_after_s(config: &Map<String, Value>) -> Option<u64> {
     action.eq_ignore_ascii_case("failover").then(|| time_s(config, "primary_failure_timeout").unwrap_or(30))
 }
 
-fn time_s(config: &Map<String, Value>, key: &str) -> Option<u64> {
+/// A time in seconds that is not negative.
+pub(crate) fn time_s(config: &Map<String, Value>, key: &str) -> Option<u64> {
     integer(config.get(key), Some("s")).and_then(|seconds| u64::try_from(seconds).ok())
 }
 

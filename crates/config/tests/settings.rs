@@ -240,6 +240,20 @@ fn cf_26_shorter_timeouts_count_where_they_follow_rto() {
 }
 
 #[test]
+fn settings_of_ours_that_cannot_be_read_are_named() {
+    let wrong = json!({"primary_failure_action": "failver", "primary_failure_timeout": "soon",
+                       "minimum_failover_interval": -5});
+    let keys = ["primary_failure_action", "primary_failure_timeout", "minimum_failover_interval"];
+    assert_eq!(remarks(&build(&least(), wrong)), keys);
+    let right = json!({"primary_failure_action": "Failover", "primary_failure_timeout": "1min",
+                       "minimum_failover_interval": 3600});
+    let effective = build(&least(), right);
+    assert!(remarks(&effective).is_empty());
+    let global = &effective.settings.global;
+    assert_eq!((global.gives_way_after_s, global.failover_interval_min_s), (Some(60), 3600));
+}
+
+#[test]
 fn cf_9_a_broken_dynamic_configuration_is_rejected_as_a_whole() {
     let broken = [
         (json!({"ttl": "soon"}), "ttl"),

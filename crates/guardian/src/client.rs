@@ -304,6 +304,12 @@ impl Guardian {
     /// [`Error::Start`] where the program could not go on from this one's state: then nothing was done.
     pub async fn upgrade(&self, options: &Options) -> Result<Self, Error> {
         let program = options.program.clone().unwrap_or_else(spawn::find);
+        // The guardian works in another folder.
+        let program = if program.components().count() > 1 {
+            std::path::absolute(&program).map_err(Error::Socket)?
+        } else {
+            program
+        };
         match spawn::resumes(&program, options.timeout).await {
             Ok(true) => {}
             Ok(false) => return Err(Error::Start { program }),

@@ -154,6 +154,32 @@ async fn a_restart_by_hand_does_not_outlive_the_deadline() {
     drop(writers);
 }
 
+/// The server's end takes until the deadline, and whoever restarts it by hand starts it then: nobody has spoken for that either.
+#[tokio::test]
+async fn what_is_started_by_hand_after_the_deadline_is_ended_and_a_standby_is_not() {
+    let server = Server::new().await;
+    let guardian = server.site.guardian().await;
+    let ours = server.start(&guardian).await;
+    guardian.set_deadline(ours.generation, after(Duration::from_millis(200))).await.unwrap();
+    soon("the exit", guardian.exited(ours.generation)).await.unwrap();
+    for _ in 0..2 {
+        pg_ctl(&server, &["start"]).await;
+        let fences = guardian.fences();
+        until("the end of what was started", || server.servers() == 0).await;
+        assert!(fences.borrow().is_some_and(|fence| fence.pid != ours.pid));
+    }
+    std::fs::write(server.data().join("standby.signal"), "").unwrap();
+    pg_ctl(&server, &["start"]).await;
+    let (pid, since) = (postmaster(&server), now());
+    until("a second", || now().since(since) > Duration::from_secs(1)).await;
+    assert!(process::is_alive(pid));
+    // A daemon speaks for it.
+    guardian.adopt(request(pid, Deadline::default())).await.unwrap();
+    guardian.signal(pid, SignalName::Quit).await.unwrap();
+    let generation = guardian.status().await.unwrap().generation;
+    soon("the exit", guardian.exited(generation)).await.unwrap();
+}
+
 /// The daemon lives, and speaks for what was started by hand; or it says that all is an operator's from now on.
 #[tokio::test]
 async fn a_restart_by_hand_is_spoken_for_by_the_daemon() {

@@ -18,6 +18,9 @@ pub struct PeerAnswer {
     pub tags: Tags,
     /// It needs a watchdog and has none.
     pub watchdog_failed: bool,
+    /// Its PostgreSQL runs and does not work.
+    #[serde(default)]
+    pub ailing: bool,
     /// Its WAL receiver is streaming.
     #[serde(default)]
     pub streaming: bool,
@@ -37,6 +40,7 @@ impl PeerAnswer {
             timeline: None,
             tags: Tags::default(),
             watchdog_failed: false,
+            ailing: false,
             streaming: false,
             without_data: true,
         }
@@ -48,6 +52,8 @@ impl PeerAnswer {
             Some("nofailover")
         } else if self.watchdog_failed {
             Some("watchdog failed")
+        } else if self.ailing {
+            Some("its PostgreSQL does not work")
         } else {
             None
         }

@@ -104,7 +104,10 @@ fn still_receives(r: &mut Round<'_>) -> bool {
 /// may lead again.
 fn too_soon(r: &Round<'_>) -> Option<Duration> {
     let least = r.obs.settings.failover_interval_min;
-    let last = r.view.history.as_ref()?.entries.as_ref()?.last()?;
+    let entries = r.view.history.as_ref()?.entries.as_ref()?;
+    let leader = &entries.last()?.new_leader;
+    // Whoever was promoted again and again led all the while.
+    let last = entries.iter().rev().take_while(|entry| entry.new_leader == *leader).last()?;
     if least.is_zero() || r.is_paused() || last.new_leader.as_deref() == Some(r.obs.me.as_str()) {
         return None;
     }

@@ -36,6 +36,10 @@ fn a_leader_gives_way_after_its_time_where_another_one_can_take_over() {
     played.line("stopped PostgreSQL to fail over: it answers no query");
     let alone = ailing(Scene::primary(), 600, Some(30)).with(|scene| scene.peers.clear()).play();
     alone.fired("FD-3").silent("FD-2").starts_nothing();
+    // Nor to whoever has the same fault.
+    let shared = ailing(Scene::primary(), 600, Some(30));
+    let shared = shared.with(|scene| scene.peers.iter_mut().for_each(|peer| peer.ailing = true));
+    shared.play().fired("FD-3").silent("FD-2").starts_nothing();
     for scene in [
         ailing(Scene::standby(), 600, Some(30)),
         ailing(Scene::primary(), 600, Some(30)).with(|scene| scene.obs.settings.pause = true),

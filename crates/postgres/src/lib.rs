@@ -20,6 +20,7 @@ pub mod crash_recovery;
 pub mod data_directory;
 pub mod dsn;
 pub mod files;
+pub mod greeting;
 pub mod guc;
 pub mod handle;
 pub mod history;

@@ -42,6 +42,11 @@ impl Upstream {
         Ok(Self { name, address })
     }
 
+    /// Host, port and database.
+    pub const fn address(&self) -> &ConnInfo {
+        &self.address
+    }
+
     /// The one of several hosts that is a primary, as an upstream of its own; this one itself where it has one host, or none
     /// of them can be asked.
     pub async fn writable_host(&self, pg: &Postgres) -> Self {

@@ -203,6 +203,23 @@ fn b_26_restarted_daemon_finds_its_server() {
 }
 
 #[test]
+fn a_server_greets_whoever_connects_and_a_frozen_one_nobody() {
+    as_postgres(|guardian| async move {
+        let workspace = Workspace::new("greeting").unwrap();
+        let node = Node::primary(&workspace, &guardian, "a", &json!({})).await;
+        node.pg.greeting().await.unwrap();
+        let held = node.pg.hold().await.unwrap().unwrap();
+        held.signal(ptarmigan_guardian::SignalName::Stop).await.unwrap();
+        let silent = tokio::time::timeout(Duration::from_millis(300), node.pg.greeting()).await;
+        assert!(silent.is_err(), "{silent:?}");
+        held.signal(ptarmigan_guardian::SignalName::Cont).await.unwrap();
+        node.pg.greeting().await.unwrap();
+        node.pg.stop(StopRequest::new(StopMode::Immediate)).await.unwrap();
+        assert!(node.pg.greeting().await.unwrap_err().contains("refused"));
+    });
+}
+
+#[test]
 fn stop_may_be_cancelled_and_repeated() {
     as_postgres(|guardian| async move {
         let workspace = Workspace::new("cancel").unwrap();

@@ -71,6 +71,8 @@ pub struct PeerStatus {
     pub role: Option<Role>,
     /// It needs a watchdog and has none (contract HN-5).
     pub watchdog_failed: bool,
+    /// Its PostgreSQL runs and does not work; a Patroni does not tell.
+    pub ailing: bool,
     /// Its WAL receiver is streaming.
     pub streaming: bool,
     /// From its tags: must not be promoted (contract HN-5).
@@ -94,6 +96,7 @@ impl PeerStatus {
             timeline: document.get("timeline").and_then(Value::as_u64).and_then(|tli| tli.try_into().ok()),
             role,
             watchdog_failed: document.get("watchdog_failed").is_some_and(ptarmigan_types::scalar::is_truthy),
+            ailing: document.get("ailment").is_some(),
             streaming: document.get("replication_state").and_then(Value::as_str) == Some("streaming"),
             nofailover: tags.nofailover(),
             failover_priority: tags.failover_priority(),

@@ -380,6 +380,7 @@ impl World {
             timeline: Some(them.postgres.timeline),
             tags: them.settings.tags.clone(),
             watchdog_failed: self.lacks_watchdog(peer) && !them.watchdog.running,
+            ailing: false,
             streaming: them.postgres.streams_from.is_some(),
             without_data: false,
         };

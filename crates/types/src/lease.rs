@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// Whether a lease must be refreshed in this cycle, although nothing asks for it: at most once per `loop_wait` (contract
-/// A.5, A.6), and always where the next cycle might come too late. Cycles come at any time, but the next one need not come
+/// Whether a lease must be refreshed in this cycle, although nothing asks for it: less often than once per `loop_wait`, which
+/// the contract allows (A.5, A.6), and always where the next cycle might come too late. Cycles come at any time, but the next one need not come
 /// earlier than `loop_wait` from now; a third of the TTL stays for the one that takes long. `ttl` is what the store granted:
 /// Consul grants half of what is configured, so that a lease of that age would be over before the next cycle.
 pub fn is_due(age: Duration, loop_wait: Duration, ttl: Duration) -> bool {
-    age >= loop_wait || age + loop_wait > ttl * 2 / 3
+    age + loop_wait > ttl * 2 / 3
 }
 
 #[cfg(test)]
@@ -19,9 +19,10 @@ mod tests {
         let seconds = Duration::from_secs;
         for (age, loop_wait, ttl, due) in [
             (9, 10, 30, false),
-            (10, 10, 30, true),
-            (0, 1, 20, false),
-            (1, 1, 20, true),
+            (10, 10, 30, false),
+            (11, 10, 30, true),
+            (1, 1, 20, false),
+            (13, 1, 20, true),
             // Half of 30, as Consul grants it: ten more seconds would use up all but nothing of it.
             (0, 10, 15, false),
             (1, 10, 15, true),

@@ -46,6 +46,7 @@ async fn ask(context: &Context, member: &Member) -> Result<PeerAnswer> {
         timeline: status.timeline,
         tags: status.tags,
         watchdog_failed: status.watchdog_failed,
+        ailing: status.ailing,
         streaming: status.streaming,
         without_data: false,
     })

@@ -14,6 +14,11 @@ pub(super) fn owner(data_dir: &Path) -> Option<RawPid> {
     works_in(pid, data_dir).then_some(pid)
 }
 
+/// Whether a server that is started there becomes a standby, or recovers from an archive.
+pub(super) fn is_standby(data_dir: &Path) -> bool {
+    ["standby.signal", "recovery.signal"].iter().any(|name| data_dir.join(name).exists())
+}
+
 /// Whether a living process has the data directory as its working directory.
 pub(super) fn works_in(pid: RawPid, data_dir: &Path) -> bool {
     canonical(data_dir).is_some_and(|path| process::cwd(pid).is_ok_and(|cwd| cwd == path))

@@ -20,6 +20,7 @@ use super::listen::Socket;
 use super::state::{Core, refusal};
 use super::{log, surroundings, upgrade};
 use crate::RawPid;
+use crate::run_dir::RunDir;
 use crate::protocol::{
     ClientRole, Event, EventLine, Hello, Refusal, RefusalKind, Reply, ReplyLine, Request, RequestLine,
     VERSION,
@@ -225,8 +226,15 @@ impl Guardian {
             Ok(carried) => carried,
             Err(refusal) => return refusal,
         };
+        // What the next program could only find out when it is too late.
+        if let Err(error) = RunDir::open(&self.arguments.run_dir) {
+            return refusal(RefusalKind::Failed, error.to_string(), None);
+        }
         log(format_args!("executing {}", program.display()));
         let error = upgrade::execute(program, &self.arguments, &self.socket, &carried);
+        if let Err(error) = surroundings::ignore_signals() {
+            log(format_args!("signals: {error}"));
+        }
         let message = format!("cannot execute {}: {error}", program.display());
         log(format_args!("{message}"));
         refusal(RefusalKind::Failed, message, None)

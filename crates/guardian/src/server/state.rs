@@ -27,8 +27,16 @@ use crate::{RawPid, process};
 
 const FOR_EVER: Deadline = Deadline { at_boottime_us: None, grace_ms: 0 };
 
+/// How often a data directory whose deadline has passed is looked at for what somebody may start there by hand.
+const UNSPOKEN_LOOK: Duration = Duration::from_millis(100);
+
+/// For how long: whoever restarts PostgreSQL by hand waits no longer for its end.
+const UNSPOKEN_WATCH: Duration = Duration::from_secs(120);
+
 pub(super) struct Core {
     phase: Phase,
+    /// When a data directory whose deadline has passed is looked at next.
+    next_look: Monotonic,
     /// What works here is PostgreSQL's.
     data_dir: Option<PathBuf>,
     last_exit: Option<Exit>,
@@ -86,7 +94,8 @@ impl Core {
     ) -> Self {
         let phase = Phase::None(FOR_EVER);
         let (last_exit, last_fence, generation) = (None, None, 0);
-        Self { phase, data_dir, last_exit, last_fence, generation, oom_score_adj, memory_locked }
+        let next_look = Monotonic(0);
+        Self { phase, next_look, data_dir, last_exit, last_fence, generation, oom_score_adj, memory_locked }
     }
 
     /// What goes over to another program of this process. Refused while anything is being ended.
@@ -194,8 +203,8 @@ impl Core {
         Ok(self.run(postmaster, Handle::Child(pid), request.deadline))
     }
 
-    /// Takes hold of a postmaster that somebody else started. Its deadline is the word of a daemon that lives: where it has
-    /// passed, nothing is taken, and what was in force stays.
+    /// Takes hold of a postmaster that somebody else started. Its deadline is the word of a daemon that lives, and takes the place
+    /// of the one before; where it has passed, nothing is taken, and what was in force stays.
     pub(super) fn adopt(&mut self, request: AdoptRequest) -> Result<Postmaster, Refusal> {
         let AdoptRequest { pid, start_time_ticks, deadline } = request;
         if let Phase::Running(running) = &self.phase
@@ -206,8 +215,7 @@ impl Core {
             return self.running(pid).map(|running| running.postmaster.clone());
         }
         self.check_free()?;
-        let unspoken = matches!(self.phase, Phase::None(deadline) if is_past(deadline, now()));
-        if unspoken || is_past(deadline, now()) {
+        if is_past(deadline, now()) {
             let message = "the deadline has passed already".to_owned();
             return Err(refusal(RefusalKind::Fenced, message, Some(pid)));
         }
@@ -311,7 +319,7 @@ impl Core {
     /// When [`Self::enforce`] has something to do next.
     pub(super) fn next_step(&self) -> Option<Monotonic> {
         match &self.phase {
-            Phase::None(deadline) => deadline.at_boottime_us.map(Monotonic),
+            Phase::None(deadline) => deadline.at_boottime_us.map(|at| Monotonic(at).max(self.next_look)),
             Phase::Reaping(_) => None,
             Phase::Running(running) => match running.fenced {
                 Fenced::No => running.deadline.at_boottime_us.map(Monotonic),
@@ -353,14 +361,22 @@ impl Core {
     }
 
     /// Takes hold of what runs in the data directory, and was never spoken for, once the deadline of the postmaster before it has
-    /// passed: it is ended as that one would have been.
+    /// passed: it is ended as that one was, or would have been. What is going to be a standby is left alone.
     fn catch_unspoken(&mut self) -> Option<Postmaster> {
         let Phase::None(deadline) = self.phase else { return None };
-        if !is_past(deadline, now()) {
+        let at = now();
+        if !is_past(deadline, at) || at < self.next_look {
             return None;
         }
-        self.phase = Phase::None(FOR_EVER);
-        let pid = data_dir::owner(self.data_dir.as_ref()?)?;
+        self.next_look = at + UNSPOKEN_LOOK;
+        let passed = Monotonic(deadline.at_boottime_us.unwrap_or_default());
+        let data_dir = self.data_dir.as_ref();
+        if at.since(passed) > UNSPOKEN_WATCH || data_dir.is_none() {
+            self.phase = Phase::None(FOR_EVER);
+            return None;
+        }
+        let data_dir = data_dir.filter(|data_dir| !data_dir::is_standby(data_dir))?;
+        let pid = data_dir::owner(data_dir)?;
         let start_time_ticks = process::start_time_ticks(pid).ok()?;
         match self.take_hold(pid, start_time_ticks, deadline) {
             Ok(postmaster) => Some(postmaster),

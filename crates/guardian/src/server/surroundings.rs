@@ -39,9 +39,7 @@ pub(super) fn close_inherited_files() {
 
 /// Ignores the signals that end programs and returns a file that is readable when a child has exited.
 pub(super) fn arrange_signals() -> io::Result<OwnedFd> {
-    for signal in IGNORED {
-        set_disposition(signal, libc::SIG_IGN)?;
-    }
+    ignore_signals()?;
     // Inherited as ignored, it would make the kernel throw away how children ended.
     set_disposition(libc::SIGCHLD, libc::SIG_DFL)?;
     let mut set = empty_set();
@@ -56,6 +54,11 @@ pub(super) fn arrange_signals() -> io::Result<OwnedFd> {
             fd => Ok(OwnedFd::from_raw_fd(fd)),
         }
     }
+}
+
+/// What ends programs does not end this one. To be said again after an attempt to execute another program.
+pub(super) fn ignore_signals() -> io::Result<()> {
+    IGNORED.into_iter().try_for_each(|signal| set_disposition(signal, libc::SIG_IGN))
 }
 
 /// Gives a child the signal dispositions and mask of a fresh process. Async-signal-safe.

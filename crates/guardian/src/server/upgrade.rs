@@ -74,7 +74,7 @@ impl Descriptors {
     }
 }
 
-/// Becomes another program. Returns only where that failed, and then nothing has changed.
+/// Becomes another program. Returns only where that failed, and then nothing has changed but what is done about signals.
 pub(super) fn execute(
     program: &Path,
     arguments: &Arguments,

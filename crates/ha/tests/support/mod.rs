@@ -140,6 +140,7 @@ pub fn peer(member: &str) -> PeerAnswer {
         timeline: Some(1),
         tags: Tags::default(),
         watchdog_failed: false,
+        ailing: false,
         streaming: false,
         without_data: false,
     }
