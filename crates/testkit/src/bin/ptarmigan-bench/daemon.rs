@@ -48,9 +48,8 @@ impl Running {
             prober.writes().iter().map(|row| row.node).find(|node| *node != old).context("none")
         })
         .await?;
-        tokio::time::sleep(WATCHED).await;
+        self.watch().await?;
         let writer = self.writer()?;
-        writer.wait_for_rows(CALM_ROWS, PATIENCE).await?;
         let gap = writer.longest_gap();
         prober.stop();
         let (probes, rows) = (prober.writes(), writer.acknowledged());
@@ -100,13 +99,19 @@ impl Running {
         self.went_on(leader, failed).await
     }
 
+    /// Lets some time go by in which the client must write.
+    async fn watch(&self) -> Result<()> {
+        let rows = self.writer()?.wait_for_rows(CALM_ROWS, PATIENCE);
+        let (rows, ()) = tokio::join!(rows, tokio::time::sleep(WATCHED));
+        rows
+    }
+
     /// The client's failures and longest gap, once the same node has led for a while.
     async fn went_on(&mut self, leader: usize, failed_before: usize) -> Result<Sample> {
         let now = self.cluster.wait_for_replicas(PATIENCE).await?;
         ensure!(now == leader, "another node took over");
-        tokio::time::sleep(WATCHED).await;
+        self.watch().await?;
         let writer = self.writer()?;
-        writer.wait_for_rows(CALM_ROWS, PATIENCE).await?;
         let failed = writer.failed().len() - failed_before;
         ensure!(self.cluster.nodes[leader].is_primary().await, "it is no primary any more");
         Ok(vec![

@@ -30,12 +30,12 @@ impl Settings {
         match self {
             Self::Defaults => "defaults: ttl 30, loop_wait 10, retry_timeout 10",
             Self::Fastest => {
-                "fastest, failsafe_mode: rto 4s, from which follow ttl 3, loop_wait 1, retry_timeout 1; \
-                 Patroni ttl 20, loop_wait 1, retry_timeout 3"
+                "fastest: rto 4s (ttl 3, loop_wait 1, retry_timeout 1); Patroni ttl 20, loop_wait 1, \
+                 retry_timeout 3; failsafe_mode"
             }
             Self::ShortRestart => {
-                "failsafe_mode: rto 7s, from which follow ttl 6, loop_wait 2, retry_timeout 2; \
-                 Patroni ttl 20, loop_wait 1, retry_timeout 3"
+                "ttl 6: rto 7s (ttl 6, loop_wait 2, retry_timeout 2); Patroni ttl 20, loop_wait 1, \
+                 retry_timeout 3; failsafe_mode"
             }
         }
     }
