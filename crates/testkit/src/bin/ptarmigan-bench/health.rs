@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ptarmigan_testkit::{Node, process};
+use ptarmigan_testkit::{
+    Node,
+    process::{self, SERVERS},
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
@@ -14,7 +17,6 @@ use crate::{
 /// How long wrk asks.
 pub(crate) const SECONDS: u32 = 5;
 const CONNECTIONS: u64 = 64;
-const SERVERS: [&str; 2] = ["postgres", "postmaster"];
 
 /// What wrk has seen.
 #[derive(Clone, Copy, Debug, PartialEq)]

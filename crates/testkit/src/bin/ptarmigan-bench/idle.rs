@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use ptarmigan_testkit::{Node, http::Request};
+use ptarmigan_testkit::{Node, http::Request, process::SERVERS};
 use rustix::process::Pid;
 
 use crate::{
@@ -16,8 +16,6 @@ const CALM: Duration = Duration::from_secs(25);
 const WINDOW: Duration = Duration::from_secs(60);
 /// `/proc` counts CPU time in hundredths of a second on every architecture.
 const TICK_MS: f64 = 10.0;
-/// What is no manager of ours or Patroni's.
-const SERVERS: [&str; 2] = ["postgres", "postmaster"];
 
 /// What etcd has counted.
 #[derive(Clone, Copy, Debug, PartialEq)]

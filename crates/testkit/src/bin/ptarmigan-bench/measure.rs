@@ -101,6 +101,8 @@ impl Running {
         })
         .await?;
         cluster.wait_for_replicas(PATIENCE).await?;
+        // A crash recovery waits until the whole data directory is on disk: what the bootstrap wrote is no part of it.
+        tokio::task::spawn_blocking(rustix::fs::sync).await?;
         let writer =
             if work.event.has_writer() { Some(Writer::start(cluster.writer_options())?) } else { None };
         Ok(Self { cluster, writer, product: bench.product, settings: work.settings })
