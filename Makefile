@@ -33,7 +33,7 @@ demo: setup
 	cargo build --package ptarmigan --package ptarmigan-guardian --bins
 	"$(CARGO_TARGET_DIR)/debug/ptctl" demo $(ARGS)
 
-## bench   Ptarmigan and Patroni side by side, about 20 minutes: make bench ARGS="--rounds 1"
+## bench   Ptarmigan and Patroni side by side, about 75 minutes: make bench ARGS="--rounds 1 --only idle"
 bench: setup
 	cargo build --release --package ptarmigan --package ptarmigan-guardian --package ptarmigan-testkit --bins
 	"$(CARGO_TARGET_DIR)/release/ptarmigan-bench" $(ARGS)

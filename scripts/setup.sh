@@ -47,6 +47,8 @@ find_missing() {
     has cc || need cc
     has_python yaml || need python-yaml
     has_python ensurepip || need python-venv
+    # Only `make bench` needs it, and Red Hat's distributions have no package of it.
+    has wrk || ! has apt-get || need wrk
 }
 
 debian_package() {

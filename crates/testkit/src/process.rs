@@ -20,8 +20,9 @@ pub const MARK: &str = "PTARMIGAN_TESTKIT";
 /// Variables of ours that a child may see.
 const INHERITED: [&str; 4] = ["PATH", "TMPDIR", "RUST_LOG", "RUST_BACKTRACE"];
 
-/// PostgreSQL overwrites the environment it was given with its process title: it is known by where it works.
-const SERVERS: [&str; 2] = ["postgres", "postmaster"];
+/// PostgreSQL's processes, as the kernel shows them. They overwrite the environment they were given with their title:
+/// they are known by where they work.
+pub const SERVERS: [&str; 2] = ["postgres", "postmaster"];
 /// The guardian is given no environment and works in `/`: it is known by the paths it was started with. Names as the
 /// kernel shows them.
 const DAEMONS: [&str; 2] = ["ptarmigan", "ptarmigan-guard"];

@@ -1,28 +1,34 @@
-//! `make bench`: how long clients wait with Ptarmigan and with Patroni on this machine, side by side. A report, never a
-//! test: nothing here passes or fails.
+//! `make bench`: what clients see of Ptarmigan and of Patroni on this machine, and what both cost, side by side. A report,
+//! never a test: no number passes or fails. What cannot be measured is an error.
 
+mod daemon;
+mod failover;
+mod figure;
+mod health;
+mod idle;
 mod measure;
 mod report;
 mod scenario;
+mod settings;
 
 use std::{io::Write as _, process::ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum as _};
 use ptarmigan_testkit::{Binaries, Workspace, node::Runner, patroni};
 
-use self::{measure::Bench, report::Report, scenario::Scenario};
+use self::{measure::Bench, report::Report, scenario::Line, settings::Product};
 
-/// Measures what clients see of switchovers and failures, with Ptarmigan and with Patroni.
+/// Measures what clients see of switchovers and failures and what a daemon costs, with Ptarmigan and with Patroni.
 #[derive(Debug, Parser)]
 #[command(name = "ptarmigan-bench", version)]
 struct Arguments {
     /// How often each thing is done.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Only this; can be given several times.
-    #[arg(long, value_enum, value_name = "WHAT")]
-    only: Vec<Scenario>,
+    /// Only these lines of the table: several after it, with commas between them, or the option several times.
+    #[arg(long, value_enum, value_name = "LINE", num_args = 1.., value_delimiter = ',')]
+    only: Vec<Line>,
     /// Only Ptarmigan. Patroni comes from PyPI at the first run.
     #[arg(long)]
     skip_patroni: bool,
@@ -45,27 +51,31 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<()> {
-    let scenarios: Vec<Scenario> = Scenario::value_variants()
+    let lines: Vec<Line> = Line::value_variants()
         .iter()
         .copied()
-        .filter(|scenario| arguments.only.is_empty() || arguments.only.contains(scenario))
+        .filter(|line| arguments.only.is_empty() || arguments.only.contains(line))
         .collect();
-    let mut report = Report::new(scenarios.clone());
+    let mut report = Report::new(lines.clone());
     let workspace = Workspace::new("bench")?;
     let binaries = Binaries::locate(&workspace)?;
     binaries.guardian().context("build ptarmigan-guardian first")?;
-    let mut products =
-        vec![(format!("Ptarmigan {}", env!("CARGO_PKG_VERSION")), Runner::Ptarmigan(binaries))];
+    let ours = format!("Ptarmigan {}", env!("CARGO_PKG_VERSION"));
+    let mut products = vec![(Product::Ptarmigan, ours, Runner::Ptarmigan(binaries))];
     if !arguments.skip_patroni {
         progress("Patroni: looking for its environment, or installing it from PyPI");
         let venv = patroni::ensure_venv(&patroni::default_venv()?).await?;
-        products.push((format!("Patroni {}", patroni::VERSION), Runner::Patroni(venv)));
+        let name = format!("Patroni {}", patroni::VERSION);
+        products.push((Product::Patroni, name, Runner::Patroni(venv)));
     }
-    for (name, runner) in products {
-        let bench = Bench { product: name, runner, rounds: arguments.rounds };
-        report.add(bench.run(&scenarios).await);
+    for (product, name, runner) in products {
+        let bench = Bench { product, name, runner, rounds: arguments.rounds };
+        report.add(bench.run(&lines).await);
     }
-    report.print()
+    report.print()?;
+    let failures = report.failures();
+    ensure!(failures == 0, "{failures} measurements could not be taken: see the table");
+    Ok(())
 }
 
 /// Tells on standard error what is going on: standard output has the table alone.

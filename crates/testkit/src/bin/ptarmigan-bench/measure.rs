@@ -1,164 +1,149 @@
-//! One product's cluster, and what is done to it.
+//! One product's clusters, and what they are made ready for.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ptarmigan_testkit::{Cluster, Workspace, Writer, cluster, node::Runner, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::{
     progress,
     report::{Column, Outcome},
-    scenario::Scenario,
+    scenario::{Event, Line, Work},
+    settings::{Product, Settings},
 };
 
 /// Longer than any failover takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Rows that must be acknowledged before something is called over: two seconds without another gap.
-const CALM_ROWS: usize = 100;
+pub(crate) const CALM_ROWS: usize = 100;
+const SCOPE: &str = "bench";
 
 /// What is measured.
 pub(crate) struct Bench {
+    /// Whose daemon it is.
+    pub(crate) product: Product,
     /// Its name and version.
-    pub(crate) product: String,
+    pub(crate) name: String,
     /// What runs each node.
     pub(crate) runner: Runner,
     /// How often each thing is done.
     pub(crate) rounds: u32,
 }
 
-/// A cluster with a client that writes.
-struct Running {
-    cluster: Cluster,
-    writer: Writer,
+/// A cluster, with a client that writes where the measurement has one.
+pub(crate) struct Running {
+    pub(crate) cluster: Cluster,
+    pub(crate) writer: Option<Writer>,
+    product: Product,
+    settings: Settings,
 }
 
 impl Bench {
     /// Measures all of it; what fails is in the report.
-    pub(crate) async fn run(&self, scenarios: &[Scenario]) -> Column {
-        let mut column = Column { product: self.product.clone(), outcomes: Vec::new(), remarks: Vec::new() };
-        for scenario in scenarios {
-            progress(&format!("{}: {} ({})", self.product, scenario.title(), scenario.settings()));
+    pub(crate) async fn run(&self, lines: &[Line]) -> Column {
+        let mut column = Column { name: self.name.clone(), outcomes: Vec::new() };
+        for work in lines.iter().map(|line| line.work()) {
+            let done = column.outcomes.iter().any(|(known, _)| *known == work);
+            if done || !work.event.known_to(self.product) {
+                continue;
+            }
+            progress(&format!("{}: {} ({})", self.name, work.event.title(), work.settings.title()));
             let mut outcome = Outcome::default();
             // Each has a cluster of its own: what one leaves behind is not the other's load.
-            if let Err(error) = self.measure(*scenario, &mut outcome, &mut column.remarks).await {
+            if let Err(error) = self.measure(work, &mut outcome).await {
                 progress(&format!("  failed: {error:#}"));
                 outcome.failure = Some(format!("{error:#}").lines().next().unwrap_or_default().to_owned());
             }
-            column.outcomes.push((*scenario, outcome));
+            column.outcomes.push((work, outcome));
         }
         column
     }
 
-    async fn measure(
-        &self,
-        scenario: Scenario,
-        outcome: &mut Outcome,
-        remarks: &mut Vec<String>,
-    ) -> Result<()> {
+    async fn measure(&self, work: Work, outcome: &mut Outcome) -> Result<()> {
         let workspace = Workspace::new("bench")?;
-        let options = cluster::Options {
-            scope: "bench".to_owned(),
-            etcd_members: 1,
-            nodes: vec![self.runner.clone(); 3],
-            haproxy_check: None,
-        };
-        let mut cluster = Cluster::start(&workspace, options, |config| {
-            for (name, value) in scenario.dynamic().as_object().into_iter().flatten() {
-                config["bootstrap"]["dcs"][name] = value.clone();
-            }
-        })
-        .await?;
-        cluster.wait_for_replicas(PATIENCE).await?;
-        let writer = Writer::start(cluster.writer_options())?;
-        let mut running = Running { cluster, writer };
-        for round in 1..=self.rounds {
-            running.writer.wait_for_rows(CALM_ROWS, PATIENCE).await?;
-            let sample = match scenario {
-                Scenario::Switchover => running.switchover().await?,
-                Scenario::Postmaster => running.kill_postmaster().await?,
-                Scenario::Node => running.kill_node().await?,
-                Scenario::Memory => running.memory().await?,
-            };
-            progress(&format!("  round {round}: {}", scenario.show(sample)));
-            outcome.samples.push(sample);
+        let mut running = Running::start(&workspace, self, work).await?;
+        if work.event == Event::Idle {
+            running.calm_down().await?;
         }
-        if scenario == Scenario::Memory {
-            remarks.extend(running.guardian_memory().map(|size| {
-                format!("{}: each daemon's guardian takes {} besides.", self.product, scenario.show(size))
-            }));
+        for round in 1..=self.rounds {
+            let sample = match work.event {
+                Event::Switchover => running.switchover().await,
+                Event::Postmaster => running.kill_postmaster().await,
+                Event::Node => running.kill_node().await,
+                Event::DaemonKilled | Event::DaemonFrozen => running.lose_daemon(work.event).await,
+                Event::DaemonRestarted => running.restart_daemon().await,
+                Event::DaemonUpgraded => running.upgrade_daemon().await,
+                Event::Idle => running.idle().await,
+                Event::Health => running.health().await,
+            }?;
+            let shown =
+                sample.iter().map(|(figure, value)| format!("{} {}", figure.title(), figure.show(*value)));
+            progress(&format!("  round {round}: {}", shown.collect::<Vec<_>>().join(", ")));
+            outcome.samples.push(sample);
         }
         Ok(())
     }
 }
 
 impl Running {
-    async fn switchover(&mut self) -> Result<f64> {
-        let leader = self.cluster.wait_for_replicas(PATIENCE).await?;
-        self.offset().await;
-        self.writer.mark();
-        self.cluster.switchover(leader, Some((leader + 1) % self.cluster.nodes.len())).await?;
-        self.gap().await
-    }
-
-    async fn kill_postmaster(&mut self) -> Result<f64> {
-        let leader = self.cluster.wait_for_replicas(PATIENCE).await?;
-        self.offset().await;
-        self.writer.mark();
-        kill_process(self.cluster.nodes[leader].postmaster_pid()?, Signal::KILL)?;
-        let gap = self.gap().await?;
-        let now = self.cluster.wait_for_leader(PATIENCE).await?;
-        ensure!(now == leader, "another node took over: it was not recovered in place");
-        Ok(gap)
-    }
-
-    async fn kill_node(&mut self) -> Result<f64> {
-        let leader = self.cluster.wait_for_replicas(PATIENCE).await?;
-        self.offset().await;
-        self.writer.mark();
-        self.cluster.nodes[leader].kill_machine().await?;
-        let gap = self.gap().await?;
-        self.cluster.nodes[leader].start()?;
-        Ok(gap)
-    }
-
-    /// The largest of the three daemons, in MB, after they have changed roles once more.
-    async fn memory(&mut self) -> Result<f64> {
-        self.switchover().await?;
-        let mut largest: f64 = 0.0;
-        for node in &mut self.cluster.nodes {
-            largest = largest.max(resident_mb(node.daemon_pid().context("a daemon has ended")?)?);
-        }
-        Ok(largest)
-    }
-
-    fn guardian_memory(&self) -> Option<f64> {
-        let sizes = self.cluster.nodes.iter().filter_map(|node| resident_mb(node.guardian_pid()?).ok());
-        sizes.reduce(f64::max)
-    }
-
-    /// Some moment of the products' own rhythm, which is `loop_wait`.
-    async fn offset(&self) {
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..5_000))).await;
-    }
-
-    /// The time without an acknowledged write, once writes flow again and the node that takes them has the lock.
-    async fn gap(&self) -> Result<f64> {
-        wait_until("the gap", PATIENCE, || async {
-            let over = self.writer.longest_gap() > Duration::from_millis(100);
-            ensure!(over, "writes never stopped");
-            Ok(())
+    async fn start(workspace: &Workspace, bench: &Bench, work: Work) -> Result<Self> {
+        let options = cluster::Options {
+            scope: SCOPE.to_owned(),
+            etcd_members: 1,
+            nodes: vec![bench.runner.clone(); 3],
+            haproxy_check: None,
+        };
+        let mut cluster = Cluster::start(workspace, options, |config| {
+            for (name, value) in work.settings.dynamic(bench.product).as_object().into_iter().flatten() {
+                config["bootstrap"]["dcs"][name] = value.clone();
+            }
         })
         .await?;
-        self.writer.wait_for_rows(CALM_ROWS, PATIENCE).await?;
-        Ok(self.writer.longest_gap().as_secs_f64())
+        cluster.wait_for_replicas(PATIENCE).await?;
+        // A crash recovery waits until the whole data directory is on disk: what the bootstrap wrote is no part of it.
+        tokio::task::spawn_blocking(rustix::fs::sync).await?;
+        let writer =
+            if work.event.has_writer() { Some(Writer::start(cluster.writer_options())?) } else { None };
+        Ok(Self { cluster, writer, product: bench.product, settings: work.settings })
     }
-}
 
-/// The process's resident memory in MB (10^6 bytes).
-fn resident_mb(pid: Pid) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib * 1024.0 / 1e6)
+    /// The client that writes.
+    pub(crate) fn writer(&self) -> Result<&Writer> {
+        self.writer.as_ref().context("nobody writes in this measurement")
+    }
+
+    /// Waits until all is as it should be, and then for a random moment of the daemons' rhythm. Returns the leader.
+    pub(crate) async fn ready(&mut self) -> Result<usize> {
+        if let Some(writer) = &self.writer {
+            writer.wait_for_rows(CALM_ROWS, PATIENCE).await?;
+        }
+        self.wait_for_timeouts().await?;
+        let leader = self.cluster.wait_for_replicas(PATIENCE).await?;
+        let rhythm = self.settings.rhythm(self.product);
+        tokio::time::sleep(rhythm.mul_f64(fastrand::f64())).await;
+        Ok(leader)
+    }
+
+    /// Waits until `/config` has the timeouts that are to be measured, and the daemons have had time to take them up.
+    async fn wait_for_timeouts(&self) -> Result<()> {
+        let wanted = self.settings.timeouts(self.product);
+        let mut looks = 0;
+        wait_until(&format!("(ttl, loop_wait, retry_timeout) {wanted:?} in /config"), PATIENCE, || {
+            looks += 1;
+            async {
+                let key = self.cluster.etcd.get(&format!("/service/{SCOPE}/config")).await?;
+                let config: Value = serde_json::from_str(&key.context("no key /config")?.value)?;
+                let number = |name: &str| config[name].as_u64().unwrap_or_default();
+                let found = (number("ttl"), number("loop_wait"), number("retry_timeout"));
+                ensure!(found == wanted, "{found:?}");
+                Ok(())
+            }
+        })
+        .await?;
+        if looks > 1 {
+            tokio::time::sleep(3 * self.settings.rhythm(self.product)).await;
+        }
+        Ok(())
+    }
 }

@@ -4,13 +4,16 @@ use std::{fs, io::Write as _};
 
 use anyhow::Result;
 
-use crate::scenario::Scenario;
+use crate::{
+    figure::{Figure, Sample},
+    scenario::{Line, Work},
+};
 
-/// What was measured of one product in one scenario.
+/// What a measurement has given of one product.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// One number for each round.
-    pub(crate) samples: Vec<f64>,
+    /// One for each round.
+    pub(crate) samples: Vec<Sample>,
     /// Why it ended early.
     pub(crate) failure: Option<String>,
 }
@@ -19,29 +22,33 @@ pub(crate) struct Outcome {
 #[derive(Debug)]
 pub(crate) struct Column {
     /// Its name and version.
-    pub(crate) product: String,
-    /// In the order of the rows.
-    pub(crate) outcomes: Vec<(Scenario, Outcome)>,
-    /// Lines below the table.
-    pub(crate) remarks: Vec<String>,
+    pub(crate) name: String,
+    /// What was measured of it. What it does not have is missing.
+    pub(crate) outcomes: Vec<(Work, Outcome)>,
 }
 
 /// The whole table.
 #[derive(Debug)]
 pub(crate) struct Report {
-    scenarios: Vec<Scenario>,
+    lines: Vec<Line>,
     columns: Vec<Column>,
 }
 
 impl Report {
-    /// A table with these rows.
-    pub(crate) const fn new(scenarios: Vec<Scenario>) -> Self {
-        Self { scenarios, columns: Vec::new() }
+    /// A table with these lines.
+    pub(crate) const fn new(lines: Vec<Line>) -> Self {
+        Self { lines, columns: Vec::new() }
     }
 
     /// Adds a product.
     pub(crate) fn add(&mut self, column: Column) {
         self.columns.push(column);
+    }
+
+    /// How many measurements could not be taken to their end.
+    pub(crate) fn failures(&self) -> usize {
+        let outcomes = self.columns.iter().flat_map(|column| &column.outcomes);
+        outcomes.filter(|(_, outcome)| outcome.failure.is_some()).count()
     }
 
     /// Prints it.
@@ -56,56 +63,46 @@ impl Report {
 
     fn render(&self) -> String {
         let mut text = format!(
-            "One machine ({}), three nodes, one etcd, one client that writes every 20 ms to ",
+            "One machine ({}), three nodes, one etcd. Median of the rounds, and the worst in brackets.\n\n",
             machine()
         );
-        text.push_str(
-            "whichever node is writable. Median, and the worst in brackets.\n\n| | settings | goal |",
-        );
+        text.push_str("| | settings | goal |");
         for column in &self.columns {
-            text.push_str(&format!(" {} |", column.product));
+            text.push_str(&format!(" {} |", column.name));
         }
         text.push_str(&format!("\n|---|---|---|{}\n", "---|".repeat(self.columns.len())));
-        for scenario in &self.scenarios {
-            text.push_str(&format!(
-                "| {} | {} | {} |",
-                scenario.title(),
-                scenario.settings(),
-                scenario.goal()
-            ));
-            for column in &self.columns {
-                let outcome = column.outcomes.iter().find(|(found, _)| found == scenario);
-                text.push_str(&format!(
-                    " {} |",
-                    outcome.map_or_else(String::new, |(_, outcome)| cell(*scenario, outcome))
-                ));
+        for line in &self.lines {
+            let work = line.work();
+            for (figure, goal) in line.figures() {
+                text.push_str(&format!("| {}: {} |", work.event.title(), figure.title()));
+                text.push_str(&format!(" {} | {goal} |", work.settings.title()));
+                for column in &self.columns {
+                    let outcome = column.outcomes.iter().find(|(found, _)| *found == work);
+                    let cell = outcome.map_or_else(|| "-".to_owned(), |(_, outcome)| cell(*figure, outcome));
+                    text.push_str(&format!(" {cell} |"));
+                }
+                text.push('\n');
             }
-            text.push('\n');
-        }
-        for remark in self.columns.iter().flat_map(|column| &column.remarks) {
-            text.push_str(&format!("\n{remark}\n"));
         }
         text
     }
 }
 
-fn cell(scenario: Scenario, outcome: &Outcome) -> String {
-    let mut text = summary(&outcome.samples).map_or_else(
-        || "-".to_owned(),
-        |(median, worst)| format!("{} ({})", scenario.show(median), scenario.show(worst)),
-    );
+fn cell(figure: Figure, outcome: &Outcome) -> String {
+    let values: Vec<f64> = outcome
+        .samples
+        .iter()
+        .flatten()
+        .filter_map(|(found, value)| (*found == figure).then_some(*value))
+        .collect();
+    let mut text = figure.summary(&values).map_or_else(String::new, |(median, worst)| {
+        format!("{} ({})", figure.show(median), figure.show(worst))
+    });
     if let Some(failure) = &outcome.failure {
-        text.push_str(&format!("; failed after {} rounds: {failure}", outcome.samples.len()));
+        let separator = if text.is_empty() { "" } else { "; " };
+        text.push_str(&format!("{separator}failed after {} rounds: {failure}", values.len()));
     }
     text
-}
-
-/// Median and largest.
-fn summary(samples: &[f64]) -> Option<(f64, f64)> {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let (low, high) = (sorted.get(sorted.len().checked_sub(1)? / 2)?, sorted.get(sorted.len() / 2)?);
-    Some((f64::midpoint(*low, *high), *sorted.last()?))
 }
 
 /// `2 processors, 24 GiB`
@@ -124,28 +121,39 @@ fn machine() -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_median_lies_in_the_middle_and_the_worst_is_the_largest() {
-        assert_eq!(summary(&[3.0, 1.0, 2.0]), Some((2.0, 3.0)));
-        assert_eq!(summary(&[4.0, 1.0, 2.0, 3.0]), Some((2.5, 4.0)));
-        assert_eq!(summary(&[]), None);
+    fn outcome(line: Line, samples: &[&[(Figure, f64)]], failure: Option<&str>) -> (Work, Outcome) {
+        let samples = samples.iter().map(|sample| sample.to_vec()).collect();
+        (line.work(), Outcome { samples, failure: failure.map(str::to_owned) })
     }
 
     #[test]
-    fn a_table_has_a_cell_for_each_product_and_says_what_failed() {
-        let mut report = Report::new(vec![Scenario::Switchover, Scenario::Memory]);
-        let outcome = |samples: &[f64], failure: Option<&str>| Outcome {
-            samples: samples.to_vec(),
-            failure: failure.map(str::to_owned),
-        };
-        let outcomes = vec![
-            (Scenario::Switchover, outcome(&[0.5, 0.25, 1.0], None)),
-            (Scenario::Memory, outcome(&[], Some("no leader"))),
-        ];
-        report.add(Column { product: "A 1".into(), outcomes, remarks: vec!["A remark.".into()] });
+    fn a_table_has_a_row_for_each_figure_and_a_cell_for_each_product() {
+        let mut report = Report::new(vec![Line::Switchover, Line::Etcd, Line::DaemonUpgraded]);
+        let gaps: &[&[_]] = &[&[(Figure::Gap, 0.5)], &[(Figure::Gap, 0.25)], &[(Figure::Gap, 1.0)]];
+        let idle: &[&[_]] = &[&[(Figure::EtcdCalls, 31.0), (Figure::Memory, 9.0)]];
+        let outcomes = vec![outcome(Line::Switchover, gaps, None), outcome(Line::Idle, idle, None)];
+        report.add(Column { name: "A 1".into(), outcomes });
         let text = report.render();
         assert!(text.contains("| | settings | goal | A 1 |\n|---|---|---|---|\n"), "{text}");
-        assert!(text.contains("| 0.6 s | 0.50 s (1.00 s) |\n"), "{text}");
-        assert!(text.contains("| 15 MB | -; failed after 0 rounds: no leader |\n\nA remark.\n"), "{text}");
+        assert!(text.contains("| 0.25 s | 0.50 s (1.00 s) |\n"), "{text}");
+        assert!(text.contains("| fewer than Patroni | 31 (31) |\n"), "{text}");
+        assert!(text.contains("(SIGUSR2): failed statements |"), "{text}");
+        assert!(text.contains("| 0 | - |\n"), "{text}");
+        assert_eq!(report.failures(), 0);
+    }
+
+    #[test]
+    fn what_failed_is_said_and_counted() {
+        let mut report = Report::new(vec![Line::Switchover, Line::Node]);
+        let one: &[&[_]] = &[&[(Figure::Gap, 0.5)]];
+        let outcomes = vec![
+            outcome(Line::Switchover, one, Some("no leader")),
+            outcome(Line::Node, &[], Some("no etcd")),
+        ];
+        report.add(Column { name: "A 1".into(), outcomes });
+        let text = report.render();
+        assert!(text.contains("| 0.50 s (0.50 s); failed after 1 rounds: no leader |\n"), "{text}");
+        assert!(text.contains("| failed after 0 rounds: no etcd |\n"), "{text}");
+        assert_eq!(report.failures(), 2);
     }
 }
