@@ -48,7 +48,11 @@ impl Program {
         let mut words = std::env::args_os();
         let called = words.next().map(PathBuf::from).unwrap_or_default();
         // As it was called, where that names a file: a link may lead to another release by then.
-        let path = if called.components().count() > 1 { std::path::absolute(called)? } else { std::env::current_exe()? };
+        let path = if called.components().count() > 1 {
+            std::path::absolute(called)?
+        } else {
+            std::env::current_exe()?
+        };
         Ok(Self { path, arguments: words.collect() })
     }
 
@@ -59,7 +63,9 @@ impl Program {
     pub async fn execute(&self, node: &Node) -> Error {
         // A leader has to be back before its lease is over.
         let left = crate::fence::leads_until(node).map(|until| until.since(ptarmigan_clock::now()));
-        if let Err(error) = self.answers(left.map_or(ANSWERS_WITHIN, |left| ANSWERS_WITHIN.min(left / 4))).await {
+        if let Err(error) =
+            self.answers(left.map_or(ANSWERS_WITHIN, |left| ANSWERS_WITHIN.min(left / 4))).await
+        {
             return error;
         }
         match node.postgres.upgrade_guardian().await {

@@ -5,7 +5,11 @@ use std::fmt;
 use ptarmigan_types::scalar::{is_truthy, python_int, python_str};
 use serde_json::{Map, Value, json};
 
-use crate::{Settings, Warning, controlled, dynamic::{rto_s, time_s}, env::CREDENTIAL_KEYS};
+use crate::{
+    Settings, Warning, controlled,
+    dynamic::{rto_s, time_s},
+    env::CREDENTIAL_KEYS,
+};
 
 /// Why there are no effective settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -167,14 +171,16 @@ pub fn adjust_timeouts(dynamic: &mut Map<String, Value>) -> Result<Vec<Warning>,
 
 /// Settings of ours that cannot be read, and count as not given.
 fn unreadable(dynamic: &Map<String, Value>) -> Vec<Warning> {
-    let given = |key: &'static str| dynamic.get(key).filter(|value| is_truthy(value)).map(|value| (key, value));
+    let given =
+        |key: &'static str| dynamic.get(key).filter(|value| is_truthy(value)).map(|value| (key, value));
     let is_action = |value: &Value| {
         let words = ["report", "failover"];
         value.as_str().is_some_and(|text| words.iter().any(|word| text.eq_ignore_ascii_case(word)))
     };
-    let action = given("primary_failure_action").filter(|(_, value)| !is_action(value)).map(|(key, value)| {
-        Warning::new(key, format!("'{}' is neither report nor failover, ignored", python_str(value)))
-    });
+    let action =
+        given("primary_failure_action").filter(|(_, value)| !is_action(value)).map(|(key, value)| {
+            Warning::new(key, format!("'{}' is neither report nor failover, ignored", python_str(value)))
+        });
     let times = ["primary_failure_timeout", "minimum_failover_interval"].into_iter().filter_map(given);
     let times = times.filter(|(key, _)| time_s(dynamic, key).is_none()).map(|(key, value)| {
         Warning::new(key, format!("'{}' is not a time in seconds, ignored", python_str(value)))

@@ -20,11 +20,11 @@ use super::listen::Socket;
 use super::state::{Core, refusal};
 use super::{log, surroundings, upgrade};
 use crate::RawPid;
-use crate::run_dir::RunDir;
 use crate::protocol::{
     ClientRole, Event, EventLine, Hello, Refusal, RefusalKind, Reply, ReplyLine, Request, RequestLine,
     VERSION,
 };
+use crate::run_dir::RunDir;
 
 /// More than any deployment needs; keeps the number of open files bounded.
 const CLIENTS_MAX: usize = 64;
