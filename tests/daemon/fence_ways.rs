@@ -3,38 +3,19 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use ptarmigan_testkit::{process, wait_until};
+use ptarmigan_testkit::wait_until;
 use rustix::process::{Signal, kill_process};
 
 use crate::{
     fence::is_fenced,
     short_lease::{ready, until},
-    site::{LIMIT, Site},
+    site::LIMIT,
 };
 
 /// Between two tries of the prober.
 const OFTEN: Duration = Duration::from_millis(10);
 
 const LEASE: Duration = Duration::from_secs(3);
-
-/// No more memory: it ends by itself.
-async fn starve(site: &mut Site, index: usize) {
-    let pid = site.node_mut(index).daemon_pid().unwrap();
-    // As the daemon's own user: root in a container may not.
-    let mut command = process::command(&site.workspace, site.node(index).home(), "prlimit");
-    command.args(["--as=1", "--pid", &pid.as_raw_nonzero().to_string()]);
-    let output = process::run(command, LIMIT).await.unwrap();
-    assert!(output.status.success(), "{output:?}");
-    wait_until("the end of the daemon", LIMIT, || {
-        let runs = site.node_mut(index).is_running();
-        async move {
-            ensure!(!runs, "it runs");
-            Ok(())
-        }
-    })
-    .await
-    .unwrap();
-}
 
 #[tokio::test]
 async fn whatever_becomes_of_a_daemon_its_primary_ends_before_another_one_writes() {
@@ -49,11 +30,9 @@ async fn whatever_becomes_of_a_daemon_its_primary_ends_before_another_one_writes
         writer.wait_for_rows(20, LIMIT).await.unwrap();
         site.everything_streamed(leader).await;
         let key = site.key("leader").await.unwrap();
-        if way == "no memory" {
-            starve(&mut site, leader).await;
-        } else {
-            site.node_mut(leader).signal(Signal::STOP).unwrap();
-        }
+        // What an allocation that fails ends with.
+        let signal = if way == "no memory" { Signal::ABORT } else { Signal::STOP };
+        site.node_mut(leader).signal(signal).unwrap();
         match way {
             "frozen, with a session" => {
                 for pid in site.servers(leader, "postgres: ") {
@@ -67,6 +46,7 @@ async fn whatever_becomes_of_a_daemon_its_primary_ends_before_another_one_writes
         eprintln!("{way}:");
         let new = is_fenced(&mut site, leader, &prober, &writer).await;
         if way == "no memory" {
+            site.node_mut(leader).kill_daemon().unwrap();
             site.node_mut(leader).start().unwrap();
         } else {
             site.node_mut(leader).signal(Signal::CONT).unwrap();

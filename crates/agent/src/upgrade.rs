@@ -169,6 +169,15 @@ mod tests {
         let fixture = Fixture::new();
         let node = &fixture.node;
         let mut upgrade = Upgrade::default();
+        assert_eq!(hindrance(node, ptarmigan_clock::now()).unwrap(), "the DCS does not answer");
+        crate::observe::view(node).await.unwrap();
+        assert_eq!(hindrance(node, ptarmigan_clock::now()), None);
+        let now = ptarmigan_clock::now();
+        node.lease.hold(node.lease.ask(), now + Duration::from_secs(10));
+        assert_eq!(hindrance(node, now).unwrap(), "the leader lease was not renewed just now");
+        node.lease.hold(node.lease.ask(), now + Duration::from_secs(28));
+        assert_eq!(hindrance(node, now), None);
+        node.lease.forget();
         node.jobs.start(JobKind::Follow, ptarmigan_clock::now(), |_| std::future::pending()).unwrap();
         upgrade.ask();
         upgrade.attempt(node, &program("/bin/false"), || ()).await;
