@@ -1,8 +1,13 @@
 //! A changed configuration reaches the DCS client, PostgreSQL and REST (contract CF-8, CF-10).
 
+use std::time::Duration;
+
 use ptarmigan_types::{DynamicConfig, MemberState, Role};
 
 use crate::{node::Node, server};
+
+/// PostgreSQL's part of a cycle takes no longer, and less at a short lease.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Adopts `/config` at the start of a cycle, so that the decision already sees it.
 pub fn adopt_dynamic(node: &Node, config: Option<&DynamicConfig>) {
@@ -33,10 +38,14 @@ pub async fn pending(node: &Node) {
     let role = overlay(node.postgres.role());
     node.known().unapplied = None;
     let settings = node.configuration.current().settings.postgresql.clone();
-    let applied =
-        node.postgres.apply_config(std::sync::Arc::new(settings), unapplied == Unapplied::Forced).await;
+    let limit = patience(node);
+    let apply = node.postgres.apply_config(std::sync::Arc::new(settings), unapplied == Unapplied::Forced);
+    let applied = tokio::time::timeout(limit, apply).await;
     let mut known = node.known();
-    match applied {
+    match applied
+        .map_err(|_| format!("no answer within {limit:?}"))
+        .and_then(|applied| applied.map_err(|error| error.to_string()))
+    {
         Ok(applied) => {
             known.applied_role = role;
             known.apply_error = None;
@@ -48,13 +57,18 @@ pub async fn pending(node: &Node) {
         Err(error) => {
             // What is not written or not told to the server is tried again, and said once.
             known.unapplied = Some(known.unapplied.map_or(unapplied, |newer| newer.max(unapplied)));
-            let text = error.to_string();
+            let text = error;
             if known.apply_error.as_ref() != Some(&text) {
                 tracing::error!("PostgreSQL's configuration is not applied: {text}");
             }
             known.apply_error = Some(text);
         }
     }
+}
+
+/// How long PostgreSQL may hold up a cycle: it may be frozen, and a lease is to be renewed.
+pub(crate) fn patience(node: &Node) -> Duration {
+    ANSWER_MAX.min(node.configuration.timing().ttl / 6)
 }
 
 /// What PostgreSQL is to be told now; nothing while a long action works on it, or while it is on its way up or down: then

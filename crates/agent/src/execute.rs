@@ -81,14 +81,26 @@ pub async fn execute(node: &Arc<Node>, action: &Action) -> Result<Outcome, Exit>
             server::tell(node, |callbacks, role| callbacks.run(*event, role));
             Outcome::Done
         }
-        Action::SetStandbyNames(wanted) => synchronous::set(node, wanted).await,
+        Action::SetStandbyNames(wanted) => in_time(node, synchronous::set(node, wanted)).await,
         Action::SettleStandbyNames { names, from_nothing } => {
             synchronous::settle(node, names, *from_nothing).await
         }
-        Action::SyncSlots => slots::sync(node).await,
+        Action::SyncSlots => in_time(node, slots::sync(node)).await,
         on_postgres => local::execute(node, on_postgres).await,
     };
     Ok(outcome)
+}
+
+/// A leader's PostgreSQL may be frozen, and its lease is to be renewed: what is not done is tried again in the next cycle.
+async fn in_time(node: &Node, action: impl Future<Output = Outcome>) -> Outcome {
+    if !node.leads() {
+        return action.await;
+    }
+    let limit = crate::apply::patience(node);
+    tokio::time::timeout(limit, action).await.unwrap_or_else(|_| {
+        tracing::warn!("PostgreSQL does not answer within {limit:?}");
+        Outcome::Failed(format!("no answer within {limit:?}"))
+    })
 }
 
 /// The lock's own operations have their own limits. Everything else that a leader asks of the store together must leave

@@ -1,7 +1,5 @@
 //! PostgreSQL's answer to the monitoring query, as the core and REST read it.
 
-use std::time::Duration;
-
 use ptarmigan_ha::observation::ServerFacts;
 use ptarmigan_postgres::{
     Login,
@@ -14,9 +12,6 @@ use serde_json::{Map, Value, json};
 
 use crate::node::Node;
 
-/// A server that takes longer to answer counts as silent, with a short lease sooner: the loop has other things to do.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-
 /// Asks PostgreSQL and keeps the answer. Nothing is asked of a server that is not up.
 pub async fn refresh(node: &Node) {
     let asks = matches!(
@@ -28,8 +23,7 @@ pub async fn refresh(node: &Node) {
         return;
     }
     let asked = ptarmigan_clock::now();
-    let limit = ANSWER_MAX.min(node.configuration.timing().ttl / 6);
-    let answer = tokio::time::timeout(limit, node.postgres.status()).await;
+    let answer = tokio::time::timeout(crate::apply::patience(node), node.postgres.status()).await;
     match answer.unwrap_or(Err(Error::TimedOut)) {
         Ok(status) => {
             let timeline = timeline(node, &status).await;

@@ -223,7 +223,9 @@ pub async fn settle(node: &Node, names: &str, from_nothing: bool) -> Outcome {
     if fresh || node.postgres.owned_synchronous_standby_names().as_deref() != Some(names) {
         return Outcome::Settled(None);
     }
-    match tokio::time::timeout(SETTLE_LIMIT, ask(node, names, from_nothing)).await {
+    match tokio::time::timeout(SETTLE_LIMIT.min(crate::apply::patience(node)), ask(node, names, from_nothing))
+        .await
+    {
         Ok(Ok(position)) => Outcome::Settled(position),
         Ok(Err(error)) => {
             tracing::debug!("whether synchronous_standby_names is in force is not known: {error}");
