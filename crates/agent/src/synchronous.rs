@@ -18,6 +18,9 @@ use crate::{execute::write_member, node::Node};
 /// A reload takes a millisecond; a server's processes get this long (contract B.21, "wait 0.1 s").
 const RELOAD_TIME: Duration = Duration::from_millis(100);
 
+/// A server that shows other names than it was told is told again after this time.
+const TOLD_AGAIN: Duration = Duration::from_secs(5);
+
 /// How long the questions about a change may take.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -186,7 +189,11 @@ pub async fn set(node: &Node, wanted: &Wanted) -> Outcome {
         Wanted::Text(names) => Some(names.clone()),
     };
     let changed = node.postgres.own_synchronous_standby_names(names.as_deref());
-    let told = node.known().names_told.as_ref().is_some_and(|told| told.names == names);
+    // Who asks again after that time has seen other names all the while: the server was started by hand since, or its files
+    // came from another member.
+    let now = ptarmigan_clock::now();
+    let is_it = |told: &Told| told.names == names && now.since(told.at) < TOLD_AGAIN;
+    let told = node.known().names_told.as_ref().is_some_and(is_it);
     if !node.postgres.is_alive() || node.postgres.state() != MemberState::Running || (told && !changed) {
         return Outcome::Done;
     }

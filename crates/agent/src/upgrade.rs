@@ -60,7 +60,7 @@ impl Program {
     ///
     /// # Errors
     /// See there.
-    pub async fn execute(&self, node: &Node) -> Error {
+    pub async fn execute(&self, node: &Node, flush: impl Fn()) -> Error {
         // A leader has to be back before its lease is over.
         let left = crate::fence::leads_until(node).map(|until| until.since(ptarmigan_clock::now()));
         if let Err(error) =
@@ -75,6 +75,8 @@ impl Program {
             Err(error) => tracing::warn!("the guardian goes on as it is: {error}"),
         }
         tracing::info!("executing {}", self.path.display());
+        // What is not written by now is never.
+        flush();
         #[expect(clippy::disallowed_methods, reason = "no child: this process becomes it")]
         let mut command = std::process::Command::new(&self.path);
         let source = command.args(&self.arguments).exec();
@@ -126,8 +128,7 @@ impl Upgrade {
             return;
         }
         *self = Self::default();
-        flush();
-        tracing::error!("not upgraded, this daemon goes on: {}", program.execute(node).await);
+        tracing::error!("not upgraded, this daemon goes on: {}", program.execute(node, flush).await);
     }
 }
 
@@ -158,9 +159,9 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_does_not_run_changes_nothing() {
         let fixture = Fixture::new();
-        let missing = program("/nowhere/ptarmigan").execute(&fixture.node).await;
+        let missing = program("/nowhere/ptarmigan").execute(&fixture.node, || ()).await;
         assert!(missing.to_string().starts_with("/nowhere/ptarmigan does not run: "), "{missing}");
-        let broken = program("/bin/false").execute(&fixture.node).await;
+        let broken = program("/bin/false").execute(&fixture.node, || ()).await;
         assert_eq!(broken.to_string(), "/bin/false --version failed: exit status: 1");
     }
 

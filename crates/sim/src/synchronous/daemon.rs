@@ -15,6 +15,8 @@ use crate::{member::Member, postgres::Process, world::World};
 
 /// A reload gets this long before it is asked whether it took effect.
 const RELOAD_TIME: Duration = Duration::from_millis(100);
+/// A server that shows other names than it was told is told again after this time.
+const TOLD_AGAIN: Duration = Duration::from_secs(5);
 /// The size of a transaction that does nothing, in bytes.
 const LITTLE_WAL_BYTES: u64 = 34;
 
@@ -121,7 +123,8 @@ impl World {
         let this = &mut self.members[member];
         let changed = this.names.owned != names;
         this.names.owned.clone_from(&names);
-        let told = this.names.told.as_ref().is_some_and(|(told, _)| *told == names);
+        let fresh = |at: &Monotonic| self.now.since(*at) < TOLD_AGAIN;
+        let told = this.names.told.as_ref().is_some_and(|(told, at)| *told == names && fresh(at));
         if this.postgres.process == Process::Down || this.state != MemberState::Running || told && !changed {
             return Outcome::Done;
         }
