@@ -168,8 +168,15 @@ fn documents(cluster: &Cluster, name: &str, style: Style) -> Vec<Map<String, Val
         Some(Value::Array(members)) => members,
         _ => Vec::new(),
     };
-    let members: Vec<Map<String, Value>> =
+    let mut members: Vec<Map<String, Value>> =
         members.into_iter().filter_map(|member| member.as_object().cloned()).collect();
+    // Not among the fields of `/cluster`: those are Patroni's.
+    for member in &mut members {
+        let found = cluster.members.iter().find(|found| found.name.as_str() == text(member, "name"));
+        if let Some(guardian) = found.and_then(|found| found.data.0.get("guardian")) {
+            member.insert("guardian".into(), guardian.clone());
+        }
+    }
     if style == Style::Topology { tree(members) } else { members }
 }
 
