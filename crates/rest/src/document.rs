@@ -123,9 +123,7 @@ fn member_fields(member: &Member, cluster: &Cluster, global: &GlobalSettings) ->
         fields.insert("host".into(), url.host.into());
         fields.insert("port".into(), url.port.into());
     }
-    for field in
-        ["timeline", "pending_restart", "pending_restart_reason", "scheduled_restart", "tags", "guardian"]
-    {
+    for field in ["timeline", "pending_restart", "pending_restart_reason", "scheduled_restart", "tags"] {
         if let Some(value) = member.data.0.get(field) {
             fields.insert(field.into(), value.clone());
         }
