@@ -195,6 +195,11 @@ impl Nodes {
         due
     }
 
+    /// The member list was not to be had, or is not complete.
+    pub(crate) const fn discover_again(&mut self) {
+        self.discovery_due = true;
+    }
+
     /// Takes over a member list; the order is shuffled so that not everybody goes to the same node next.
     pub(crate) fn discovered(&mut self, mut urls: Vec<String>) {
         urls.retain(|url| is_reachable_address(url));

@@ -330,10 +330,16 @@ impl Pool {
             reason = "one bounded look at the member list, which ends by itself"
         )]
         tokio::spawn(async move {
-            let Some(endpoint) = pool.current() else { return };
-            let Ok(Connection { mut client, .. }) = pool.connection(&endpoint).await else { return };
-            let answer = tokio::time::timeout(pool.attempt(), client.member_list()).await;
-            let Ok(Ok(answer)) = answer else { return };
+            let look = async {
+                let endpoint = pool.current()?;
+                let Connection { mut client, .. } = pool.connection(&endpoint).await.ok()?;
+                tokio::time::timeout(pool.attempt(), client.member_list()).await.ok()?.ok()
+            };
+            let Some(answer) = look.await else { return pool.nodes().discover_again() };
+            // A member that has just been started has not told its addresses yet.
+            if answer.members().iter().any(|member| !member.is_learner() && member.client_urls().is_empty()) {
+                pool.nodes().discover_again();
+            }
             let urls = answer
                 .members()
                 .iter()

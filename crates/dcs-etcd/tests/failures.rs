@@ -132,7 +132,10 @@ async fn survives(servers: &mut [Server], settings: &EtcdSettings, harm: impl Fn
     b.view().await.unwrap();
     // The member list comes beside the first answers.
     for etcd in [&a, &b] {
-        let knows = async || servers.iter().all(|server| etcd.describe().contains(&server.endpoint));
+        let knows = async || {
+            etcd.view_fresh().await.unwrap();
+            servers.iter().all(|server| etcd.describe().contains(&server.endpoint))
+        };
         eventually("the members are known", knows).await;
     }
     harm(servers);
