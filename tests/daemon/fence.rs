@@ -9,7 +9,7 @@ use std::{
 use anyhow::ensure;
 use ptarmigan_testkit::{Writer, http::Request, wait_until};
 use ptarmigan_types::Monotonic;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{
@@ -81,19 +81,25 @@ async fn a_primary_whose_daemon_is_killed_or_frozen_is_ended_before_another_lead
     prober.finish();
 }
 
-#[tokio::test]
-async fn the_guardians_own_death_and_a_pause() {
-    let (mut site, leader) = Site::ready("fence-guardian", 2, configure).await;
-    let (prober, mut writer) = (site.prober(), site.writer());
-    writer.wait_for_rows(20, LIMIT).await.unwrap();
-    let postmaster = site.node(leader).postmaster_pid().unwrap();
-    kill_process(site.node(leader).guardian_pid().unwrap(), Signal::KILL).unwrap();
+/// PostgreSQL goes with its guardian; the postmaster that it was.
+pub(crate) async fn kill_guardian(site: &Site, index: usize) -> Pid {
+    let postmaster = site.node(index).postmaster_pid().unwrap();
+    kill_process(site.node(index).guardian_pid().unwrap(), Signal::KILL).unwrap();
     wait_until("the end of the server", Duration::from_secs(5), || async {
         ensure!(rustix::process::test_kill_process(postmaster).is_err(), "it lives");
         Ok(())
     })
     .await
     .unwrap();
+    postmaster
+}
+
+#[tokio::test]
+async fn the_guardians_own_death_and_a_pause() {
+    let (mut site, leader) = Site::ready("fence-guardian", 2, configure).await;
+    let (prober, mut writer) = (site.prober(), site.writer());
+    writer.wait_for_rows(20, LIMIT).await.unwrap();
+    let postmaster = kill_guardian(&site, leader).await;
     // Its daemon leads, and starts it again under another guardian.
     writer.wait_for_rows(20, LIMIT).await.unwrap();
     assert_eq!(site.settled().await, leader);

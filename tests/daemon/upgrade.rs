@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
-use ptarmigan_testkit::wait_until;
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 use crate::{
-    fence::configure,
+    fence::{configure, kill_guardian},
     site::{LIMIT, Site},
 };
 
@@ -54,14 +52,7 @@ async fn an_upgrade_in_place_is_noticed_by_nobody_and_fences_as_before() {
     }
 
     // The guardian is still PostgreSQL's parent: it takes PostgreSQL with it.
-    let postmaster = site.node(leader).postmaster_pid().unwrap();
-    kill_process(site.node(leader).guardian_pid().unwrap(), Signal::KILL).unwrap();
-    wait_until("the end of the server", Duration::from_secs(5), || async {
-        ensure!(rustix::process::test_kill_process(postmaster).is_err(), "it lives");
-        Ok(())
-    })
-    .await
-    .unwrap();
+    kill_guardian(&site, leader).await;
     assert_eq!(site.settled().await, leader);
     writer.stop();
     prober.finish();

@@ -54,10 +54,9 @@ pub async fn pending(node: &Node) {
                 server::tell(node, |callbacks, role| callbacks.reloaded(role));
             }
         }
-        Err(error) => {
+        Err(text) => {
             // What is not written or not told to the server is tried again, and said once.
             known.unapplied = Some(known.unapplied.map_or(unapplied, |newer| newer.max(unapplied)));
-            let text = error;
             if known.apply_error.as_ref() != Some(&text) {
                 tracing::error!("PostgreSQL's configuration is not applied: {text}");
             }

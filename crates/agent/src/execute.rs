@@ -210,17 +210,13 @@ async fn renew(node: &Node, held: &Leader) -> Outcome {
         return release_again(node, held).await;
     }
     let (asked, begin) = (node.lease.ask(), ptarmigan_clock::now());
-    match tokio::time::timeout(patience(node), node.dcs.renew(held)).await {
-        Ok(answer) => {
-            if answer.is_err() {
-                node.margin.note_silence(ptarmigan_clock::now().since(begin));
-            }
-            verdict(node, asked, begin, answer)
-        }
-        Err(_) => {
-            node.margin.note_silence(ptarmigan_clock::now().since(begin));
-            Outcome::NoAnswer { maybe: true, reason: "the renewal was not answered in time".into() }
-        }
+    let answer = tokio::time::timeout(patience(node), node.dcs.renew(held)).await;
+    if !matches!(answer, Ok(Ok(_))) {
+        node.margin.note_silence(ptarmigan_clock::now().since(begin));
+    }
+    match answer {
+        Ok(answer) => verdict(node, asked, begin, answer),
+        Err(_) => Outcome::NoAnswer { maybe: true, reason: "the renewal was not answered in time".into() },
     }
 }
 

@@ -22,12 +22,13 @@ mod upgrade;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use arguments::{Arguments, Asked};
 use detach::{Report, Side};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 
 use crate::run_dir::RunDir;
 
@@ -127,10 +128,7 @@ fn resume(arguments: &Arguments, run_dir: &RunDir, left: upgrade::Descriptors) -
 /// A line on stderr, where the daemon's log goes. Nobody may be reading it any more, which must not matter: a pipe that is full
 /// would hold up what a deadline asks for.
 fn log(message: fmt::Arguments<'_>) {
-    let stderr = io::stderr();
-    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if !matches!(poll(&mut ready, Some(&now)), Ok(1)) {
+    if surroundings::state_of(io::stderr().as_fd(), PollFlags::OUT).is_empty() {
         return;
     }
     let _ = writeln!(io::stderr(), "ptarmigan-guardian[{}]: {message}", std::process::id());

@@ -292,9 +292,8 @@ impl Guardian {
 }
 
 fn has_hung_up(connection: &Connection) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(connection.stream.as_fd(), PollFlags::empty())];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&at_once)).is_ok() && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    let state = surroundings::state_of(connection.stream.as_fd(), PollFlags::empty());
+    state.intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 /// Reads a request; of one that cannot be read, the id if there is one, and why.

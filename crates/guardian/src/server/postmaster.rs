@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use ptarmigan_clock::now;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
-use super::{data_dir, log};
+use super::{data_dir, log, surroundings};
 use crate::{RawPid, process};
 
 /// How long a postmaster is given to obey SIGSTOP before its children are left to the sweep.
@@ -53,10 +53,7 @@ impl Handle {
 
     /// Whether an adopted one has ended; of a child, the kernel tells by itself.
     pub(super) fn has_ended(&self) -> bool {
-        let Some(pidfd) = self.pidfd() else { return false };
-        let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        matches!(poll(&mut fds, Some(&at_once)), Ok(1))
+        self.pidfd().is_some_and(|pidfd| !surroundings::state_of(pidfd, PollFlags::IN).is_empty())
     }
 
     pub(super) fn send(&self, signal: Signal) -> Result<(), Errno> {
