@@ -11,7 +11,10 @@ use std::{
 };
 
 use ptarmigan_ha::health::{Ailment, Fault};
-use ptarmigan_postgres::connection::{Error, Purpose};
+use ptarmigan_postgres::{
+    connection::{Error, Purpose},
+    postmaster::Running,
+};
 use ptarmigan_types::{MemberState, Monotonic};
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
@@ -27,34 +30,36 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// So much is written; a file system with less is full.
 const PAGE_BYTES: usize = 8192;
 
-/// What was seen last.
+/// What was seen last, and of which postmaster.
 #[derive(Debug, Default)]
-pub struct Health(Mutex<Option<Ailment>>);
+pub struct Health(Mutex<Option<(Running, Ailment)>>);
 
 impl Health {
-    fn seen(&self) -> MutexGuard<'_, Option<Ailment>> {
+    fn seen(&self) -> MutexGuard<'_, Option<(Running, Ailment)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is wrong.
-    pub fn ailment(&self) -> Option<Ailment> {
-        self.seen().clone()
+    /// What is wrong with the server that `running` tells of. It is asked only where something was seen, and where another one
+    /// runs by now, that one has done nothing wrong.
+    pub fn ailment(&self, running: impl FnOnce() -> Option<Running>) -> Option<Ailment> {
+        let (whose, ailment) = self.seen().clone()?;
+        (running() == Some(whose)).then_some(ailment)
     }
 
     /// The same for `GET /patroni`.
-    pub fn document(&self) -> Option<Value> {
-        let ailment = self.ailment()?;
+    pub fn document(&self, running: impl FnOnce() -> Option<Running>) -> Option<Value> {
+        let ailment = self.ailment(running)?;
         let for_s = ptarmigan_clock::now().since(ailment.since).as_secs();
         Some(json!({"fault": ailment.fault, "reason": ailment.reason, "seconds": for_s}))
     }
 
     /// Notes what a look has brought; true where that is news.
-    fn note(&self, found: Result<(), (Fault, String)>, now: Monotonic) -> bool {
+    fn note(&self, whose: Running, found: Result<(), (Fault, String)>, now: Monotonic) -> bool {
         let mut seen = self.seen();
-        match (found, seen.as_mut()) {
+        let before = seen.take().filter(|(before, _)| *before == whose).map(|(_, ailment)| ailment);
+        match (found, before) {
             (Ok(()), None) => false,
             (Ok(()), Some(_)) => {
-                *seen = None;
                 tracing::info!("PostgreSQL works again");
                 true
             }
@@ -64,7 +69,7 @@ impl Health {
                 if is_news {
                     tracing::error!("PostgreSQL runs, and {fault}: {reason}");
                 }
-                *seen = Some(Ailment { fault, reason, since });
+                *seen = Some((whose, Ailment { fault, reason, since }));
                 is_news
             }
         }
@@ -90,11 +95,10 @@ pub fn watch(node: &Arc<Node>) -> io::Result<()> {
 async fn look_again(node: &Weak<Node>) {
     loop {
         let Some(living) = node.upgrade() else { return };
-        let before = node_runs(&living);
-        if before {
+        if let Some(whose) = at_work(&living) {
             let found = look(&living).await;
             // One that was stopped meanwhile had nothing wrong with it.
-            if node_runs(&living) && living.health.note(found, ptarmigan_clock::now()) {
+            if at_work(&living) == Some(whose) && living.health.note(whose, found, ptarmigan_clock::now()) {
                 living.wake();
             }
         } else {
@@ -106,9 +110,10 @@ async fn look_again(node: &Weak<Node>) {
     }
 }
 
-/// PostgreSQL is up, and nothing works on it.
-fn node_runs(node: &Node) -> bool {
-    node.postgres.state() == MemberState::Running && node.known().job.is_none()
+/// The server that is up and at its work: no job starts, stops or moves it.
+fn at_work(node: &Node) -> Option<Running> {
+    let is_left_alone = node.postgres.state() == MemberState::Running && node.known().job.is_none();
+    is_left_alone.then(|| node.postgres.running()).flatten()
 }
 
 async fn look(node: &Node) -> Result<(), (Fault, String)> {
@@ -170,19 +175,38 @@ fn write_to(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    const POSTMASTER: Running = Running { pid: 7, start_time_ticks: 1 };
+
+    fn ill(fault: Fault) -> Result<(), (Fault, String)> {
+        Err((fault, "no".to_owned()))
+    }
+
     #[test]
     fn an_ailment_lasts_from_its_first_sign_on() {
         let health = Health::default();
-        let ill = |fault| Err((fault, "no".to_owned()));
-        assert!(!health.note(Ok(()), Monotonic(1)));
-        assert!(health.note(ill(Fault::NoConnection), Monotonic(2)));
-        assert!(!health.note(ill(Fault::NoConnection), Monotonic(3)), "no news");
-        assert!(health.note(ill(Fault::NoAnswer), Monotonic(4)), "another fault");
-        assert_eq!(health.ailment().unwrap().since, Monotonic(2));
-        let document = health.document().unwrap();
+        let note = |found, now| health.note(POSTMASTER, found, Monotonic(now));
+        let runs = || Some(POSTMASTER);
+        assert!(!note(Ok(()), 1));
+        assert!(note(ill(Fault::NoConnection), 2));
+        assert!(!note(ill(Fault::NoConnection), 3), "no news");
+        assert!(note(ill(Fault::NoAnswer), 4), "another fault");
+        assert_eq!(health.ailment(runs).unwrap().since, Monotonic(2));
+        let document = health.document(runs).unwrap();
         assert_eq!((&document["fault"], &document["reason"]), (&json!("no_answer"), &json!("no")));
-        assert!(health.note(Ok(()), Monotonic(5)));
-        assert_eq!((health.ailment(), health.document()), (None, None));
+        assert!(note(Ok(()), 5));
+        assert_eq!((health.ailment(runs), health.document(runs)), (None, None));
+    }
+
+    #[test]
+    fn an_ailment_is_that_of_one_postmaster() {
+        let health = Health::default();
+        let next = Running { start_time_ticks: 2, ..POSTMASTER };
+        health.note(POSTMASTER, ill(Fault::NoConnection), Monotonic(2));
+        assert_eq!(health.ailment(|| Some(next)), None, "that of its predecessor");
+        assert_eq!(health.ailment(|| None), None, "nothing runs");
+        assert!(health.note(next, ill(Fault::NoConnection), Monotonic(9)), "news of this one");
+        assert_eq!(health.ailment(|| Some(next)).unwrap().since, Monotonic(9));
+        assert!(!health.note(POSTMASTER, Ok(()), Monotonic(10)), "it had nothing");
     }
 
     #[test]

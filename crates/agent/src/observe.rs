@@ -76,7 +76,7 @@ pub async fn observation(node: &Node, view: Result<Arc<Cluster>, String>) -> Obs
         watchdog: crate::watchdog::view(node),
         guardian: crate::fence::view(node),
         dcs_latency: node.margin.latency(),
-        ailment: node.health.ailment(),
+        ailment: node.health.ailment(|| node.postgres.running()),
         job,
         finished,
         scheduled_restart: known.scheduled_restart.as_ref().map(|restart| restart.request.clone()),

@@ -46,7 +46,7 @@ pub fn snapshot(node: &Node) -> Snapshot {
         }),
         watchdog_failed: !node.watchdog().is_healthy() || crate::fence::view(node).is_missing(),
         guardian_armed: crate::fence::armed(node),
-        ailment: node.health.document(),
+        ailment: node.health.document(|| node.postgres.running()),
         lease_headroom: node.margin.headroom(),
         dcs_latency: node.margin.latency(),
         failsafe_until: node.failsafe.active_until(),
