@@ -155,14 +155,24 @@ impl Agent {
         self.alone = found.is_some();
     }
 
-    /// Sleeps until the latest moment that the decision named, or until something happens (contract B.0.2).
+    /// Sleeps until the latest moment that the decision named, or until something happens (contract B.0.2). What has woken a sleep
+    /// that is given up is forgotten.
     pub async fn sleep(&mut self) {
-        tokio::time::sleep(BREATH).await;
+        let began = ptarmigan_clock::now();
+        self.something_happens().await;
+        let left = BREATH.saturating_sub(ptarmigan_clock::now().since(began));
+        if !left.is_zero() {
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    async fn something_happens(&mut self) {
         loop {
             let left = self.wake_at.since(ptarmigan_clock::now());
             tokio::select! {
                 () = tokio::time::sleep(left) => return,
                 () = self.node.woken() => return,
+                () = keep_lease(&self.node) => {}
                 changed = self.state.changed() => {
                     if changed.is_err() { std::future::pending::<()>().await; }
                     return;
@@ -206,6 +216,22 @@ impl Agent {
             members.iter().map(fact).collect::<Vec<_>>()
         };
         facts(&view.cluster.members) != facts(&old.cluster.members)
+    }
+}
+
+/// Refreshes the lease where that is due in the middle of a sleep. Where a cycle has just failed to, it is the next cycle's.
+async fn keep_lease(node: &Node) {
+    let now = ptarmigan_clock::now();
+    match node.dcs.lease_due().filter(|due| *due > now) {
+        Some(due) => tokio::time::sleep(due.since(now)).await,
+        None => std::future::pending().await,
+    }
+    let before = node.dcs.own_lease();
+    match node.dcs.keep_lease(false).await {
+        // Our keys hang on one that is no more.
+        Ok(lease) if before.as_ref() != Some(&lease) => node.wake(),
+        Ok(_) => {}
+        Err(error) => tracing::debug!("the lease was not refreshed: {error}"),
     }
 }
 

@@ -18,11 +18,13 @@ use ptarmigan_ha::{
 };
 use ptarmigan_postgres::postmaster::{self, Hold, start::Guard};
 use ptarmigan_types::{Monotonic, Role};
+use tokio::sync::Notify;
 
 use crate::node::Node;
 
-/// How often what may change without a word is looked at: the role of a server that somebody else moves, the pause.
-const LOOK: Duration = Duration::from_secs(2);
+/// Whatever changes is seen by a cycle, and published; where those are rarer, it is looked at so often: the role of a server that
+/// somebody else moves, the pause.
+const LOOK: Duration = Duration::from_secs(12);
 
 /// What must be left until the deadline of a server that is promoted.
 const LEFT_MIN: Duration = Duration::from_millis(500);
@@ -33,6 +35,7 @@ pub struct Fence {
     /// Held while it is told, so that a later word is the last one.
     telling: tokio::sync::Mutex<()>,
     told: Mutex<Told>,
+    news: Notify,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +53,11 @@ struct Told {
 }
 
 impl Fence {
+    /// Something may have changed that the guardian is to hear of.
+    pub fn look(&self) {
+        self.news.notify_one();
+    }
+
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -290,6 +298,7 @@ pub async fn keep(node: Arc<Node>) {
             _ = lease.changed() => {}
             _ = state.changed() => {}
             _ = role.changed() => {}
+            () = node.fence.news.notified() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }

@@ -82,8 +82,11 @@ impl Health {
 /// There is no thread to be had.
 pub fn watch(node: &Arc<Node>) -> io::Result<()> {
     let node = Arc::downgrade(node);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .thread_keep_alive(INTERVAL[1] * 2)
+        .build()?;
     std::thread::Builder::new().name("health".into()).spawn(move || {
         runtime.block_on(look_again(&node));
         // A file system that does not answer keeps a thread of ours.

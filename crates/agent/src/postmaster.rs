@@ -49,7 +49,9 @@ async fn watch_until_panic(node: &Arc<Node>) {
                             // The guardian died. Whether the server did with it is seen next.
                             tracing::warn!("the postmaster is not watched any more: {error}");
                             tokio::time::sleep(STARTING_POLL).await;
-                            if !node.postgres.is_alive() {
+                            if node.postgres.is_alive() {
+                                node.fence.look();
+                            } else {
                                 ended(node);
                             }
                         }

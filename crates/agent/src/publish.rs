@@ -8,9 +8,10 @@ use ptarmigan_types::{MemberData, MemberState, conn_url, version};
 
 use crate::{member, node::Node};
 
-/// Replaces what REST sees.
+/// Replaces what REST sees; the guardian is told where that concerns it.
 pub fn publish(node: &Node) {
     node.snapshot.store(Arc::new(snapshot(node)));
+    node.fence.look();
 }
 
 /// A snapshot of this moment.

@@ -1,6 +1,6 @@
 //! From the command line to the exit status: logging, start, loop, signals, systemd, end.
 
-use std::{panic::AssertUnwindSafe, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, path::Path, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use ptarmigan_rest::Requests;
@@ -185,6 +185,8 @@ async fn serve(
         if let Err(exit) = ended {
             return Some(exit);
         }
+        // One sleep, whatever comes meanwhile: what had woken it would be forgotten with it.
+        let mut sleep = pin!(agent.sleep());
         loop {
             tokio::select! {
                 biased;
@@ -196,7 +198,7 @@ async fn serve(
                     upgrade.ask();
                     break;
                 }
-                () = agent.sleep() => break,
+                () = &mut sleep => break,
             }
         }
         if std::mem::take(&mut node.known().reload_asked) {

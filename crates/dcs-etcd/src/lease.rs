@@ -21,6 +21,12 @@ pub(crate) struct OwnLease {
     pub(crate) ttl: Duration,
 }
 
+impl OwnLease {
+    pub(crate) fn due(&self) -> Monotonic {
+        self.sent_at + lease::refresh_after(self.ttl)
+    }
+}
+
 impl Store {
     pub(crate) fn own_lease(&self) -> Option<OwnLease> {
         *self.lease.lock().unwrap_or_else(PoisonError::into_inner)
@@ -42,8 +48,7 @@ impl Store {
     pub(crate) async fn refresh_lease(&self, deadline: Deadline, force: bool) -> Result<OwnLease, Failure> {
         let _one_at_a_time = self.refreshing.lock().await;
         if let Some(own) = self.own_lease() {
-            let age = ptarmigan_clock::now().since(own.sent_at);
-            if !force && !lease::is_due(age, self.timing().loop_wait, own.ttl) {
+            if !force && ptarmigan_clock::now() < own.due() {
                 return Ok(own);
             }
             match self.keep_alive(deadline, own.id).await {

@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use ptarmigan_dcs::{Changes, Condition, Dcs, Error, Timing, Verdict, View, Written};
-use ptarmigan_types::{ClusterPath, Key, Leader, LeaseId, MemberName};
+use ptarmigan_types::{ClusterPath, Key, Leader, LeaseId, MemberName, Monotonic};
 use tokio::{sync::watch, task::JoinHandle};
 
 /// An etcd with its default election timeout grants no lease shorter than 2 s; one more for what it takes to use it.
@@ -135,6 +135,10 @@ impl Dcs for Etcd {
 
     fn own_lease(&self) -> Option<LeaseId> {
         self.store.own_lease().map(|lease| store::lease_id(lease.id))
+    }
+
+    fn lease_due(&self) -> Option<Monotonic> {
+        self.store.own_lease().map(|lease| lease.due())
     }
 
     fn changes(&self) -> watch::Receiver<Changes> {

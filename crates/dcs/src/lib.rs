@@ -126,8 +126,8 @@ pub trait Dcs: Send + Sync {
     /// The cluster by a linearizable read that bypasses every copy.
     async fn view_fresh(&self) -> Result<View, Error>;
 
-    /// Makes sure that this node has a living lease: refreshes it where [`ptarmigan_types::lease::is_due`] says so
-    /// (`force`: always), and asks for a new one where it is lost.
+    /// Makes sure that this node has a living lease: refreshes it where it is due ([`Dcs::lease_due`]; `force`: always), and asks
+    /// for a new one where it is lost.
     async fn keep_lease(&self, force: bool) -> Result<LeaseId, Error>;
 
     /// Races for the leader lock: refreshes the lease first, then creates the key if it does not exist.
@@ -156,6 +156,9 @@ pub trait Dcs: Send + Sync {
 
     /// The lease that this node writes its keys with, as far as it is known without asking.
     fn own_lease(&self) -> Option<LeaseId>;
+
+    /// From when on the lease must be refreshed ([`ptarmigan_types::lease::refresh_after`]); `None` where there is none.
+    fn lease_due(&self) -> Option<Monotonic>;
 
     /// Wakes whoever waits for a change below the prefix.
     fn changes(&self) -> watch::Receiver<Changes>;

@@ -174,6 +174,12 @@ struct OwnLease {
     ttl: Duration,
 }
 
+impl OwnLease {
+    fn due(&self) -> Monotonic {
+        self.sent_at + lease::refresh_after(self.ttl)
+    }
+}
+
 /// One member's handle on a [`Store`].
 pub struct Member {
     store: Store,
@@ -221,10 +227,9 @@ impl Member {
 
     fn refresh(&self, force: bool) -> Result<OwnLease, Error> {
         let mut own = self.own();
-        let Timing { ttl, loop_wait, .. } = own.timing;
+        let Timing { ttl, .. } = own.timing;
         if let Some(lease) = own.lease.clone() {
-            let age = (self.store.clock)().since(lease.sent_at);
-            if !force && !lease::is_due(age, loop_wait, lease.ttl) {
+            if !force && (self.store.clock)() < lease.due() {
                 return Ok(lease);
             }
             let renewed = self.lease_request(|inner, now| {
@@ -369,6 +374,10 @@ impl Dcs for Member {
 
     fn own_lease(&self) -> Option<LeaseId> {
         self.own().lease.as_ref().map(|lease| lease.id.clone())
+    }
+
+    fn lease_due(&self) -> Option<Monotonic> {
+        self.own().lease.as_ref().map(OwnLease::due)
     }
 
     fn changes(&self) -> watch::Receiver<Changes> {

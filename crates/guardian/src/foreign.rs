@@ -9,7 +9,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::pidfd_send_signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -28,18 +28,9 @@ impl ForeignProcess {
     /// Takes hold of a process. Inside a tokio runtime only.
     ///
     /// # Errors
-    /// `NotFound` where it does not live; `Unsupported` on a kernel before 5.3.
+    /// As [`process::descriptor`].
     pub fn open(pid: RawPid) -> io::Result<Self> {
-        let raw = Some(pid).filter(|&pid| pid > 0).and_then(Pid::from_raw);
-        let raw = raw.ok_or(io::ErrorKind::InvalidInput)?;
-        let pidfd = pidfd_open(raw, PidfdFlags::NONBLOCK).map_err(|errno| match errno {
-            rustix::io::Errno::SRCH => io::ErrorKind::NotFound.into(),
-            rustix::io::Errno::NOSYS => io::ErrorKind::Unsupported.into(),
-            other => io::Error::from(other),
-        })?;
-        // Read after the pidfd was opened: if it had become another process's meanwhile, the pidfd would be that
-        // one's too, or the entry would be gone.
-        let start_time_ticks = process::start_time_ticks(pid)?;
+        let (pidfd, start_time_ticks) = process::descriptor(pid)?;
         // SAFETY: an OwnedFd names the same open file until it is dropped, and nobody else can close it.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
         Ok(Self { pid, start_time_ticks, pidfd })

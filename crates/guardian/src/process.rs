@@ -3,9 +3,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::RawPid;
 
@@ -81,6 +85,36 @@ pub fn is_alive(pid: RawPid) -> bool {
     stat(pid).is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
+/// A descriptor of a living process, which never comes to mean another one of the same pid, and the process's start time in
+/// clock ticks since boot.
+///
+/// # Errors
+/// `NotFound` where it does not live; `Unsupported` on a kernel before 5.3.
+pub fn descriptor(pid: RawPid) -> io::Result<(OwnedFd, u64)> {
+    let raw = Some(pid).filter(|&pid| pid > 0).and_then(Pid::from_raw);
+    let raw = raw.ok_or(io::ErrorKind::InvalidInput)?;
+    let pidfd = pidfd_open(raw, PidfdFlags::NONBLOCK).map_err(|errno| match errno {
+        rustix::io::Errno::SRCH => io::ErrorKind::NotFound.into(),
+        rustix::io::Errno::NOSYS => io::ErrorKind::Unsupported.into(),
+        other => io::Error::from(other),
+    })?;
+    // Read after the pidfd was opened: if it had become another process's meanwhile, the pidfd would be that
+    // one's too, or the entry would be gone.
+    Ok((pidfd, start_time_ticks(pid)?))
+}
+
+/// Whether the process of a [`descriptor`] has not exited, as [`is_alive`], at the price of one system call.
+pub fn lives(descriptor: BorrowedFd<'_>) -> bool {
+    !state_of(descriptor, PollFlags::IN).contains(PollFlags::IN)
+}
+
+/// What can be said of a descriptor at this moment, without waiting; nothing where that is not known.
+pub(crate) fn state_of(fd: BorrowedFd<'_>, wanted: PollFlags) -> PollFlags {
+    let mut fds = [PollFd::from_borrowed_fd(fd, wanted)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&at_once)).map_or(PollFlags::empty(), |_| fds[0].revents())
+}
+
 /// The file name of the program it runs, also where that file has been deleted since (a package upgrade).
 ///
 /// # Errors
@@ -150,6 +184,7 @@ pub fn of_postgresql_in(dir: &Path) -> Vec<RawPid> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::time::SystemTime;
 
     use super::*;
@@ -178,6 +213,28 @@ mod tests {
         assert!(children_by_scan(parent).contains(&own));
         assert_eq!(stat(RawPid::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(children(RawPid::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a child that ends when it is told to")]
+    #[test]
+    fn a_descriptor_tells_when_its_process_has_exited_and_before_it_is_waited_for() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = RawPid::try_from(child.id()).unwrap();
+        let (process, start) = descriptor(pid).unwrap();
+        assert_eq!(start, start_time_ticks(pid).unwrap());
+        assert!(lives(process.as_fd()));
+        drop(child.stdin.take());
+        let limit = ptarmigan_clock::now() + Duration::from_secs(10);
+        while lives(process.as_fd()) {
+            assert!(ptarmigan_clock::now() < limit, "it does not end");
+            std::thread::yield_now();
+        }
+        assert_eq!((stat(pid).unwrap().state, is_alive(pid)), ('Z', false));
+        child.wait().unwrap();
+        assert!(!lives(process.as_fd()));
+        assert_eq!(descriptor(pid).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(descriptor(0).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     dsn::ConnInfo,
     pending_restart::PendingRestart,
     pgpass,
-    postmaster::Running,
+    postmaster::{Known, Running},
     recovery::{Recovery, difference::Current},
     version::{self, ServerVersion},
 };
@@ -62,7 +62,7 @@ pub(crate) struct Inner {
     pub(crate) guardian: Mutex<Option<Arc<Guardian>>>,
     pub(crate) guardian_place: GuardianPlace,
     /// The postmaster that was last seen alive: `postmaster.pid` may vanish before it does.
-    postmaster: watch::Sender<Option<Running>>,
+    postmaster: watch::Sender<Option<Known>>,
     /// The last server parameters that were checked by the server's program, and what it left of them.
     pub(crate) checked_parameters: Mutex<Option<(Parameters, Parameters)>>,
     /// What the HA loop wants in place of the configured value.
@@ -176,14 +176,14 @@ impl Postgres {
         self.0.role.subscribe()
     }
 
-    /// The postmaster that was last seen alive.
+    /// The postmaster that was last seen alive, if it still is.
     pub(crate) fn known_postmaster(&self) -> Option<Running> {
-        *self.0.postmaster.borrow()
+        self.0.postmaster.borrow().as_ref().and_then(Known::living)
     }
 
     /// Remembers the living postmaster.
     pub(crate) fn know_postmaster(&self, running: Option<Running>) {
-        self.0.postmaster.send_replace(running);
+        self.0.postmaster.send_replace(running.map(Known::of));
     }
 
     pub(crate) fn remembered_recovery(&self) -> Option<Recovery> {

@@ -3,7 +3,12 @@
 //! It is started through the guardian, whose child it is: it outlives us, and its end is reported the instant the last
 //! of its processes is gone. One that was running before us is adopted by its pidfd.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use ptarmigan_guardian::{
     AdoptRequest, Deadline, ForeignProcess, Guardian, How, Postmaster as Guarded, PostmasterEvent, RawPid,
@@ -60,6 +65,33 @@ pub struct Running {
     pub pid: RawPid,
     /// Its start time in clock ticks since boot: with the pid, names the process for ever.
     pub start_time_ticks: u64,
+}
+
+/// A postmaster that was found alive, and by what it is asked whether it still is: many times in a cycle.
+#[derive(Debug)]
+pub(crate) struct Known {
+    running: Running,
+    /// `None` on a kernel before 5.3, and where it had exited by then.
+    descriptor: Option<OwnedFd>,
+}
+
+impl Known {
+    pub(crate) fn of(running: Running) -> Self {
+        let opened = process::descriptor(running.pid).ok();
+        let descriptor = opened.filter(|(_, start)| *start == running.start_time_ticks).map(|(fd, _)| fd);
+        Self { running, descriptor }
+    }
+
+    /// The postmaster, unless it has exited.
+    pub(crate) fn living(&self) -> Option<Running> {
+        let lives = match &self.descriptor {
+            Some(descriptor) => process::lives(descriptor.as_fd()),
+            None => process::stat(self.running.pid).is_ok_and(|stat| {
+                stat.start_time_ticks == self.running.start_time_ticks && !matches!(stat.state, 'Z' | 'X')
+            }),
+        };
+        lives.then_some(self.running)
+    }
 }
 
 /// A hold on a living postmaster.
@@ -227,10 +259,7 @@ fn is_lost(guardian: &Guardian) -> bool {
 impl Postgres {
     /// The postmaster of the data directory, where one lives (contract B.26).
     pub fn running(&self) -> Option<Running> {
-        if let Some(known) = self.known_postmaster()
-            && process::start_time_ticks(known.pid).is_ok_and(|ticks| ticks == known.start_time_ticks)
-            && process::is_alive(known.pid)
-        {
+        if let Some(known) = self.known_postmaster() {
             return Some(known);
         }
         let file = PidFile::read(&self.data_dir()).ok()?;

@@ -16,7 +16,7 @@ use ptarmigan_types::{Cluster, Leader, MemberState, Monotonic, Role};
 
 use crate::{
     bugs::{Bug, decide_with},
-    member::{Acting, Begun, Call, Member, Phase, Timing, Waiter},
+    member::{Acting, Begun, Call, Member, OwnLease, Phase, Timing, Waiter},
     postgres::Process,
     remote, synchronous,
     world::{Event, World},
@@ -317,6 +317,9 @@ impl World {
             self.let_go(member);
         }
         self.members[member].phase = Phase::Asleep;
+        // The daemon refreshes a lease in its sleep; here a cycle does.
+        let due = self.members[member].own_lease.as_ref().map(OwnLease::due).filter(|due| *due > self.now);
+        let wake_at = due.map_or(wake_at, |due| wake_at.min(due));
         let wait = if self.members[member].woken { BREATH } else { wake_at.since(self.now).max(BREATH) };
         self.sleep(member, wait);
     }

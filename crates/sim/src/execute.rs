@@ -9,13 +9,13 @@ use ptarmigan_ha::{
     patience::Leads,
 };
 use ptarmigan_types::{
-    Cluster, History, Lsn, MemberData, MemberState, Role, Status, Timeline, history::HistoryEntry, lease,
+    Cluster, History, Lsn, MemberData, MemberState, Role, Status, Timeline, history::HistoryEntry,
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
     bugs::{self, Bug, initialize_condition},
-    member::{Asking, Call, OwnLease, Timing, Waiter},
+    member::{Asking, Call, Timing, Waiter},
     postgres::Process,
     store::Condition,
     world::{Event, World},
@@ -277,9 +277,7 @@ impl World {
         let unchanged = mine.is_some_and(|mine| {
             mine.lease.as_ref() == lease.map(|lease| &lease.id) && mine.data.equal_by_text(&data)
         });
-        let due =
-            |lease: &OwnLease| lease::is_due(self.now.since(lease.sent), this.settings.loop_wait, lease.ttl);
-        let young = lease.is_some_and(|lease| !due(lease));
+        let young = lease.is_some_and(|lease| self.now < lease.due());
         (!(unchanged && young)).then(|| Call::PutMember { json: data.to_json(), unchanged })
     }
 

@@ -11,7 +11,8 @@ use ptarmigan_ha::{
     slots::{Published, Retained},
 };
 use ptarmigan_types::{
-    Cluster, Leader, LeaseId, Lsn, MemberName, MemberState, Monotonic, Role, Timeline, slot::name_of_member,
+    Cluster, Leader, LeaseId, Lsn, MemberName, MemberState, Monotonic, Role, Timeline, lease,
+    slot::name_of_member,
 };
 
 use serde_json::{Map, Value};
@@ -123,6 +124,13 @@ pub struct OwnLease {
     pub sent: Monotonic,
     /// What the store granted.
     pub ttl: Duration,
+}
+
+impl OwnLease {
+    /// From when on it is to be refreshed.
+    pub fn due(&self) -> Monotonic {
+        self.sent + lease::refresh_after(self.ttl)
+    }
 }
 
 /// Who waits for an operation.

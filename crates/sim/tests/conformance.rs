@@ -17,7 +17,7 @@ use ptarmigan_sim::{
     Options,
     checkers::Checks,
     dcs::client::Ended,
-    member::{Call, Member, Phase, Waiter},
+    member::{Call, Member, OwnLease, Phase, Waiter},
     store,
     world::{Network, World},
 };
@@ -313,6 +313,10 @@ impl Dcs for Handle {
 
     fn own_lease(&self) -> Option<LeaseId> {
         lock(&self.model).world.members[self.member].own_lease.as_ref().map(|lease| lease.id.clone())
+    }
+
+    fn lease_due(&self) -> Option<Monotonic> {
+        lock(&self.model).world.members[self.member].own_lease.as_ref().map(OwnLease::due)
     }
 
     fn changes(&self) -> watch::Receiver<Changes> {

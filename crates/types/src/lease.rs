@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-/// Whether a lease must be refreshed in this cycle, although nothing asks for it: less often than once per `loop_wait`, which
-/// the contract allows (A.5, A.6), and always where the next cycle might come too late. Cycles come at any time, but the next one need not come
-/// earlier than `loop_wait` from now; a third of the TTL stays for the one that takes long. `ttl` is what the store granted:
-/// Consul grants half of what is configured, so that a lease of that age would be over before the next cycle.
-pub fn is_due(age: Duration, loop_wait: Duration, ttl: Duration) -> bool {
-    age + loop_wait > ttl * 2 / 3
+/// What stays at least of a lease, but for the very short ones.
+const RESERVE_MIN: Duration = Duration::from_millis(1500);
+
+/// How old a lease may get before it must be refreshed, although nothing asks for it: less often than once per `loop_wait`, which
+/// the contract allows (A.5, A.6). A quarter of the TTL stays for a refresh that takes long. `ttl` is what the store granted:
+/// Consul grants half of what is configured.
+pub fn refresh_after(ttl: Duration) -> Duration {
+    ttl - (ttl / 4).max(RESERVE_MIN).min(ttl / 2)
 }
 
 #[cfg(test)]
@@ -15,27 +17,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_cycle_never_comes_too_late() {
-        let seconds = Duration::from_secs;
-        for (age, loop_wait, ttl, due) in [
-            (9, 10, 30, false),
-            (10, 10, 30, false),
-            (11, 10, 30, true),
-            (1, 1, 20, false),
-            (13, 1, 20, true),
-            // Half of 30, as Consul grants it: ten more seconds would use up all but nothing of it.
-            (0, 10, 15, false),
-            (1, 10, 15, true),
-            // As far as ttl 20 and retry_timeout 3 let loop_wait go.
-            (0, 14, 20, true),
-            (3, 10, 20, false),
-            (4, 10, 20, true),
-        ] {
-            assert_eq!(
-                is_due(seconds(age), seconds(loop_wait), seconds(ttl)),
-                due,
-                "{age} {loop_wait} {ttl}"
-            );
+    fn a_quarter_stays_and_of_short_leases_more() {
+        for (ttl_s, after_ms) in [(30, 22_500), (20, 15_000), (15, 11_250), (6, 4_500), (3, 1_500), (1, 500)]
+        {
+            assert_eq!(refresh_after(Duration::from_secs(ttl_s)), Duration::from_millis(after_ms), "{ttl_s}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The loop's timing (contract B.0.2) and what it makes of `/config`.
 
+use ptarmigan_dcs::Timing;
 use ptarmigan_ha::observation::{JobEnd, JobKind};
 use ptarmigan_rest::Request;
 use ptarmigan_types::Key;
@@ -8,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     requests,
-    testing::{Fixture, TIMING},
+    testing::{Fixture, TIMING, until},
 };
 
 /// Long enough for anything that happens at once.
@@ -49,6 +50,26 @@ async fn t_2_a_sleep_that_is_cut_short_begins_the_next_one_from_then() {
     assert!(wakes(&mut agent).await);
     agent.cycle().await.unwrap();
     assert!(agent.wake_at <= ptarmigan_clock::now() + TIMING.loop_wait, "not in an hour any more");
+}
+
+#[tokio::test]
+async fn a_lease_that_comes_due_in_the_middle_of_a_sleep_is_refreshed() {
+    let fixture = Fixture::new();
+    let node = &fixture.node;
+    let mut agent = idle(&fixture);
+    node.dcs.set_timing(Timing { ttl: Duration::from_secs(2), ..TIMING });
+    let lease = node.dcs.keep_lease(false).await.unwrap();
+    let due = node.dcs.lease_due().unwrap();
+    let slept = async {
+        agent.sleep().await;
+        panic!("a refresh is no reason for a cycle");
+    };
+    tokio::select! {
+        () = slept => {}
+        () = until("the lease is refreshed", || node.dcs.lease_due().unwrap() > due) => {}
+    }
+    assert!(ptarmigan_clock::now() >= due);
+    assert_eq!(node.dcs.own_lease(), Some(lease));
 }
 
 #[tokio::test]

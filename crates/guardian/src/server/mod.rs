@@ -30,6 +30,7 @@ use detach::{Report, Side};
 
 use rustix::event::PollFlags;
 
+use crate::process;
 use crate::run_dir::RunDir;
 
 /// The guardian is listening.
@@ -128,7 +129,7 @@ fn resume(arguments: &Arguments, run_dir: &RunDir, left: upgrade::Descriptors) -
 /// A line on stderr, where the daemon's log goes. Nobody may be reading it any more, which must not matter: a pipe that is full
 /// would hold up what a deadline asks for.
 fn log(message: fmt::Arguments<'_>) {
-    if surroundings::state_of(io::stderr().as_fd(), PollFlags::OUT).is_empty() {
+    if process::state_of(io::stderr().as_fd(), PollFlags::OUT).is_empty() {
         return;
     }
     let _ = writeln!(io::stderr(), "ptarmigan-guardian[{}]: {message}", std::process::id());

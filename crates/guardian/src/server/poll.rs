@@ -19,12 +19,12 @@ use super::connection::Connection;
 use super::listen::Socket;
 use super::state::{Core, refusal};
 use super::{log, surroundings, upgrade};
-use crate::RawPid;
 use crate::protocol::{
     ClientRole, Event, EventLine, Hello, Refusal, RefusalKind, Reply, ReplyLine, Request, RequestLine,
     VERSION,
 };
 use crate::run_dir::RunDir;
+use crate::{RawPid, process};
 
 /// More than any deployment needs; keeps the number of open files bounded.
 const CLIENTS_MAX: usize = 64;
@@ -292,7 +292,7 @@ impl Guardian {
 }
 
 fn has_hung_up(connection: &Connection) -> bool {
-    let state = surroundings::state_of(connection.stream.as_fd(), PollFlags::empty());
+    let state = process::state_of(connection.stream.as_fd(), PollFlags::empty());
     state.intersects(PollFlags::HUP | PollFlags::ERR)
 }
 

@@ -7,11 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use ptarmigan_clock::now;
-use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
-use super::{data_dir, log, surroundings};
+use super::{data_dir, log};
 use crate::{RawPid, process};
 
 /// How long a postmaster is given to obey SIGSTOP before its children are left to the sweep.
@@ -53,7 +52,7 @@ impl Handle {
 
     /// Whether an adopted one has ended; of a child, the kernel tells by itself.
     pub(super) fn has_ended(&self) -> bool {
-        self.pidfd().is_some_and(|pidfd| !surroundings::state_of(pidfd, PollFlags::IN).is_empty())
+        self.pidfd().is_some_and(|pidfd| !process::lives(pidfd))
     }
 
     pub(super) fn send(&self, signal: Signal) -> Result<(), Errno> {

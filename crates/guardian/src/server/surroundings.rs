@@ -6,10 +6,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, getrlimit};
 
@@ -122,13 +121,6 @@ pub(super) fn lock_memory() -> bool {
     let ample = getrlimit(Resource::Memlock).current.is_none_or(|bytes| bytes >= MEMLOCK_BYTES_AMPLE);
     let later = if ample { MlockAllFlags::FUTURE } else { MlockAllFlags::empty() };
     mlockall(MlockAllFlags::CURRENT | later).is_ok()
-}
-
-/// What can be said of a descriptor at this moment, without waiting; nothing where that is not known.
-pub(super) fn state_of(fd: BorrowedFd<'_>, wanted: PollFlags) -> PollFlags {
-    let mut fds = [PollFd::from_borrowed_fd(fd, wanted)];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&at_once)).map_or(PollFlags::empty(), |_| fds[0].revents())
 }
 
 /// Takes note of all exits that were signalled so far.

@@ -7,7 +7,7 @@ mod answers;
 use std::time::Duration;
 
 use ptarmigan_ha::{Outcome, lease::Asked};
-use ptarmigan_types::{LeaseId, Monotonic, Revision, lease};
+use ptarmigan_types::{LeaseId, Monotonic, Revision};
 
 use super::{Answer, Body};
 use crate::{
@@ -250,9 +250,7 @@ impl World {
         let force = flight.on_lock() || matches!(flight.call, Call::KeepLease { force: true });
         let ttl = this.settings.ttl;
         match &this.own_lease {
-            Some(own)
-                if !force && !lease::is_due(self.now.since(own.sent), this.settings.loop_wait, own.ttl) =>
-            {
+            Some(own) if !force && self.now < own.due() => {
                 flight.lease = Some(own.clone());
                 flight.lease_before = None;
                 self.next_in_line(member);

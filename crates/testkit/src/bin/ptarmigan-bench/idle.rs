@@ -9,6 +9,7 @@ use rustix::process::Pid;
 use crate::{
     figure::{Figure, Sample},
     measure::{PATIENCE, Running},
+    progress,
 };
 
 /// After its bootstrap a cluster is left alone for two cycles before it counts as idle.
@@ -35,11 +36,18 @@ impl Running {
     /// Looks, waits for a minute without a single request of our own to daemons, and looks again.
     pub(crate) async fn idle(&mut self) -> Result<Sample> {
         let etcd = self.etcd_counters().await?;
+        let methods = self.etcd_methods().await?;
         let (since, before) = (ptarmigan_clock::now(), self.ticks()?);
         tokio::time::sleep(WINDOW).await;
         let after = self.ticks()?;
         let minutes = ptarmigan_clock::now().since(since).as_secs_f64() / 60.0;
         let etcd_after = self.etcd_counters().await?;
+        let mut methods_after = self.etcd_methods().await?;
+        for (method, count) in &mut methods_after {
+            *count -= methods.get(method).copied().unwrap_or(0.0);
+        }
+        methods_after.retain(|_, count| *count > 0.0);
+        progress(&format!("  etcd received {methods_after:?}"));
         let mut spent = 0;
         for (pid, ticks) in &before {
             spent += after.get(pid).with_context(|| format!("process {pid} has ended"))? - ticks;
@@ -74,6 +82,22 @@ impl Running {
             }
         }
         Ok(found)
+    }
+
+    /// What the messages are, by method.
+    async fn etcd_methods(&self) -> Result<BTreeMap<String, f64>> {
+        let mut methods = BTreeMap::new();
+        for address in self.cluster.etcd.hosts() {
+            let metrics = Request::new("GET", &address, "/metrics").send().await?.body;
+            for line in
+                metrics.lines().filter_map(|line| line.strip_prefix("grpc_server_msg_received_total{"))
+            {
+                let (labels, value) = line.rsplit_once("} ").context("no value")?;
+                let method = labels.split('"').nth(1).context("no method")?;
+                *methods.entry(method.to_owned()).or_insert(0.0) += value.parse::<f64>()?;
+            }
+        }
+        Ok(methods)
     }
 
     async fn etcd_counters(&self) -> Result<Etcd> {
