@@ -24,6 +24,9 @@ use crate::node::Node;
 /// Between two looks: `loop_wait`, within these.
 const INTERVAL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
+/// Between two writes, each of which costs the disk a flush, where all was well and nothing is made of it but a report.
+const WRITE_INTERVAL: Duration = Duration::from_secs(30);
+
 /// A query of nothing takes longer only where something is wrong.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
@@ -82,11 +85,8 @@ impl Health {
 /// There is no thread to be had.
 pub fn watch(node: &Arc<Node>) -> io::Result<()> {
     let node = Arc::downgrade(node);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(2)
-        .thread_keep_alive(INTERVAL[1] * 2)
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
     std::thread::Builder::new().name("health".into()).spawn(move || {
         runtime.block_on(look_again(&node));
         // A file system that does not answer keeps a thread of ours.
@@ -96,10 +96,11 @@ pub fn watch(node: &Arc<Node>) -> io::Result<()> {
 }
 
 async fn look_again(node: &Weak<Node>) {
+    let mut before = Before::default();
     loop {
         let Some(living) = node.upgrade() else { return };
         if let Some(whose) = at_work(&living) {
-            let found = look(&living).await;
+            let found = look(&living, &mut before).await;
             // One that was stopped meanwhile had nothing wrong with it.
             if at_work(&living) == Some(whose) && living.health.note(whose, found, ptarmigan_clock::now()) {
                 living.wake();
@@ -119,8 +120,31 @@ fn at_work(node: &Node) -> Option<Running> {
     is_left_alone.then(|| node.postgres.running()).flatten()
 }
 
-async fn look(node: &Node) -> Result<(), (Fault, String)> {
+/// What need not be tried again so soon.
+#[derive(Debug, Default)]
+struct Before {
+    looked: Monotonic,
+    wrote: Monotonic,
+}
+
+async fn look(node: &Node, before: &mut Before) -> Result<(), (Fault, String)> {
+    let now = ptarmigan_clock::now();
+    let looked = std::mem::replace(&mut before.looked, now);
     accepts(node).await.map_err(|reason| (Fault::NoConnection, reason))?;
+    // The heartbeat was answered since.
+    if node.known().figures.as_ref().is_none_or(|figures| figures.at <= looked) {
+        answers(node).await.map_err(|reason| (Fault::NoAnswer, reason))?;
+    }
+    let gives_way = node.configuration.current().settings.global.gives_way_after_s.is_some();
+    if gives_way || now.since(before.wrote) >= WRITE_INTERVAL {
+        writes(node).await.map_err(|reason| (Fault::CannotWrite, reason))?;
+        before.wrote = now;
+    }
+    Ok(())
+}
+
+/// A query over the connection that health checks use.
+async fn answers(node: &Node) -> Result<(), String> {
     let answers = tokio::time::timeout(ANSWER_MAX, async {
         match node.postgres.session(Purpose::RestApi).await {
             Ok(session) => session.query_text("SELECT 1").await.map(drop),
@@ -130,14 +154,17 @@ async fn look(node: &Node) -> Result<(), (Fault, String)> {
         }
     });
     match answers.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err((Fault::NoAnswer, error.to_string())),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
         Err(_) => {
             // Whoever asks next does so over a connection of its own.
             node.postgres.forget_session(Purpose::RestApi).await;
-            return Err((Fault::NoAnswer, format!("nothing within {ANSWER_MAX:?}")));
+            Err(format!("nothing within {ANSWER_MAX:?}"))
         }
     }
+}
+
+async fn writes(node: &Node) -> Result<(), String> {
     let wal = node.postgres.data_dir().join("pg_wal");
     let shown = wal.display().to_string();
     let written = tokio::task::spawn_blocking(move || write_to(&wal));
@@ -147,7 +174,7 @@ async fn look(node: &Node) -> Result<(), (Fault, String)> {
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("nothing within {ANSWER_MAX:?}"),
     };
-    Err((Fault::CannotWrite, format!("{shown}: {reason}")))
+    Err(format!("{shown}: {reason}"))
 }
 
 /// A new connection, as far as the server's first word: what a login costs, is the heartbeat's to pay.
