@@ -123,17 +123,12 @@ async fn sd_signals_end_the_daemon_cleanly_and_systemd_is_told() {
 #[tokio::test]
 async fn ha_021_a_killed_core_stops_postgresql_gives_the_lock_up_and_ends_with_an_error() {
     let (mut site, leader) = Site::ready("panic", 2, |_| {}).await;
-    let path = site.workspace.path().join("panic");
-    site.node_mut(leader).kill_daemon().unwrap();
-    site.node_mut(leader).set_env("PTARMIGAN_TEST_PANIC", path.to_str().unwrap());
-    site.node_mut(leader).start().unwrap();
-    assert_eq!(site.settled().await, leader);
     let (prober, writer) = (site.prober(), site.writer());
     writer.wait_for_rows(20, LIMIT).await.unwrap();
     site.wait_for_cycles(leader, 1).await;
     writer.mark();
 
-    std::fs::write(&path, "core").unwrap();
+    site.node(leader).plan("panic core").unwrap();
     let status = site.node_mut(leader).wait_for_end(LIMIT).await.unwrap();
     assert_eq!(status.code(), Some(1));
     assert!(site.node(leader).postmaster_pid().is_err(), "PostgreSQL runs");
@@ -157,7 +152,6 @@ async fn ha_021_a_killed_core_stops_postgresql_gives_the_lock_up_and_ends_with_a
     assert!(gap < Duration::from_secs(10), "{gap:?}");
     let lost = writer.verify(&site.node(other).connect().await.unwrap()).await.unwrap();
     assert_eq!(lost, Vec::<i64>::new());
-    std::fs::remove_file(&path).unwrap();
     site.node_mut(leader).start().unwrap();
     assert_eq!(site.settled().await, other);
     prober.finish();

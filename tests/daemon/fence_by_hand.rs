@@ -71,3 +71,34 @@ async fn what_an_operator_started_in_a_pause_is_under_a_deadline_after_it() {
     writer.stop();
     prober.finish();
 }
+
+/// Nobody leads rather than a server that would outlive its guardian.
+#[tokio::test]
+async fn where_the_guardian_is_required_a_server_that_it_did_not_start_is_not_promoted() {
+    let (mut site, leader) = Site::ready("by-hand-required", 2, |config| {
+        configure(config);
+        config["guardian"] = json!({"mode": "required"});
+    })
+    .await;
+    let prober = site.prober();
+    let other = 1 - leader;
+    wait_for_armed(&site, other, true).await;
+    site.pg_ctl(other, &["restart", "-m", "fast"]).await;
+    wait_for_armed(&site, other, false).await;
+    let lines = site.log_lines(other);
+    site.node_mut(leader).kill_machine().await.unwrap();
+    site.wait_for_log(other, lines, "the guardian is required").await;
+    site.wait_for_cycles(other, 3).await;
+    assert_eq!(site.key("leader").await, None);
+    assert_eq!(site.sql(other, "SELECT pg_is_in_recovery()").await.unwrap(), "t");
+    let told = site.ptctl(&["why", &site.name(other)]).await;
+    assert!(told.contains("[GD-1]"), "{told}");
+    // What the log asks for.
+    let ask = site.ask(other, "POST", "/restart", &json!({})).await;
+    assert_eq!(ask.status, 200, "{}", ask.body);
+    site.wait_for_sql(other, "SELECT pg_is_in_recovery()", "f").await;
+    wait_for_armed(&site, other, true).await;
+    site.node_mut(leader).start().unwrap();
+    assert_eq!(site.settled().await, other);
+    prober.finish();
+}

@@ -126,3 +126,39 @@ async fn in_failsafe_mode_a_frozen_daemon_is_fenced_too() {
     writer.stop();
     prober.finish();
 }
+
+/// The daemon says that nobody stands behind the server any more. What the guardian is told meanwhile, it hears too late: the
+/// deadline that it knew has passed, so it ends the server, and the daemon, which leads, starts it again.
+#[tokio::test]
+async fn a_guardian_that_stood_still_past_its_deadline_ends_the_server_when_it_wakes() {
+    let (mut site, leader) = ready("ways-guardian", 1).await;
+    let (prober, mut writer) = (site.prober_every(OFTEN), site.writer());
+    writer.wait_for_rows(20, LIMIT).await.unwrap();
+    let armed = async |armed: bool| {
+        wait_until(&format!("armed: {armed}"), LIMIT, || async {
+            let status = site.node(leader).patroni().await?;
+            ensure!(status["guardian"]["armed"] == armed, "{status}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    };
+    armed(true).await;
+    writer.mark();
+    let guardian = site.node(leader).guardian_pid().unwrap();
+    let postmaster = site.node(leader).postmaster_pid().unwrap();
+    kill_process(guardian, Signal::STOP).unwrap();
+    armed(false).await;
+    until(ptarmigan_clock::now() + 3 * LEASE).await;
+    assert_eq!(writer.failed(), [], "the lease lives");
+    kill_process(guardian, Signal::CONT).unwrap();
+    wait_until("the end of the server", LIMIT, || async {
+        ensure!(rustix::process::test_kill_process(postmaster).is_err(), "it lives");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    site.settled().await;
+    writer.stop();
+    prober.finish();
+}

@@ -23,6 +23,7 @@ mod failover;
 mod failsafe;
 mod fence;
 mod fence_by_hand;
+mod fence_steps;
 mod fence_ways;
 mod interrupted_rewind;
 mod leader_key;

@@ -12,7 +12,7 @@ use crate::{
     execute::{Exit, execute},
     journal::Entry,
     node::Node,
-    observe, planned_panic, publish, server,
+    observe, planned, publish, server,
 };
 
 /// More rounds than any sequence of the rules needs; a cycle that wants more is cut and goes on in the next one.
@@ -81,7 +81,7 @@ impl Agent {
         observation.outcomes = renewed;
         let mut decided = false;
         for _ in 0..ROUNDS_MAX {
-            planned_panic::here("core");
+            planned::here("core");
             let decision = decide(&self.memory, &observation);
             node.journal.add(Entry { memory: &self.memory, observation: &observation, decision: &decision });
             for action in &decision.actions {
@@ -250,7 +250,7 @@ fn explain(decision: &Decision) {
     for fired in decision.report.iter().filter(broken) {
         tracing::error!("{}", fired.facts);
     }
-    for fired in decision.report.iter().filter(|fired| fired.rule.0 == "unmanaged_primary") {
+    for fired in decision.report.iter().filter(|fired| ["unmanaged_primary", "GD-1"].contains(&&*fired.rule.0)) {
         tracing::warn!("{}", fired.facts);
     }
 }

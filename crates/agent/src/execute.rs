@@ -8,7 +8,7 @@ use ptarmigan_types::{Key, Leader, MemberData, Monotonic, pyjson};
 use serde_json::json;
 
 use crate::{
-    failsafe, history, jobs, lease::Asked, local, node::Node, peers, publish, server, slots, status,
+    failsafe, history, jobs, lease::Asked, local, node::Node, peers, planned, publish, server, slots, status,
     synchronous,
 };
 
@@ -127,7 +127,11 @@ async fn within_lease(node: &Arc<Node>, action: &Action) -> Outcome {
 async fn on_dcs(node: &Arc<Node>, action: &Action) -> Outcome {
     match action {
         Action::RenewLock(held) => renew(node, held).await,
-        Action::AcquireLock => acquire(node).await,
+        Action::AcquireLock => {
+            let outcome = acquire(node).await;
+            planned::here("race: answered");
+            outcome
+        }
         Action::ReleaseLock(held) => {
             node.lease.give_up(held.create_revision);
             publish::publish(node);

@@ -28,7 +28,7 @@ pub mod node;
 pub mod observe;
 pub mod overrun;
 pub mod peers;
-mod planned_panic;
+mod planned;
 pub mod postmaster;
 pub mod publish;
 pub mod release;

@@ -9,7 +9,7 @@ use ptarmigan_ha::{Action, candidates::can_take_over_with};
 use ptarmigan_postgres::{ControlData, stop::Hook, waldump};
 use ptarmigan_types::{Lsn, Role};
 
-use crate::{execute::execute, node::Node, peers, status};
+use crate::{execute::execute, node::Node, peers, planned, status};
 
 /// Writes the position that a successor must have reached, and deletes the leader key. A store that does not answer
 /// leaves the key to its lease.
@@ -19,12 +19,14 @@ pub async fn release(node: &Arc<Node>, position: Option<Lsn>) {
     if let Some(lsn) = position {
         drop(status::write_position(node, lsn).await);
     }
+    planned::here("release: the position is known");
     let held = match node.dcs.view().await {
         Ok(view) => view.cluster.leader.filter(|leader| leader.name == node.name),
         Err(error) => return tracing::warn!("the leader lock is not released, it will run out: {error}"),
     };
     if let Some(held) = held {
         drop(execute(node, &Action::ReleaseLock(held)).await);
+        planned::here("release: done");
         tracing::info!("released the leader lock");
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         return Ok(false);
     }
     if r.obs.guardian.is_missing() && !r.is_paused() {
-        r.fired("GD-1", "the guardian is required and does not stand behind PostgreSQL");
+        r.fired("GD-1", "the guardian is required and does not stand behind PostgreSQL: restart it once");
         return Ok(false);
     }
     if former::may_still_write(r)? {

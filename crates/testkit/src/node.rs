@@ -22,6 +22,9 @@ use crate::{
     postgres, process, wait_until,
 };
 
+/// The file that says what a test has planned for the daemon.
+const PLAN: &str = "plan";
+
 /// The name of the guardian's process as the kernel shows it.
 pub const GUARDIAN: &str = "ptarmigan-guard";
 
@@ -70,8 +73,9 @@ impl Node {
     /// No PostgreSQL is installed, or the file system refuses.
     pub fn new(workspace: &Workspace, spec: Spec, change: impl FnOnce(&mut Value)) -> Result<Self> {
         let home = workspace.folder(&spec.name)?;
-        // where daemon and guardian meet
+        // where daemon and guardian meet, and what a test has planned for the daemon
         let run_dir = workspace.folder(&format!("{}/run", spec.name))?;
+        let plan = home.join(PLAN).display().to_string();
         let node = Self {
             workspace: workspace.clone(),
             home,
@@ -79,12 +83,28 @@ impl Node {
             postgres: Port::reserve()?,
             spec,
             daemon: None,
-            environment: vec![("PTARMIGAN_RUN_DIR".to_owned(), run_dir.display().to_string())],
+            environment: vec![
+                ("PTARMIGAN_RUN_DIR".to_owned(), run_dir.display().to_string()),
+                ("PTARMIGAN_TEST_PLAN".to_owned(), plan),
+            ],
         };
         let mut config = config::default(&node)?;
         change(&mut config);
         node.write_config(&config)?;
         Ok(node)
+    }
+
+    /// What a daemon of a debug build is to do once it comes to a place: `panic PLACE` or `stop PLACE`.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn plan(&self, plan: &str) -> Result<()> {
+        self.workspace.write(&self.home.join(PLAN), plan)
+    }
+
+    /// Whether the daemon has not come to that place.
+    pub fn is_planned(&self) -> bool {
+        self.home.join(PLAN).exists()
     }
 
     /// Writes the configuration file anew; a running daemon reads it at the next SIGHUP.

@@ -13,7 +13,7 @@ use ptarmigan_postgres::{
 use ptarmigan_types::{MemberState, Role};
 
 use super::{clone, follow, start::await_start};
-use crate::{node::Node, server};
+use crate::{node::Node, planned, server};
 
 const NO_SECTION: &str = "there is no bootstrap section in the configuration";
 
@@ -33,7 +33,10 @@ pub(super) async fn run(node: &Arc<Node>) -> Result<(), String> {
             bootstrap::custom::run(&node.postgres, section).await.map_err(|error| error.to_string())?
         }
     };
-    start(node, recovery).await
+    planned::here("bootstrap: data made");
+    start(node, recovery).await?;
+    planned::here("bootstrap: started");
+    Ok(())
 }
 
 async fn start(node: &Arc<Node>, recovery: Recovery) -> Result<(), String> {
@@ -53,6 +56,7 @@ pub(super) async fn post_bootstrap(node: &Arc<Node>) -> Result<(), String> {
     let effective = node.configuration.current();
     let section = effective.settings.bootstrap.as_ref().ok_or(NO_SECTION)?;
     bootstrap::post_bootstrap(&node.postgres, section).await.map_err(|error| error.to_string())?;
+    planned::here("bootstrap: users made");
     if !bootstrap::custom::finish(&node.postgres).await.map_err(|error| error.to_string())? {
         return Ok(());
     }

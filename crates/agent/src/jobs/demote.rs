@@ -16,7 +16,7 @@ use ptarmigan_postgres::{
 use ptarmigan_types::Role;
 
 use super::{follow, start::await_start};
-use crate::{execute::write_member, node::Node, release, server, synchronous};
+use crate::{execute::write_member, node::Node, planned, release, server, synchronous};
 
 /// What an immediate stop and the SIGKILLs after it may need.
 pub(crate) const ENFORCED_STOP: Duration = Duration::from_secs(2);
@@ -30,8 +30,10 @@ const KILL_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(node: &Arc<Node>, mode: DemoteMode) -> Result<(), String> {
     tracing::info!("demoting self ({mode:?})");
+    planned::here("demote: begun");
     let archive_command = if mode == DemoteMode::DemoteCluster { archive_command(node).await } else { None };
     let released = stop(node, mode, archive_command.is_some()).await?;
+    planned::here("demote: stopped");
     node.postgres.set_role(Role::Demoted);
     if let Some(command) = archive_command {
         archive_the_rest(node, &command).await;
@@ -94,7 +96,9 @@ async fn stop(node: &Arc<Node>, mode: DemoteMode, archives: bool) -> Result<bool
 /// The last session is gone: neither watchdog nor guardian have to end what is left of the server.
 pub(crate) async fn cannot_commit(node: &Node) {
     node.watchdog().disable();
+    planned::here("demote: no session left");
     crate::fence::lift(node).await;
+    planned::here("demote: the guardian knows");
 }
 
 /// Contract B.16. `left`: how long the lease lasts; `limit`: contract DM-3.

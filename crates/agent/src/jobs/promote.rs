@@ -7,7 +7,7 @@ use ptarmigan_postgres::{command::Command, history};
 use ptarmigan_types::{Role, Timeline};
 
 use super::Cancellable;
-use crate::{fence, node::Node, server};
+use crate::{fence, node::Node, planned, server};
 
 /// What must be left of the lease when `pg_ctl promote` is called: a promotion that would end without the lock is none.
 const LEASE_LEFT_MIN: Duration = Duration::from_secs(1);
@@ -16,6 +16,7 @@ const LEASE_LEFT_MIN: Duration = Duration::from_secs(1);
 const ORDER_SEEN: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellable: &Cancellable) -> JobEnd {
+    planned::here("promote: begun");
     if let Err(reason) = pre_promote(node).await {
         tracing::error!("pre_promote: {reason}");
         return JobEnd::PrePromoteFailed;
@@ -45,6 +46,7 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
     // the lock lost must stop it (HA-033, HA-172, HA-402).
     let before = node.postgres.role();
     node.postgres.set_role(Role::Promoted);
+    planned::here("promote: counts as a primary");
     if let Err(reason) = fence::before_promotion(node).await {
         tracing::error!("not promoting: {reason}");
         not_promoted(node, before);
@@ -55,6 +57,7 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
         not_promoted(node, before);
         return JobEnd::Failed("the leader lease is about to end".into());
     }
+    planned::here("promote: the guardian knows");
     let timing = node.configuration.timing();
     let limit = timing.retry_timeout.min(node.lease.left_at(ptarmigan_clock::now()));
     if let Err(error) = node.postgres.promote(limit).await {
@@ -66,11 +69,13 @@ pub(super) async fn run(node: &Arc<Node>, timeline: Option<Timeline>, cancellabl
         not_promoted(node, before);
         return JobEnd::Failed(error.to_string());
     }
+    planned::here("promote: ordered");
     server::tell(node, Callbacks::changes_role);
     // A promotion that takes longer goes on; the loop sees its end.
     if let Err(error) = node.postgres.wait_promoted(timing.loop_wait).await {
         tracing::warn!("the promotion is not known to be done yet: {error}");
     }
+    planned::here("promote: done");
     JobEnd::Done
 }
 
