@@ -87,42 +87,53 @@ async fn a_replica_without_its_daemon_goes_on() {
     prober.finish();
 }
 
-/// The store is silent and everybody has promised: a leader that stands still is ended at the end of the promise, and goes on
-/// where it led once it wakes and the store is back.
+/// The store is silent and everybody has promised: a leader that stands still or is killed is ended at the end of the promise, and
+/// another one leads once the store is back.
 #[tokio::test]
-async fn in_failsafe_mode_a_frozen_daemon_is_fenced_too() {
-    let (mut site, leader) = ready("ways-failsafe", 1).await;
+async fn in_failsafe_mode_a_frozen_or_killed_daemon_is_fenced_too() {
+    let (mut site, mut leader) = ready("ways-failsafe", 1).await;
     let (prober, mut writer) = (site.prober_every(OFTEN), site.writer());
-    writer.wait_for_rows(20, LIMIT).await.unwrap();
-    site.cluster.etcd.freeze(0).unwrap();
-    wait_until("failsafe mode", LIMIT, || async {
-        let status = site.node(leader).patroni().await?;
-        ensure!(status["failsafe_mode_is_active"] == true, "{status}");
-        Ok(())
-    })
-    .await
-    .unwrap();
-    until(ptarmigan_clock::now() + 2 * LEASE).await;
-    writer.wait_for_rows(20, LIMIT).await.unwrap();
-    assert_eq!(writer.failed(), [], "by their promise it goes on");
-    site.node_mut(leader).signal(Signal::STOP).unwrap();
-    wait_until("the end of the server", 2 * LEASE, || async {
-        let left = site.servers(leader, "postgres");
-        ensure!(left.is_empty(), "{left:?}");
-        Ok(())
-    })
-    .await
-    .unwrap();
-    site.cluster.etcd.thaw(0).unwrap();
-    wait_until("another leader", LIMIT, || async {
-        let key = site.key("leader").await;
-        ensure!(key.as_ref().is_some_and(|key| key.value != site.name(leader)), "{key:?}");
-        Ok(())
-    })
-    .await
-    .unwrap();
-    site.node_mut(leader).signal(Signal::CONT).unwrap();
-    assert_ne!(site.settled().await, leader);
+    for way in [Signal::STOP, Signal::KILL] {
+        writer.wait_for_rows(20, LIMIT).await.unwrap();
+        site.everything_streamed(leader).await;
+        let failed = writer.failed().len();
+        site.cluster.etcd.freeze(0).unwrap();
+        wait_until("failsafe mode", LIMIT, || async {
+            let status = site.node(leader).patroni().await?;
+            ensure!(status["failsafe_mode_is_active"] == true, "{status}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+        until(ptarmigan_clock::now() + 2 * LEASE).await;
+        writer.wait_for_rows(20, LIMIT).await.unwrap();
+        assert_eq!(writer.failed().len(), failed, "by their promise it goes on");
+        site.node_mut(leader).signal(way).unwrap();
+        wait_until("the end of the server", 2 * LEASE, || async {
+            let left = site.servers(leader, "postgres");
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+        site.cluster.etcd.thaw(0).unwrap();
+        wait_until("another leader", LIMIT, || async {
+            let key = site.key("leader").await;
+            ensure!(key.as_ref().is_some_and(|key| key.value != site.name(leader)), "{key:?}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+        if way == Signal::STOP {
+            site.node_mut(leader).signal(Signal::CONT).unwrap();
+        } else {
+            site.node_mut(leader).kill_daemon().unwrap();
+            site.node_mut(leader).start().unwrap();
+        }
+        let new = site.settled().await;
+        assert_ne!(new, leader);
+        leader = new;
+    }
     writer.stop();
     prober.finish();
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ptarmigan_dcs::Changes;
-use ptarmigan_ha::{Action, Decision, Fired, Memory, decide};
+use ptarmigan_ha::{Action, Decision, Fired, Memory, decide, health};
 use ptarmigan_types::{Cluster, Member, MemberName, MemberState, Monotonic};
 use tokio::sync::watch;
 
@@ -69,7 +69,8 @@ impl Agent {
         }
         // The renewal waits for nothing, not even for what PostgreSQL says of itself (DESIGN, "The lease"): it is the
         // first action of every cycle of a leader, so it is carried out before the rest is observed.
-        let renewal = view.as_ref().ok().and_then(|cluster| renewal(cluster, &node.name));
+        let lets_go = health::lets_lock_go(node.jobs.view(ptarmigan_clock::now()).as_ref());
+        let renewal = view.as_ref().ok().filter(|_| !lets_go).and_then(|cluster| renewal(cluster, &node.name));
         let renewed = match renewal {
             Some(action) => {
                 let outcome = execute(&node, &action).await?;

@@ -155,6 +155,11 @@ fn renew(r: &mut Round<'_>) -> Step<Option<bool>> {
         }
         return Ok(None);
     };
+    if health::lets_lock_go(r.obs.job.as_ref()) {
+        r.fired("FD-4", "");
+        r.forget_lease();
+        return Ok(None);
+    }
     let renewed = r.lock(Action::RenewLock(held.clone()))?;
     r.fired("UL-2", if renewed { "renewed" } else { "refused" });
     r.wake_within(r.obs.settings.ttl / 3);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     action::{DemoteMode, Job},
     candidates,
+    observation::{JobKind, JobView},
     round::{Round, Step},
     watchdog,
 };
@@ -51,6 +52,18 @@ pub struct Ailment {
 pub struct Settings {
     /// A leader that has been so for that long gives way where another member can take over; `None`: it is reported.
     pub gives_way_after: Option<Duration>,
+}
+
+/// How long a leader that gives way keeps its lock while its server does not end. By then every process of it has got a SIGKILL,
+/// for which at most two answers of the guardian are waited for: what is left is in the kernel, on storage that does not answer, and
+/// comes back from there to nothing but its end.
+const KILLED_AFTER: Duration = Duration::from_secs(15);
+
+/// FD-4: whether the lock is not renewed any more, because the server was killed and does not end.
+pub fn lets_lock_go(job: Option<&JobView>) -> bool {
+    job.is_some_and(|job| {
+        job.kind == JobKind::Demote(DemoteMode::Immediate) && job.running_for >= KILLED_AFTER
+    })
 }
 
 /// FD-1, for everybody.

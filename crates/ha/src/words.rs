@@ -31,6 +31,7 @@ const SENTENCES: &[(&str, &str)] = &[
     ("FD-1", "PostgreSQL runs and does not work"),
     ("FD-2", "the leader gives way: its PostgreSQL does not work, and another member can take over"),
     ("FD-3", "nobody else could take over from a PostgreSQL that does not work"),
+    ("FD-4", "the lock is left to run out: PostgreSQL was killed and its processes do not end"),
     ("RC-1", "positions are compared once nobody receives WAL any more"),
     ("FO-1", "no race so soon after the last change of leader"),
     ("RTO-1", "the timeouts in /config follow rto"),

@@ -5,6 +5,7 @@ mod support;
 use ptarmigan_ha::{
     Action, DemoteMode, Job,
     health::{Ailment, Fault, Settings},
+    observation::{JobKind, JobView},
 };
 use ptarmigan_types::{History, Monotonic, history::HistoryEntry};
 use support::*;
@@ -46,6 +47,27 @@ fn a_leader_gives_way_after_its_time_where_another_one_can_take_over() {
     ] {
         scene.play().fired("FD-1").silent("FD-2").starts_nothing();
     }
+}
+
+/// Storage that hangs: what was killed waits in the kernel, and the others need not.
+#[test]
+fn a_lock_is_left_to_run_out_where_what_was_killed_does_not_end() {
+    let demoting = |mode, running_for_s| {
+        Scene::primary().with(|scene| {
+            scene.obs.job = Some(JobView {
+                kind: JobKind::Demote(mode),
+                running_for: secs(running_for_s),
+                cancellable: false,
+            });
+        })
+    };
+    let played = demoting(DemoteMode::Immediate, 14).play();
+    played.silent("FD-4").fired("UL-2").starts_nothing();
+    let played = demoting(DemoteMode::Immediate, 15).play();
+    played.fired("FD-4").silent("UL-2").does(&Action::ForgetLease).starts_nothing();
+    played.line("demote in progress");
+    // A shutdown in peace may take its time.
+    demoting(DemoteMode::Graceful, 600).play().silent("FD-4").fired("UL-2");
 }
 
 /// The leader changed ten minutes ago, to `new_leader`.

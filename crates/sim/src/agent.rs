@@ -6,7 +6,7 @@ use ptarmigan_ha::{
     Action, DemoteMode, Job, Memory, Observation, Outcome,
     action::ReloadAfter,
     callbacks::Callbacks,
-    fence,
+    fence, health,
     observation::{
         ControlState, DataDirectory, GuardianView, JobKind, JobView, PostgresView, ServerFacts, WatchdogView,
     },
@@ -143,7 +143,7 @@ impl World {
         let synchronous = this.settings.synchronous;
         self.checks.strict.adopted(self.now, member, synchronous.is_on() && synchronous.strict);
         let this = &mut self.members[member];
-        let renews_first = this.timing == Timing::Own;
+        let renews_first = this.timing == Timing::Own && !health::lets_lock_go(job_view(this, self.now).as_ref());
         let held = view.as_ref().ok().and_then(|cluster| cluster.leader.clone()).filter(|_| renews_first);
         if let (Ok(cluster), Some(held)) = (&view, held.filter(|held| held.name == this.name)) {
             this.phase = Phase::Renewal(cluster.clone());
