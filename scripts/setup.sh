@@ -47,6 +47,8 @@ find_missing() {
     has cc || need cc
     has_python yaml || need python-yaml
     has_python ensurepip || need python-venv
+    # Red Hat's distributions have no package of it, and Debian has none any more: see install_consul.
+    has consul || ! has apt-get || need consul
     # Only `make bench` needs it, and Red Hat's distributions have no package of it.
     has wrk || ! has apt-get || need wrk
 }
@@ -60,6 +62,7 @@ debian_package() {
     cc) echo gcc libc6-dev ;;
     python-yaml) echo python3-yaml ;;
     python-venv) echo python3-venv ;;
+    consul) ! apt-cache show consul >/dev/null 2>&1 || echo consul ;;
     *) echo "$1" ;;
     esac
 }
@@ -103,14 +106,47 @@ stop_new_services() {
     done
 }
 
+# The last release of Debian that had Consul still has it: one program, which runs anywhere. Taken from the mirror that this
+# machine uses, without making that release one of its sources.
+install_consul() {
+    mirror=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Created-By: Packages' 'Label: Debian' |
+        sed -n 's/ Debian$//p' | head -n 1)
+    if [ -z "$mirror" ]; then
+        echo "setup: please install consul and try again" >&2
+        exit 1
+    fi
+    echo "setup: installing consul"
+    place=$(mktemp -d)
+    chmod 755 "$place"
+    mkdir -p "$place/lists/partial" "$place/cache/archives/partial"
+    echo "deb ${mirror%/} bullseye main" >"$place/sources"
+    old_release() {
+        apt-get -qq -o Dir::Etc::SourceList="$place/sources" -o Dir::Etc::SourceParts=- \
+            -o Dir::State::Lists="$place/lists" -o Dir::Cache="$place/cache" -o APT::Sandbox::User=root "$@"
+    }
+    old_release update
+    (cd "$place" && old_release download consul)
+    dpkg -x "$place"/consul_*.deb "$place/unpacked"
+    as_root install -m 755 "$place/unpacked/usr/bin/consul" /usr/local/bin/consul
+    rm -rf "$place"
+}
+
 install_missing() {
     packages=""
     if has apt-get; then
-        for tool in $missing; do packages="$packages $(debian_package "$tool")"; done
-        echo "setup: installing$packages"
-        as_root apt-get update -qq
-        # shellcheck disable=SC2086 # a list of packages
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages
+        for tool in $missing; do
+            package=$(debian_package "$tool")
+            packages="$packages${package:+ $package}"
+        done
+        if [ -n "$packages" ]; then
+            echo "setup: installing$packages"
+            as_root apt-get update -qq
+            # shellcheck disable=SC2086 # a list of packages
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages
+        fi
+        case " $missing " in
+        *" consul "*) has consul || install_consul ;;
+        esac
     elif has dnf; then
         for tool in $missing; do packages="$packages $(redhat_package "$tool")"; done
         echo "setup: installing$packages"

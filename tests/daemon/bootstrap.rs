@@ -32,7 +32,7 @@ async fn bs_1_two_nodes_race_and_one_bootstraps() {
     assert_bootstrapped_once(&site, leader).await;
     let key = site.key("leader").await.unwrap();
     assert_eq!(key.value, site.name(leader));
-    assert!(key.lease != 0, "{key:?}");
+    assert!(key.lease.is_some(), "{key:?}");
 }
 
 #[tokio::test]
@@ -52,13 +52,13 @@ async fn a_cluster_whose_etcd_is_absent_waits_for_it_and_bootstraps_once() {
                 || std::fs::read_dir(site.node(index).data_dir()).unwrap().next().is_none()
         );
     }
-    site.cluster.etcd.restart(0).await.unwrap();
+    site.cluster.store.restart(0).await.unwrap();
     let leader = site.settled().await;
     assert_bootstrapped_once(&site, leader).await;
 
     // etcd comes and goes once more: what is initialized stays initialized
-    site.cluster.etcd.kill(0).unwrap();
-    site.cluster.etcd.restart(0).await.unwrap();
+    site.cluster.store.kill(0).unwrap();
+    site.cluster.store.restart(0).await.unwrap();
     site.wait_for_cycles(leader, 1).await;
     assert_eq!(site.said("trying to bootstrap a new cluster"), 1);
 }

@@ -195,7 +195,7 @@ async fn ends_that_fail(site: &Site, archive: &Archive) {
     let status = node.wait_for_end(LIMIT).await.unwrap();
     assert_eq!(status.code(), Some(1), "{}", node.log_tail(20));
     assert!(node.home().join("data.failed/PG_VERSION").exists() && !node.data_dir().exists());
-    let initialize = site.cluster.etcd.get("/service/beyond/initialize").await.unwrap();
+    let initialize = site.cluster.store.get("/service/beyond/initialize").await.unwrap();
     assert!(initialize.is_none(), "{initialize:?}");
 
     let mut node = restored(site, "broken", archive, |config| {

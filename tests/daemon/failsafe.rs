@@ -65,7 +65,7 @@ async fn ha_401_etcd_is_away_and_the_primary_goes_on_as_long_as_all_members_are_
     writer.mark();
 
     // silent first, then gone, for longer than any lease
-    site.cluster.etcd.freeze(0).unwrap();
+    site.cluster.store.freeze(0).unwrap();
     let frozen_at = ptarmigan_clock::now();
     wait_until("everybody in failsafe mode", LIMIT, || async {
         for index in 0..3 {
@@ -75,7 +75,7 @@ async fn ha_401_etcd_is_away_and_the_primary_goes_on_as_long_as_all_members_are_
     })
     .await
     .unwrap();
-    site.cluster.etcd.kill(0).unwrap();
+    site.cluster.store.kill(0).unwrap();
     all_along(frozen_at, TTL + Duration::from_secs(8), async || {
         assert!(site.node(leader).is_primary().await, "the leader's /primary");
         for index in (0..3).filter(|index| *index != leader) {
@@ -92,7 +92,7 @@ async fn ha_401_etcd_is_away_and_the_primary_goes_on_as_long_as_all_members_are_
     assert!(site.log(leader).contains("continue to run as a leader because failsafe mode is enabled"));
 
     // back again: the same leader takes the lock, on the same timeline
-    site.cluster.etcd.restart(0).await.unwrap();
+    site.cluster.store.restart(0).await.unwrap();
     assert_eq!(site.settled().await, leader);
     assert_eq!(site.timeline(leader).await.unwrap(), timeline);
     wait_until("the end of failsafe mode on the leader", LIMIT, || async {
@@ -112,7 +112,7 @@ async fn one_member_is_missing(site: &mut Site, leader: usize, prober: &crate::p
     let missing = (leader + 1) % 3;
     site.wait_for_cycles(leader, 1).await;
     site.node_mut(missing).kill_daemon().unwrap();
-    site.cluster.etcd.kill(0).unwrap();
+    site.cluster.store.kill(0).unwrap();
     let killed_at = ptarmigan_clock::now();
     wait_for_read_only(site, leader).await;
     let last = prober.last_of(leader).unwrap().since(killed_at);
@@ -120,7 +120,7 @@ async fn one_member_is_missing(site: &mut Site, leader: usize, prober: &crate::p
     assert!(last < TTL - TTL / 3, "still writable {last:?} after etcd was killed");
     let name = site.name(missing);
     assert!(site.log(leader).contains(&format!("failsafe: {name} does not promise")));
-    site.cluster.etcd.restart(0).await.unwrap();
+    site.cluster.store.restart(0).await.unwrap();
     site.node_mut(missing).start().unwrap();
     site.wait_for_cycles(missing, 1).await;
     site.settled().await;
@@ -130,7 +130,7 @@ async fn one_member_is_missing(site: &mut Site, leader: usize, prober: &crate::p
 #[tokio::test]
 async fn lv_2_members_that_see_etcd_keep_their_promise_and_a_new_node_does_not_race() {
     let mut site = Site::start("promise", 0, |_| {}).await;
-    let relay = Relay::to(site.cluster.etcd.hosts()[0].clone());
+    let relay = Relay::to(site.cluster.store.hosts()[0].clone());
     let first = site.another("node1", |config| {
         config["etcd3"] = json!({"hosts": [relay.address()], "use_proxies": true});
     });

@@ -83,12 +83,18 @@ async fn where_the_guardian_is_required_a_server_that_it_did_not_start_is_not_pr
     let prober = site.prober();
     let other = 1 - leader;
     wait_for_armed(&site, other, true).await;
+    // Outside of a pause its daemon would start it first.
+    site.ptctl(&["pause", "--wait"]).await;
     site.pg_ctl(other, &["restart", "-m", "fast"]).await;
     wait_for_armed(&site, other, false).await;
+    site.ptctl(&["resume", "--wait"]).await;
     let lines = site.log_lines(other);
     site.node_mut(leader).kill_machine().await.unwrap();
     site.wait_for_log(other, lines, "the guardian is required").await;
-    site.wait_for_cycles(other, 3).await;
+    for _ in 0..3 {
+        let lines = site.log_lines(other);
+        site.wait_for_log(other, lines, "the guardian is required").await;
+    }
     assert_eq!(site.key("leader").await, None);
     assert_eq!(site.sql(other, "SELECT pg_is_in_recovery()").await.unwrap(), "t");
     let told = site.ptctl(&["why", &site.name(other)]).await;

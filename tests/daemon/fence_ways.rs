@@ -40,7 +40,9 @@ async fn whatever_becomes_of_a_daemon_its_primary_ends_before_another_one_writes
                 }
             }
             "frozen, and its key deleted" => assert!(site.delete("leader").await),
-            "frozen, and its lease revoked" => site.cluster.etcd.revoke(key.lease).await.unwrap(),
+            "frozen, and its lease revoked" => {
+                site.cluster.store.revoke(key.lease.as_ref().unwrap()).await.unwrap();
+            }
             _ => {}
         }
         eprintln!("{way}:");
@@ -97,7 +99,7 @@ async fn in_failsafe_mode_a_frozen_or_killed_daemon_is_fenced_too() {
         writer.wait_for_rows(20, LIMIT).await.unwrap();
         site.everything_streamed(leader).await;
         let failed = writer.failed().len();
-        site.cluster.etcd.freeze(0).unwrap();
+        site.cluster.store.freeze(0).unwrap();
         wait_until("failsafe mode", LIMIT, || async {
             let status = site.node(leader).patroni().await?;
             ensure!(status["failsafe_mode_is_active"] == true, "{status}");
@@ -116,7 +118,7 @@ async fn in_failsafe_mode_a_frozen_or_killed_daemon_is_fenced_too() {
         })
         .await
         .unwrap();
-        site.cluster.etcd.thaw(0).unwrap();
+        site.cluster.store.thaw(0).unwrap();
         wait_until("another leader", LIMIT, || async {
             let key = site.key("leader").await;
             ensure!(key.as_ref().is_some_and(|key| key.value != site.name(leader)), "{key:?}");

@@ -33,7 +33,7 @@ async fn ul_2_a_leader_whose_key_is_lost_steps_down_or_wins_it_again() {
     // the lease itself is gone, and with it the key and the member
     writer.wait_for_rows(5, LIMIT).await.unwrap();
     let key = site.key("leader").await.unwrap();
-    site.cluster.etcd.revoke(key.lease).await.unwrap();
+    site.cluster.store.revoke(key.lease.as_ref().unwrap()).await.unwrap();
     let leader = wait_for_holder(&mut site, key.create_revision).await;
 
     // it names somebody who does not exist: nobody is writable until it is gone again
@@ -61,7 +61,7 @@ async fn ul_2_a_leader_whose_key_is_lost_steps_down_or_wins_it_again() {
     site.put("leader", &site.name(other)).await;
     wait_until("somebody to lead", 2 * LIMIT, || async {
         let (key, primaries) = (site.key("leader").await, site.cluster.primaries().await);
-        let held = key.as_ref().filter(|key| key.lease != 0).map(|key| key.value.clone());
+        let held = key.as_ref().filter(|key| key.lease.is_some()).map(|key| key.value.clone());
         let leading = primaries.first().map(|index| site.name(*index));
         ensure!(primaries.len() == 1 && held == leading, "{key:?}, primaries: {primaries:?}");
         Ok(())

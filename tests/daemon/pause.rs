@@ -142,7 +142,7 @@ async fn daemon_restarted(site: &mut Site, primary: usize) {
 async fn without_etcd(site: &mut Site, primary: usize) {
     let postmaster = site.node(primary).postmaster_pid().unwrap();
     let before = site.key("leader").await.unwrap().create_revision;
-    site.cluster.etcd.freeze(0).unwrap();
+    site.cluster.store.freeze(0).unwrap();
     let over = ptarmigan_clock::now() + TTL + Duration::from_secs(3);
     wait_for_lines(site, primary, "PAUSE: DCS is not accessible", 1).await;
     while ptarmigan_clock::now() < over {
@@ -150,7 +150,7 @@ async fn without_etcd(site: &mut Site, primary: usize) {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     assert!(site.node(primary).is_primary().await, "health checks go by the role");
-    site.cluster.etcd.thaw(0).unwrap();
+    site.cluster.store.thaw(0).unwrap();
     // The lease ran out meanwhile, and etcd deletes the key a moment after it wakes: until then the old one is there.
     wait_until("a leader key of a new lease", LIMIT, || async {
         let key = site.key("leader").await.context("no key")?;

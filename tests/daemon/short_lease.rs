@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use ptarmigan_testkit::{Writer, wait_until};
+use ptarmigan_testkit::{Writer, store::Kind, wait_until};
 use ptarmigan_types::Monotonic;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -26,7 +26,8 @@ async fn wait_for_timeouts(site: &Site, ttl: u64, loop_wait: u64, retry_timeout:
 }
 
 pub(crate) async fn ready(name: &str, etcd_members: usize) -> (Site, usize) {
-    let mut site = Site::start_with_etcd(name, 3, etcd_members, |config| {
+    // Consul takes no lease so short.
+    let mut site = Site::start_on(name, 3, Kind::Etcd, etcd_members, |config| {
         let dcs = config["bootstrap"]["dcs"].as_object_mut().unwrap();
         dcs.insert("rto".into(), json!("4s"));
         dcs.insert("failsafe_mode".into(), json!(true));
@@ -62,22 +63,22 @@ async fn at_ttl_3_an_etcd_leader_may_freeze_or_die_and_no_primary_is_fenced() {
     writer.wait_for_rows(20, LIMIT).await.unwrap();
     let postmaster = site.node(leader).postmaster_pid().unwrap();
     for way in ["frozen", "killed", "frozen", "killed"] {
-        let etcd = site.cluster.etcd.leader().await.unwrap();
+        let etcd = site.cluster.store.leader().await.unwrap();
         writer.mark();
         let since = ptarmigan_clock::now();
         if way == "frozen" {
-            site.cluster.etcd.freeze(etcd).unwrap();
+            site.cluster.store.freeze(etcd).unwrap();
         } else {
-            site.cluster.etcd.kill(etcd).unwrap();
+            site.cluster.store.kill(etcd).unwrap();
         }
         until(since + Duration::from_secs(8)).await;
         goes_on(&site, leader, &writer, &format!("etcd's leader {way}")).await;
         if way == "frozen" {
-            site.cluster.etcd.thaw(etcd).unwrap();
+            site.cluster.store.thaw(etcd).unwrap();
         } else {
-            site.cluster.etcd.restart(etcd).await.unwrap();
+            site.cluster.store.restart(etcd).await.unwrap();
         }
-        wait_until("etcd's leader", LIMIT, || async { site.cluster.etcd.leader().await }).await.unwrap();
+        wait_until("etcd's leader", LIMIT, || async { site.cluster.store.leader().await }).await.unwrap();
         assert_eq!(site.settled().await, leader);
     }
     assert_eq!(site.node(leader).postmaster_pid().unwrap(), postmaster);

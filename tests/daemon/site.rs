@@ -10,11 +10,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ptarmigan_testkit::{
-    Binaries, Cluster, Etcd, Node, Workspace, Writer, cluster,
-    etcd::KeyValue,
+    Binaries, Cluster, Node, Store, Workspace, Writer, cluster,
     http::{Request, Response},
     node::{Credentials, Runner, Spec},
-    postgres, process, wait_until,
+    postgres, process,
+    store::{KeyValue, Kind},
+    wait_until,
 };
 use ptarmigan_types::Monotonic;
 use serde_json::Value;
@@ -50,19 +51,22 @@ pub(crate) struct Site {
 impl Site {
     /// Starts `nodes` daemons at once and waits for nothing.
     pub(crate) async fn start(name: &str, nodes: usize, change: impl FnMut(&mut Value)) -> Self {
-        Self::start_with_etcd(name, nodes, 1, change).await
+        Self::start_on(name, nodes, Kind::from_env(), 1, change).await
     }
 
-    pub(crate) async fn start_with_etcd(
+    /// On that store, whichever was asked for.
+    pub(crate) async fn start_on(
         name: &str,
         nodes: usize,
-        etcd_members: usize,
+        store: Kind,
+        store_servers: usize,
         change: impl FnMut(&mut Value),
     ) -> Self {
         let (workspace, binaries) = Self::place(name);
         let options = cluster::Options {
             scope: "demo".to_owned(),
-            etcd_members,
+            store,
+            store_servers,
             nodes: vec![Runner::Ptarmigan(binaries.clone()); nodes],
             haproxy_check: None,
         };
@@ -77,13 +81,13 @@ impl Site {
         (site, leader)
     }
 
-    /// A cluster of nodes that were not started, and whose etcd is down.
+    /// A cluster of nodes that were not started, and whose store is down.
     pub(crate) async fn asleep(name: &str, nodes: usize) -> Self {
         let (workspace, binaries) = Self::place(name);
-        let mut etcd = Etcd::start(&workspace, 1).await.unwrap();
-        etcd.kill(0).unwrap();
+        let mut store = Store::start(&workspace, Kind::from_env(), 1).await.unwrap();
+        store.kill(0).unwrap();
         let credentials = Credentials::random();
-        let cluster = Cluster { nodes: Vec::new(), haproxy: None, etcd, credentials };
+        let cluster = Cluster { nodes: Vec::new(), haproxy: None, store, credentials };
         let mut site = Self { cluster, workspace, binaries };
         for number in 1..=nodes {
             let node = site.another(&format!("node{number}"), |_| {});
@@ -104,7 +108,7 @@ impl Site {
             name: name.to_owned(),
             scope: "demo".to_owned(),
             namespace: "/service/".to_owned(),
-            etcd_hosts: self.cluster.etcd.hosts(),
+            dcs: self.cluster.store.section(),
             credentials: self.cluster.credentials.clone(),
             runner: Runner::Ptarmigan(self.binaries.clone()),
         };
@@ -136,15 +140,15 @@ impl Site {
 
     /// A key of the cluster.
     pub(crate) async fn key(&self, name: &str) -> Option<KeyValue> {
-        self.cluster.etcd.get(&format!("/service/demo/{name}")).await.unwrap()
+        self.cluster.store.get(&format!("/service/demo/{name}")).await.unwrap()
     }
 
     pub(crate) async fn put(&self, name: &str, value: &str) {
-        self.cluster.etcd.put(&format!("/service/demo/{name}"), value).await.unwrap();
+        self.cluster.store.put(&format!("/service/demo/{name}"), value).await.unwrap();
     }
 
     pub(crate) async fn delete(&self, name: &str) -> bool {
-        self.cluster.etcd.delete(&format!("/service/demo/{name}")).await.unwrap()
+        self.cluster.store.delete(&format!("/service/demo/{name}")).await.unwrap()
     }
 
     /// Everything that a node's daemon has said.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use ptarmigan_testkit::wait_until;
+use ptarmigan_testkit::{store::Kind, wait_until};
 use serde_json::Value;
 
 use crate::site::{LIMIT, Site, TTL};
@@ -16,7 +16,7 @@ async fn ha_402_a_leader_without_etcd_is_read_only_before_its_lease_can_end() {
     let timeline = site.timeline(leader).await.unwrap();
 
     // the last renewal was sent at most a third of the time to live before this
-    site.cluster.etcd.freeze(0).unwrap();
+    site.cluster.store.freeze(0).unwrap();
     let frozen_at = ptarmigan_clock::now();
     wait_until("the leader to be read-only", LIMIT, || async {
         ensure!(site.sql(leader, "SELECT pg_is_in_recovery()").await? == "t", "it is writable");
@@ -42,7 +42,7 @@ async fn ha_402_a_leader_without_etcd_is_read_only_before_its_lease_can_end() {
     .unwrap();
     assert!(prober.writes().iter().all(|write| write.at < frozen_at + (TTL - TTL / 3)));
 
-    site.cluster.etcd.thaw(0).unwrap();
+    site.cluster.store.thaw(0).unwrap();
     let new = site.settled().await;
     writer.wait_for_rows(5, LIMIT).await.unwrap();
     let now = site.timeline(new).await.unwrap();
@@ -56,7 +56,7 @@ async fn ha_402_a_leader_without_etcd_is_read_only_before_its_lease_can_end() {
 
 #[tokio::test]
 async fn a_member_of_etcd_is_lost_and_nothing_happens() {
-    let mut site = Site::start_with_etcd("member", 2, 3, |_| {}).await;
+    let mut site = Site::start_on("member", 2, Kind::from_env(), 3, |_| {}).await;
     let leader = site.settled().await;
     let (prober, writer) = (site.prober(), site.writer());
     writer.wait_for_rows(20, LIMIT).await.unwrap();
@@ -66,11 +66,11 @@ async fn a_member_of_etcd_is_lost_and_nothing_happens() {
 
     // each of the three once: whichever the nodes talk to, and etcd's own leader
     for member in 0..3 {
-        site.cluster.etcd.kill(member).unwrap();
+        site.cluster.store.kill(member).unwrap();
         for index in 0..2 {
             site.wait_for_cycles(index, 2).await;
         }
-        site.cluster.etcd.restart(member).await.unwrap();
+        site.cluster.store.restart(member).await.unwrap();
     }
     let gap = writer.longest_gap();
     eprintln!("etcd lost each of its members: longest gap {gap:?}");

@@ -86,12 +86,12 @@ async fn the_watchdog_hears_of_every_renewal_and_is_off_where_nothing_leads() {
     device.wait_for_life().await;
 
     // A leader that steps down for lack of etcd stays silent, then takes it off before nobody writes any more.
-    site.cluster.etcd.freeze(0).unwrap();
+    site.cluster.store.freeze(0).unwrap();
     device.wait_for_end().await;
     device.forget();
     site.wait_for_log(0, 0, "demoting self because DCS is not accessible").await;
     assert_eq!(device.heard(), "", "nothing leads");
-    site.cluster.etcd.thaw(0).unwrap();
+    site.cluster.store.thaw(0).unwrap();
     device.wait_for_life().await;
 
     // In pause an operator decides what becomes of the host.

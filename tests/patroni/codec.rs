@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use ptarmigan_dcs::{Condition, Dcs, Timing, Written};
+use ptarmigan_dcs_consul::{Consul, ConsulSettings};
 use ptarmigan_dcs_etcd::{Etcd, EtcdSettings};
 use ptarmigan_testkit::{http, wait_until};
 use ptarmigan_types::{
@@ -25,13 +26,13 @@ async fn every_key_of_a_patroni_cluster_is_read_and_written_back() {
     fill_every_key(&mut lab).await;
 
     let dcs = connect(&lab);
-    let (keys, view) = steady(&lab, &dcs).await;
+    let (keys, view) = steady(&lab, dcs.as_ref()).await;
     for (key, value) in &keys {
         println!("{key} = {value}");
     }
     assert_fields(&lab, &view, &keys).await;
     assert_encoders(&view, &keys);
-    write_back(&lab, &dcs, &view, &keys).await;
+    write_back(&lab, dcs.as_ref(), &view, &keys).await;
     lab.prober.assert_one_primary();
 }
 
@@ -55,7 +56,7 @@ async fn fill_every_key(lab: &mut Lab) {
 async fn wait_for_sync(lab: &Lab, leader: &str, standby: &str) {
     let wanted = json!([leader, standby]);
     let filled = wait_until("a filled /sync", SOON, || async {
-        let sync = lab.cluster.etcd.get("/service/lab/sync").await?.context("no /sync")?;
+        let sync = lab.cluster.store.get("/service/lab/sync").await?.context("no /sync")?;
         let sync: Value = serde_json::from_str(&sync.value)?;
         ensure!(json!([sync["leader"], sync["sync_standby"]]) == wanted, "{sync}");
         Ok(())
@@ -64,17 +65,23 @@ async fn wait_for_sync(lab: &Lab, leader: &str, standby: &str) {
     filled.with_context(|| lab.cluster.logs(20)).unwrap();
 }
 
-fn connect(lab: &Lab) -> Etcd {
-    let settings = EtcdSettings { endpoints: lab.cluster.etcd.client_urls(), ..EtcdSettings::default() };
+fn connect(lab: &Lab) -> Box<dyn Dcs> {
+    let (store, section) = lab.cluster.store.section();
+    let section = section.as_object().unwrap();
+    let (path, name) = (ClusterPath::new("/service/", SCOPE), MemberName::from("reader"));
     let seconds = Duration::from_secs;
     let timing = Timing { ttl: seconds(20), loop_wait: seconds(2), retry_timeout: seconds(5) };
-    Etcd::connect(&settings, ClusterPath::new("/service/", SCOPE), MemberName::from("reader"), timing, false)
-        .unwrap()
+    if store == "consul" {
+        let settings = ConsulSettings::from_config(section).unwrap();
+        return Box::new(Consul::connect(settings, path, SCOPE, name, timing, false).unwrap());
+    }
+    let settings = EtcdSettings::from_config(section, false).unwrap();
+    Box::new(Etcd::connect(&settings, path, name, timing, false).unwrap())
 }
 
 /// A snapshot that did not change while it was taken twice, once as raw text and once by our reader, with everything
 /// in place.
-async fn steady(lab: &Lab, dcs: &Etcd) -> (Keys, Cluster) {
+async fn steady(lab: &Lab, dcs: &dyn Dcs) -> (Keys, Cluster) {
     let found = wait_until("every key, steady", SOON, || async {
         let before = raw(lab).await?;
         let view = dcs.view_fresh().await?.cluster;
@@ -97,7 +104,7 @@ async fn steady(lab: &Lab, dcs: &Etcd) -> (Keys, Cluster) {
 
 async fn raw(lab: &Lab) -> anyhow::Result<Keys> {
     let prefix = "/service/lab/";
-    let keys = lab.cluster.etcd.get_prefix(prefix).await?;
+    let keys = lab.cluster.store.get_prefix(prefix).await?;
     Ok(keys.into_iter().map(|entry| (entry.key[prefix.len()..].to_owned(), entry.value)).collect())
 }
 
@@ -207,11 +214,12 @@ fn assert_encoders(view: &Cluster, keys: &Keys) {
 }
 
 /// Patroni reads what we wrote: its answers stay the same.
-async fn write_back(lab: &Lab, dcs: &Etcd, view: &Cluster, keys: &Keys) {
+async fn write_back(lab: &Lab, dcs: &dyn Dcs, view: &Cluster, keys: &Keys) {
     let before = answers(lab).await;
     let ours = encoded(view);
     for key in [Key::Config, Key::Failover, Key::History, Key::Failsafe, Key::Sync, Key::Initialize] {
-        let found = lab.cluster.etcd.get(&format!("/service/lab/{}", key.relative())).await.unwrap().unwrap();
+        let found =
+            lab.cluster.store.get(&format!("/service/lab/{}", key.relative())).await.unwrap().unwrap();
         assert_eq!(found.value, keys[&key.relative()], "it was steady");
         let revision = Condition::Revision(u64::try_from(found.mod_revision).unwrap());
         let written = dcs.write(&key, &ours[&key.relative()], revision).await.unwrap();

@@ -4,9 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use ptarmigan_testkit::{
-    Binaries, Cluster, Etcd, Node, Workspace, http,
+    Binaries, Cluster, Node, Store, Workspace, http,
     node::{Credentials, Runner, Spec},
-    patroni, process, wait_until,
+    patroni, process, store, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -42,14 +42,14 @@ impl Lab {
         let venv = venv().await?;
         let workspace = Workspace::new("patroni").unwrap();
         let binaries = Binaries::beside(&workspace, env!("CARGO_BIN_EXE_ptarmigan")).unwrap();
-        let etcd = Etcd::start(&workspace, 1).await.unwrap();
+        let store = Store::start(&workspace, store::Kind::from_env(), 1).await.unwrap();
         let credentials = Credentials::random();
         let node = |(index, kind): (usize, &Kind)| {
             let spec = Spec {
                 name: format!("node{}", index + 1),
                 scope: SCOPE.to_owned(),
                 namespace: "/service/".to_owned(),
-                etcd_hosts: etcd.hosts(),
+                dcs: store.section(),
                 credentials: credentials.clone(),
                 runner: runner(*kind, &venv, &binaries),
             };
@@ -58,7 +58,7 @@ impl Lab {
         let nodes: Vec<Node> = kinds.iter().enumerate().map(node).collect();
         let servers = nodes.iter().map(|node| (node.name().to_owned(), node.postgres_config())).collect();
         let prober = Prober::start(servers);
-        let cluster = Cluster { nodes, haproxy: None, etcd, credentials };
+        let cluster = Cluster { nodes, haproxy: None, store, credentials };
         Some(Self { prober, cluster, venv, binaries, workspace })
     }
 

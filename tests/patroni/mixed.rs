@@ -89,7 +89,7 @@ async fn assert_row_arrives(lab: &Lab, leader: usize, replica: usize) {
 async fn assert_checkpoint_done(lab: &Lab, leader: usize) {
     let done = wait_until("the checkpoint after the promotion", SOON, || async {
         let key = format!("/service/{SCOPE}/members/node{}", leader + 1);
-        let member = lab.cluster.etcd.get(&key).await?.context("no member key")?.value;
+        let member = lab.cluster.store.get(&key).await?.context("no member key")?.value;
         let member: Value = serde_json::from_str(&member)?;
         ensure!(member["role"] == "primary" && member.get("checkpoint_after_promote").is_none(), "{member}");
         Ok(())

@@ -1,6 +1,6 @@
 //! The HA loop: observe, decide, execute, publish, sleep until something happens.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use ptarmigan_dcs::Changes;
 use ptarmigan_ha::{Action, Decision, Fired, Memory, decide, health};
@@ -23,6 +23,9 @@ const BREATH: Duration = Duration::from_millis(10);
 
 /// How soon a cycle that was cut goes on.
 const CUT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two tries to refresh the lease in a sleep.
+const KEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the sleep may be held up by a look at who came and went.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
@@ -70,7 +73,13 @@ impl Agent {
         // The renewal waits for nothing, not even for what PostgreSQL says of itself (DESIGN, "The lease"): it is the
         // first action of every cycle of a leader, so it is carried out before the rest is observed.
         let lets_go = health::lets_lock_go(node.jobs.view(ptarmigan_clock::now()).as_ref());
-        let renewal = view.as_ref().ok().filter(|_| !lets_go).and_then(|cluster| renewal(cluster, &node.name));
+        if let Ok(cluster) = view.as_ref()
+            && lets_go
+        {
+            let_lock_go(&node, cluster);
+        }
+        let renewal =
+            view.as_ref().ok().filter(|_| !lets_go).and_then(|cluster| renewal(cluster, &node.name));
         let renewed = match renewal {
             Some(action) => {
                 let outcome = execute(&node, &action).await?;
@@ -168,12 +177,14 @@ impl Agent {
     }
 
     async fn something_happens(&mut self) {
+        let node = Arc::clone(&self.node);
+        let mut kept = pin!(keep_lease(&node));
         loop {
             let left = self.wake_at.since(ptarmigan_clock::now());
             tokio::select! {
                 () = tokio::time::sleep(left) => return,
                 () = self.node.woken() => return,
-                () = keep_lease(&self.node) => {}
+                never = &mut kept => match never {},
                 changed = self.state.changed() => {
                     if changed.is_err() { std::future::pending::<()>().await; }
                     return;
@@ -220,19 +231,33 @@ impl Agent {
     }
 }
 
-/// Refreshes the lease where that is due in the middle of a sleep. Where a cycle has just failed to, it is the next cycle's.
-async fn keep_lease(node: &Node) {
-    let now = ptarmigan_clock::now();
-    match node.dcs.lease_due().filter(|due| *due > now) {
-        Some(due) => tokio::time::sleep(due.since(now)).await,
-        None => std::future::pending().await,
+/// Refreshes the lease whenever that is due in the middle of a sleep, and tries again where the store does not answer.
+async fn keep_lease(node: &Node) -> Infallible {
+    loop {
+        let Some(due) = node.dcs.lease_due() else { std::future::pending().await };
+        tokio::time::sleep(due.since(ptarmigan_clock::now())).await;
+        let before = node.dcs.own_lease();
+        match node.dcs.keep_lease(false).await {
+            // Our keys hang on one that is no more.
+            Ok(lease) if before.as_ref() != Some(&lease) => node.wake(),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!("the lease was not refreshed: {error}");
+                tokio::time::sleep(KEEP_PAUSE).await;
+            }
+        }
     }
-    let before = node.dcs.own_lease();
-    match node.dcs.keep_lease(false).await {
-        // Our keys hang on one that is no more.
-        Ok(lease) if before.as_ref() != Some(&lease) => node.wake(),
-        Ok(_) => {}
-        Err(error) => tracing::debug!("the lease was not refreshed: {error}"),
+}
+
+/// FD-4: the leader key runs out with the lease that it hangs on, once the member key hangs on another one.
+fn let_lock_go(node: &Node, cluster: &Cluster) {
+    let held = cluster.leader.as_ref().filter(|leader| leader.name == node.name);
+    if let Some(held) = held
+        && held.lease.is_some()
+        && held.lease == node.dcs.own_lease()
+    {
+        tracing::warn!("PostgreSQL was killed and does not end: the leader lock is left to run out");
+        node.dcs.abandon_lease();
     }
 }
 
@@ -251,7 +276,9 @@ fn explain(decision: &Decision) {
     for fired in decision.report.iter().filter(broken) {
         tracing::error!("{}", fired.facts);
     }
-    for fired in decision.report.iter().filter(|fired| ["unmanaged_primary", "GD-1"].contains(&&*fired.rule.0)) {
+    for fired in
+        decision.report.iter().filter(|fired| ["unmanaged_primary", "GD-1"].contains(&&*fired.rule.0))
+    {
         tracing::warn!("{}", fired.facts);
     }
 }

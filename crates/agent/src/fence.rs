@@ -26,6 +26,9 @@ use crate::node::Node;
 /// somebody else moves, the pause.
 const LOOK: Duration = Duration::from_secs(12);
 
+/// How soon a guardian is told again what it did not take.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
 /// What must be left until the deadline of a server that is promoted.
 const LEFT_MIN: Duration = Duration::from_millis(500);
 
@@ -286,7 +289,9 @@ pub async fn keep(node: Arc<Node>) {
         lease.mark_unchanged();
         state.mark_unchanged();
         role.mark_unchanged();
-        match tell(&node).await {
+        let told = tell(&node).await;
+        let look = if told.is_ok() { LOOK } else { LOOK_AGAIN };
+        match told {
             Ok(_) => complained = false,
             Err(error) => {
                 if !std::mem::replace(&mut complained, true) {
@@ -299,7 +304,7 @@ pub async fn keep(node: Arc<Node>) {
             _ = state.changed() => {}
             _ = role.changed() => {}
             () = node.fence.news.notified() => {}
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(look) => {}
         }
     }
 }

@@ -6,6 +6,7 @@
 
 /// Fails where a test asked for it: by a panic, or by a SIGSTOP to the whole daemon.
 #[cfg(debug_assertions)]
+#[expect(clippy::disallowed_methods, reason = "the daemon stands still next")]
 pub(crate) fn here(place: &str) {
     let Some(path) = std::env::var_os("PTARMIGAN_TEST_PLAN") else { return };
     let Ok(plan) = std::fs::read_to_string(&path) else { return };
@@ -20,7 +21,8 @@ pub(crate) fn here(place: &str) {
             // Whatever writes the log is to have written that.
             std::thread::sleep(std::time::Duration::from_millis(5));
             let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::STOP).expect("it is our own process");
+            rustix::process::kill_process(own, rustix::process::Signal::STOP)
+                .expect("invariant: it is our own process");
         }
         other => panic!("a plan to {other:?}"),
     }

@@ -16,15 +16,16 @@ use crate::{execute::execute, node::Node, peers, planned, status};
 pub async fn release(node: &Arc<Node>, position: Option<Lsn>) {
     node.lease.forget();
     crate::publish::publish(node);
-    if let Some(lsn) = position {
-        drop(status::write_position(node, lsn).await);
-    }
-    planned::here("release: the position is known");
+    planned::here("release: begun");
     let held = match node.dcs.view().await {
         Ok(view) => view.cluster.leader.filter(|leader| leader.name == node.name),
         Err(error) => return tracing::warn!("the leader lock is not released, it will run out: {error}"),
     };
+    // Whoever leads by now has written a position of its own.
     if let Some(held) = held {
+        if let Some(lsn) = position {
+            drop(status::write_position(node, lsn).await);
+        }
         drop(execute(node, &Action::ReleaseLock(held)).await);
         planned::here("release: done");
         tracing::info!("released the leader lock");

@@ -76,6 +76,9 @@ pub fn reload_now(node: &Node) -> bool {
     if changed {
         tracing::info!("the local configuration changed");
         node.dcs.set_timing(node.configuration.timing());
+        if let Err(reason) = node.dcs.reload(&node.configuration.current().settings.dcs.section) {
+            tracing::error!("the DCS keeps its former settings: {reason}");
+        }
         crate::watchdog::configure(node);
     } else {
         tracing::info!("No local configuration items changed.");

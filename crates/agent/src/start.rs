@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use ptarmigan_config::{DcsKind, Settings};
 use ptarmigan_dcs::{Dcs, Error as DcsError};
+use ptarmigan_dcs_consul::{Consul, ConsulSettings};
 use ptarmigan_dcs_etcd::{Etcd, EtcdSettings};
 use ptarmigan_ha::callbacks::Callbacks;
 use ptarmigan_postgres::{Options, Postgres, postmaster::start::Attached};
@@ -103,24 +104,32 @@ fn adopt(configuration: &Configuration, config: &DynamicConfig) {
 async fn connect(configuration: &Configuration) -> Result<Arc<dyn Dcs>, Error> {
     let current = configuration.current();
     let settings = &current.settings;
-    let v2 = match &settings.dcs.kind {
-        DcsKind::Etcd3 => false,
-        DcsKind::Etcd => true,
-        other => {
-            return Err(Error::Dcs(format!(
-                "{}: this store is not supported yet; use etcd3",
-                other.as_str()
-            )));
-        }
-    };
-    let section = EtcdSettings::from_config(&settings.dcs.section, v2)
-        .map_err(|error| Error::Dcs(format!("{}: {error}", settings.dcs.kind.as_str())))?;
+    let (kind, section) = (&settings.dcs.kind, &settings.dcs.section);
     let path = ClusterPath::new(&settings.namespace, &settings.scope);
-    let etcd = Etcd::connect(&section, path, settings.name.clone(), configuration.timing(), true)
-        .map_err(|error| Error::Dcs(error.to_string()))?;
-    tracing::info!("DCS: {}", etcd.describe());
-    wait_for(|| etcd.probe()).await?;
-    Ok(Arc::new(etcd))
+    let (name, timing) = (settings.name.clone(), configuration.timing());
+    let unusable = |error: DcsError| Error::Dcs(error.to_string());
+    match kind {
+        DcsKind::Etcd3 | DcsKind::Etcd => {
+            let section = EtcdSettings::from_config(section, *kind == DcsKind::Etcd)
+                .map_err(|error| Error::Dcs(format!("{}: {error}", kind.as_str())))?;
+            let etcd = Etcd::connect(&section, path, name, timing, true).map_err(unusable)?;
+            tracing::info!("DCS: {}", etcd.describe());
+            wait_for(|| etcd.probe()).await?;
+            Ok(Arc::new(etcd))
+        }
+        DcsKind::Consul => {
+            let section =
+                ConsulSettings::from_config(section).map_err(|error| Error::Dcs(error.to_string()))?;
+            let consul =
+                Consul::connect(section, path, &settings.scope, name, timing, true).map_err(unusable)?;
+            tracing::info!("DCS: {}", consul.describe());
+            wait_for(|| consul.probe()).await?;
+            Ok(Arc::new(consul))
+        }
+        DcsKind::Other(other) => {
+            Err(Error::Dcs(format!("{other}: this store is not supported; use etcd3 or consul")))
+        }
+    }
 }
 
 async fn first_view(dcs: &dyn Dcs) -> Result<ptarmigan_types::Cluster, Error> {

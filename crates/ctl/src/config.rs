@@ -105,7 +105,7 @@ impl Configuration {
         self.dcs.as_ref().ok_or_else(|| {
             anyhow!(
                 "Can not find suitable configuration of distributed configuration store\n\
-                 Available implementations: etcd, etcd3"
+                 Available implementations: consul, etcd, etcd3"
             )
         })
     }

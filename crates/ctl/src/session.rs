@@ -5,6 +5,7 @@ use std::{cell::OnceCell, future::Future, time::Duration};
 use anyhow::{Context as _, Result, anyhow, bail};
 use ptarmigan_config::DcsKind;
 use ptarmigan_dcs::{Condition, Dcs, Written};
+use ptarmigan_dcs_consul::{Consul, ConsulSettings};
 use ptarmigan_dcs_etcd::{Etcd, EtcdSettings};
 use ptarmigan_types::{Cluster, ClusterPath, Key, MemberName};
 
@@ -102,7 +103,13 @@ impl Context {
                 let name = MemberName::from("ptctl");
                 Ok(Box::new(Etcd::connect(&settings, path, name, self.config.timing, false)?))
             }
-            other => bail!("the DCS {} is not supported", other.as_str()),
+            DcsKind::Consul => {
+                let settings = ConsulSettings::from_config(&choice.section)?;
+                // Nor is a service registered, or a session made, which have the cluster's name.
+                let name = MemberName::from("ptctl");
+                Ok(Box::new(Consul::connect(settings, path, "", name, self.config.timing, false)?))
+            }
+            other @ DcsKind::Other(_) => bail!("the DCS {} is not supported", other.as_str()),
         }
     }
 

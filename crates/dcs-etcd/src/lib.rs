@@ -21,6 +21,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use ptarmigan_dcs::{Changes, Condition, Dcs, Error, Timing, Verdict, View, Written};
 use ptarmigan_types::{ClusterPath, Key, Leader, LeaseId, MemberName, Monotonic};
+use serde_json::{Map, Value};
 use tokio::{sync::watch, task::JoinHandle};
 
 /// An etcd with its default election timeout grants no lease shorter than 2 s; one more for what it takes to use it.
@@ -137,6 +138,10 @@ impl Dcs for Etcd {
         self.store.own_lease().map(|lease| store::lease_id(lease.id))
     }
 
+    fn abandon_lease(&self) {
+        self.store.drop_lease(None);
+    }
+
     fn lease_due(&self) -> Option<Monotonic> {
         self.store.own_lease().map(|lease| lease.due())
     }
@@ -151,6 +156,14 @@ impl Dcs for Etcd {
         if before.ttl != timing.ttl {
             self.store.drop_lease(None);
         }
+    }
+
+    /// Only user and password: with other addresses or certificates the daemon is to be started again.
+    fn reload(&self, section: &Map<String, Value>) -> Result<(), String> {
+        let v2 = self.store.pool.settings().v2;
+        let settings = EtcdSettings::from_config(section, v2).map_err(|error| error.to_string())?;
+        self.set_credentials(settings.username, settings.password);
+        Ok(())
     }
 
     fn ttl_min(&self) -> Duration {

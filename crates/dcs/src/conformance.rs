@@ -57,6 +57,9 @@ pub const CASES: &[(&str, Case)] = &[
     ("an_expired_lease_frees_its_keys", |h, p| Box::pin(an_expired_lease_frees_its_keys(h, p))),
     ("a_kept_lease_outlives_its_ttl", |h, p| Box::pin(a_kept_lease_outlives_its_ttl(h, p))),
     ("a_lost_lease_is_replaced", |h, p| Box::pin(a_lost_lease_is_replaced(h, p))),
+    ("an_abandoned_lease_runs_out_with_its_keys", |h, p| {
+        Box::pin(an_abandoned_lease_runs_out_with_its_keys(h, p))
+    }),
     ("another_ttl_drops_the_lease", |h, p| Box::pin(another_ttl_drops_the_lease(h, p))),
     ("own_writes_are_visible_at_once", |h, p| Box::pin(own_writes_are_visible_at_once(h, p))),
     ("a_write_keeps_its_condition", |h, p| Box::pin(a_write_keeps_its_condition(h, p))),
@@ -323,13 +326,33 @@ async fn a_lost_lease_is_replaced(harness: &dyn Harness, path: &ClusterPath) {
     a.put_member("{}").await.expect("the member key");
     let grant = acquire(a.as_ref()).await;
     let held = held_leader(a.as_ref()).await;
-    eventually(harness, "the lease runs out", || async { leader(a.as_ref()).await.is_none() }).await;
+    let over = grant.valid_until() + harness.expiry_slack();
+    while leader(a.as_ref()).await.is_some() {
+        assert!(harness.now() < over, "the leader key outlived its lease");
+        harness.sleep(STEP).await;
+    }
     assert!(refused(&renew(a.as_ref(), &held).await), "the key went with the lease");
     let lease = a.keep_lease(false).await.expect("another lease");
     assert_ne!(lease, grant.lease);
     a.put_member("{}").await.expect("the member key on the new lease");
     let cluster = a.view_fresh().await.expect("a fresh view").cluster;
     assert_eq!(cluster.members[0].lease, Some(lease));
+}
+
+async fn an_abandoned_lease_runs_out_with_its_keys(harness: &dyn Harness, path: &ClusterPath) {
+    let a = harness.member(path, "a", timing(harness)).await;
+    let grant = acquire(a.as_ref()).await;
+    a.abandon_lease();
+    assert_eq!((a.own_lease(), a.lease_due()), (None, None));
+    let over = grant.valid_until() + harness.expiry_slack();
+    while leader(a.as_ref()).await.is_some() {
+        a.put_member("{}").await.expect("the member key on another lease");
+        assert!(harness.now() < over, "the leader key is kept alive");
+        harness.sleep(grant.ttl / 8).await;
+    }
+    let members = a.view_fresh().await.expect("a fresh view").cluster.members;
+    assert_eq!(members.len(), 1);
+    assert_ne!(members[0].lease, Some(grant.lease));
 }
 
 async fn another_ttl_drops_the_lease(harness: &dyn Harness, path: &ClusterPath) {

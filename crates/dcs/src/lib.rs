@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ptarmigan_types::{Cluster, Key, Leader, LeaseId, Monotonic, Revision};
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 /// Why an operation on the store has no answer. "The store said no" is not an error: see [`Verdict::Refused`]
@@ -157,6 +158,9 @@ pub trait Dcs: Send + Sync {
     /// The lease that this node writes its keys with, as far as it is known without asking.
     fn own_lease(&self) -> Option<LeaseId>;
 
+    /// Leaves our lease, and what hangs on it, to run out: whatever is written next hangs on another one.
+    fn abandon_lease(&self);
+
     /// From when on the lease must be refreshed ([`ptarmigan_types::lease::refresh_after`]); `None` where there is none.
     fn lease_due(&self) -> Option<Monotonic>;
 
@@ -165,6 +169,13 @@ pub trait Dcs: Send + Sync {
 
     /// Applies new timing.
     fn set_timing(&self, timing: Timing);
+
+    /// Takes over what a reload of the configuration may change, as far as the store has it: credentials, certificates, services.
+    /// `section`: its section of the configuration.
+    ///
+    /// # Errors
+    /// Names the key and the reason; the former settings stay.
+    fn reload(&self, section: &Map<String, Value>) -> Result<(), String>;
 
     /// The shortest TTL that the store keeps.
     fn ttl_min(&self) -> Duration;

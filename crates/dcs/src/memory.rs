@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use ptarmigan_types::{
     Cluster, ClusterPath, Key, Leader, LeaseId, MemberName, Monotonic, RawValue, Revision, lease,
 };
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 /// As etcd's.
@@ -376,6 +377,10 @@ impl Dcs for Member {
         self.own().lease.as_ref().map(|lease| lease.id.clone())
     }
 
+    fn abandon_lease(&self) {
+        self.own().lease = None;
+    }
+
     fn lease_due(&self) -> Option<Monotonic> {
         self.own().lease.as_ref().map(OwnLease::due)
     }
@@ -390,6 +395,10 @@ impl Dcs for Member {
             own.lease = None;
         }
         own.timing = timing;
+    }
+
+    fn reload(&self, _section: &Map<String, Value>) -> Result<(), String> {
+        Ok(())
     }
 
     fn ttl_min(&self) -> Duration {

@@ -55,9 +55,9 @@ pub struct Settings {
 }
 
 /// How long a leader that gives way keeps its lock while its server does not end. By then every process of it has got a SIGKILL,
-/// for which at most two answers of the guardian are waited for: what is left is in the kernel, on storage that does not answer, and
-/// comes back from there to nothing but its end.
-const KILLED_AFTER: Duration = Duration::from_secs(15);
+/// also where the guardian is slow to answer each time that it is asked: what is left is in the kernel, on storage that does not
+/// answer, and comes back from there to nothing but its end.
+const KILLED_AFTER: Duration = Duration::from_secs(25);
 
 /// FD-4: whether the lock is not renewed any more, because the server was killed and does not end.
 pub fn lets_lock_go(job: Option<&JobView>) -> bool {

@@ -61,9 +61,9 @@ fn a_lock_is_left_to_run_out_where_what_was_killed_does_not_end() {
             });
         })
     };
-    let played = demoting(DemoteMode::Immediate, 14).play();
+    let played = demoting(DemoteMode::Immediate, 24).play();
     played.silent("FD-4").fired("UL-2").starts_nothing();
-    let played = demoting(DemoteMode::Immediate, 15).play();
+    let played = demoting(DemoteMode::Immediate, 25).play();
     played.fired("FD-4").silent("UL-2").does(&Action::ForgetLease).starts_nothing();
     played.line("demote in progress");
     // A shutdown in peace may take its time.

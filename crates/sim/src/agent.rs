@@ -143,7 +143,16 @@ impl World {
         let synchronous = this.settings.synchronous;
         self.checks.strict.adopted(self.now, member, synchronous.is_on() && synchronous.strict);
         let this = &mut self.members[member];
-        let renews_first = this.timing == Timing::Own && !health::lets_lock_go(job_view(this, self.now).as_ref());
+        let lets_go = health::lets_lock_go(job_view(this, self.now).as_ref());
+        if let (Ok(cluster), true) = (&view, lets_go) {
+            let held = cluster.leader.as_ref().filter(|leader| leader.name == this.name);
+            let own = this.own_lease.as_ref().map(|lease| &lease.id);
+            if held.is_some_and(|held| held.lease.is_some() && held.lease.as_ref() == own) {
+                self.members[member].own_lease = None;
+            }
+        }
+        let this = &mut self.members[member];
+        let renews_first = this.timing == Timing::Own && !lets_go;
         let held = view.as_ref().ok().and_then(|cluster| cluster.leader.clone()).filter(|_| renews_first);
         if let (Ok(cluster), Some(held)) = (&view, held.filter(|held| held.name == this.name)) {
             this.phase = Phase::Renewal(cluster.clone());

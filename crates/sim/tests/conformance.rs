@@ -22,6 +22,7 @@ use ptarmigan_sim::{
     world::{Network, World},
 };
 use ptarmigan_types::{ClusterPath, Key, Leader, LeaseId, MemberName, Monotonic};
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 /// How far the clock goes while an answer is waited for.
@@ -332,6 +333,14 @@ impl Dcs for Handle {
         this.settings.ttl = timing.ttl;
         this.settings.loop_wait = timing.loop_wait;
         this.settings.retry_timeout = timing.retry_timeout;
+    }
+
+    fn reload(&self, _section: &Map<String, Value>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn abandon_lease(&self) {
+        lock(&self.model).world.members[self.member].own_lease = None;
     }
 
     fn ttl_min(&self) -> Duration {

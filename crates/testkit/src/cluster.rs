@@ -1,4 +1,4 @@
-//! A whole cluster on one machine: etcd, nodes, and HAProxy where it is wanted.
+//! A whole cluster on one machine: its DCS, nodes, and HAProxy where it is wanted.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::{
-    Etcd, HaProxy, Node, Workspace,
+    HaProxy, Node, Store, Workspace,
     haproxy::Backend,
     http,
     node::{Credentials, Runner, Spec},
-    postgres, wait_until,
+    postgres, store, wait_until,
     writer::{self, Target},
 };
 
@@ -20,8 +20,10 @@ use crate::{
 pub struct Options {
     /// The cluster's name.
     pub scope: String,
-    /// How many etcd members.
-    pub etcd_members: usize,
+    /// Which DCS.
+    pub store: store::Kind,
+    /// How many servers it has.
+    pub store_servers: usize,
     /// What runs each node; they are called `node1`, `node2`, ...
     pub nodes: Vec<Runner>,
     /// The health check of the primary's listener, for example `OPTIONS /`; `None` for no HAProxy.
@@ -36,7 +38,7 @@ pub struct Cluster {
     /// HAProxy, where it was asked for.
     pub haproxy: Option<HaProxy>,
     /// The DCS.
-    pub etcd: Etcd,
+    pub store: Store,
     /// The passwords of the database users.
     pub credentials: Credentials,
 }
@@ -51,7 +53,7 @@ impl Cluster {
         options: Options,
         mut change: impl FnMut(&mut Value),
     ) -> Result<Self> {
-        let etcd = Etcd::start(workspace, options.etcd_members).await?;
+        let store = Store::start(workspace, options.store, options.store_servers).await?;
         let credentials = Credentials::random();
         let mut nodes = Vec::new();
         for (index, runner) in options.nodes.into_iter().enumerate() {
@@ -59,7 +61,7 @@ impl Cluster {
                 name: format!("node{}", index + 1),
                 scope: options.scope.clone(),
                 namespace: "/service/".to_owned(),
-                etcd_hosts: etcd.hosts(),
+                dcs: store.section(),
                 credentials: credentials.clone(),
                 runner,
             };
@@ -72,7 +74,7 @@ impl Cluster {
         for node in &mut nodes {
             node.start()?;
         }
-        Ok(Self { nodes, haproxy, etcd, credentials })
+        Ok(Self { nodes, haproxy, store, credentials })
     }
 
     /// Waits until exactly one node answers `GET /primary` with 200, and returns its index.

@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::{Port, Process, Workspace, http::Request, process, wait_until};
+use crate::{Port, Process, Workspace, http::Request, process, store::KeyValue, wait_until};
 
 /// What an etcd needs to come up on a slow machine.
 const STARTUP: Duration = Duration::from_secs(30);
@@ -26,21 +26,6 @@ struct Member {
     client: Port,
     peer: Port,
     process: Option<Process>,
-}
-
-/// A key as etcd holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyValue {
-    /// The key.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-    /// The revision at which the key was created.
-    pub create_revision: i64,
-    /// The revision of its last change.
-    pub mod_revision: i64,
-    /// The lease it hangs on; 0 for none.
-    pub lease: i64,
 }
 
 impl Etcd {
@@ -168,8 +153,8 @@ impl Etcd {
     ///
     /// # Errors
     /// No member answers, or there is no such lease.
-    pub async fn revoke(&self, lease: i64) -> Result<()> {
-        self.call("/v3/lease/revoke", &json!({"ID": lease.to_string()})).await.map(drop)
+    pub async fn revoke(&self, lease: &str) -> Result<()> {
+        self.call("/v3/lease/revoke", &json!({"ID": lease})).await.map(drop)
     }
 
     /// Which member leads.
@@ -279,6 +264,6 @@ fn key_value(entry: &Value) -> Result<KeyValue> {
         value: text("value")?,
         create_revision: number("create_revision"),
         mod_revision: number("mod_revision"),
-        lease: number("lease"),
+        lease: entry["lease"].as_str().filter(|id| *id != "0").map(str::to_owned),
     })
 }

@@ -46,8 +46,8 @@ pub struct Spec {
     pub scope: String,
     /// The namespace, for example `/service/`.
     pub namespace: String,
-    /// `host:port` of every etcd member.
-    pub etcd_hosts: Vec<String>,
+    /// The DCS: the name of its section in the configuration, and the section.
+    pub dcs: (String, Value),
     /// Shared by the nodes of a cluster.
     pub credentials: Credentials,
     /// What runs it.

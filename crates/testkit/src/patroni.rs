@@ -36,7 +36,7 @@ pub fn default_venv() -> Result<PathBuf> {
 pub async fn ensure_venv(dir: &Path) -> Result<PathBuf> {
     let parent = dir.parent().context("a folder with a parent")?;
     fs::create_dir_all(parent).with_context(|| format!("folder {}", parent.display()))?;
-    let complete = dir.join(format!(".patroni-{VERSION}"));
+    let complete = dir.join(format!(".patroni-{VERSION}-etcd3-consul"));
     let lock = File::create(dir.with_extension("lock"))?;
     let _lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
     if complete.is_file() {
@@ -52,7 +52,7 @@ pub async fn ensure_venv(dir: &Path) -> Result<PathBuf> {
     process::run(venv, Duration::from_secs(120)).await.context("is python3-venv installed?")?;
     let mut pip = process::bare_command(dir.join("bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    pip.args([&format!("patroni[etcd3]=={VERSION}"), "psycopg[binary]"]);
+    pip.args([&format!("patroni[etcd3,consul]=={VERSION}"), "psycopg[binary]"]);
     process::run(pip, Duration::from_secs(600)).await?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
     File::create(complete)?;

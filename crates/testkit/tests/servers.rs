@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use ptarmigan_testkit::{
-    Etcd, HaProxy, Port, Process, Workspace, Writer,
+    Consul, Etcd, HaProxy, Port, Process, Workspace, Writer,
     haproxy::Backend,
     http,
     node::GUARDIAN,
@@ -26,7 +26,7 @@ async fn etcd_keeps_keys_over_the_loss_of_a_member() {
     assert_eq!(etcd.get("/service/demo/leader").await.unwrap(), None);
     etcd.put("/service/demo/leader", "node1").await.unwrap();
     let first = etcd.get("/service/demo/leader").await.unwrap().unwrap();
-    assert_eq!((first.value.as_str(), first.lease), ("node1", 0));
+    assert_eq!((first.value.as_str(), first.lease), ("node1", None));
     assert!(first.create_revision > 0 && first.create_revision == first.mod_revision);
 
     etcd.kill(0).unwrap();
@@ -43,6 +43,32 @@ async fn etcd_keeps_keys_over_the_loss_of_a_member() {
 
     assert!(etcd.delete("/service/demo/leader").await.unwrap());
     assert!(!etcd.delete("/service/demo/leader").await.unwrap());
+}
+
+#[tokio::test]
+async fn consul_keeps_keys_over_the_loss_of_a_server() {
+    let workspace = Workspace::new("consul").unwrap();
+    let mut consul = Consul::start(&workspace, 3).await.unwrap();
+    assert_eq!(consul.get("/service/demo/leader").await.unwrap(), None);
+    consul.put("/service/demo/leader", "node1").await.unwrap();
+    let first = consul.get("/service/demo/leader").await.unwrap().unwrap();
+    assert_eq!(
+        (first.key.as_str(), first.value.as_str(), first.lease),
+        ("/service/demo/leader", "node1", None)
+    );
+    assert!(first.create_revision > 0 && first.create_revision == first.mod_revision);
+
+    let leader = consul.leader().await.unwrap();
+    consul.kill(leader).unwrap();
+    wait_until("the two others to take a write", DEADLINE, || consul.put("/service/demo/leader", "node2"))
+        .await
+        .unwrap();
+    consul.restart(leader).await.unwrap();
+    let all = consul.get_prefix("/service/demo/").await.unwrap();
+    assert_eq!(all.len(), 1);
+    assert_eq!(all[0].value, "node2");
+    assert!(consul.delete("/service/demo/leader").await.unwrap());
+    assert!(!consul.delete("/service/demo/leader").await.unwrap());
 }
 
 #[tokio::test]

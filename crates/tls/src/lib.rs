@@ -5,6 +5,7 @@
 //! at once, which rustls refuses and OpenSSL does not, is accepted where it is the very one that is trusted: many
 //! clusters use one self-signed certificate for everything.
 
+pub mod files;
 pub mod pem;
 mod verifier;
 

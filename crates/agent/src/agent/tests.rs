@@ -73,6 +73,29 @@ async fn a_lease_that_comes_due_in_the_middle_of_a_sleep_is_refreshed() {
 }
 
 #[tokio::test]
+async fn a_lock_that_is_let_go_runs_out_and_the_member_key_does_not() {
+    let fixture = Fixture::new();
+    let node = &fixture.node;
+    node.dcs.set_timing(Timing { ttl: Duration::from_secs(2), ..TIMING });
+    execute(node, &Action::AcquireLock).await.unwrap();
+    let lease = node.dcs.own_lease();
+    let_lock_go(node, &fixture.cluster().await);
+    assert_eq!(node.dcs.own_lease(), None);
+    assert_eq!(crate::execute::write_member(node).await, ptarmigan_ha::Outcome::Done);
+    // Once: what hangs on the next one is not the lock.
+    let other = node.dcs.own_lease();
+    let_lock_go(node, &fixture.cluster().await);
+    assert!(other != lease && node.dcs.own_lease() == other);
+    let deadline = ptarmigan_clock::now() + SOON;
+    while !fixture.cluster().await.is_unlocked() {
+        assert!(ptarmigan_clock::now() < deadline, "the lock is kept alive");
+        node.dcs.keep_lease(true).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(fixture.cluster().await.member(&node.name).is_some());
+}
+
+#[tokio::test]
 async fn t_6_what_happens_on_this_node_wakes_the_loop() {
     let fixture = Fixture::new();
     fixture.put(Key::Config, r#"{"ttl": 30}"#).await;

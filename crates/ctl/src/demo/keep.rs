@@ -43,7 +43,7 @@ fn directions(workspace: &Workspace, cluster: &Cluster, pgpass: &Path) -> Result
         format!("  members           {ptctl} -c {} list", config.display()),
         format!("  switch over       {ptctl} -c {} switchover", config.display()),
         format!("  HAProxy's page    http://{}/", haproxy.statistics_address()),
-        format!("  etcd              {}", cluster.etcd.client_urls().join(" ")),
+        format!("  etcd              http://{}", cluster.store.hosts().join(" http://")),
     ];
     for node in &cluster.nodes {
         let rest = format!("http://{}", node.rest_address());

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use ptarmigan_testkit::{Cluster, Workspace, Writer, cluster, http, node::Runner, wait_until};
+use ptarmigan_testkit::{Cluster, Workspace, Writer, cluster, http, node::Runner, store, wait_until};
 use serde_json::json;
 
 use super::{
@@ -57,14 +57,15 @@ async fn raise(screen: &Screen, workspace: &Workspace) -> Result<Stage> {
     let binaries = install::programs(workspace)?;
     let options = cluster::Options {
         scope: SCOPE.to_owned(),
-        etcd_members: 1,
+        store: store::Kind::Etcd,
+        store_servers: 1,
         nodes: vec![Runner::Ptarmigan(binaries); 3],
         haproxy_check: Some("OPTIONS /primary".to_owned()),
     };
     let start = Cluster::start(workspace, options, |_| ());
     let (cluster, time) = screen.during("Starting etcd, HAProxy and three daemons", &Nothing, start).await?;
     screen.fact(&format!("etcd, HAProxy and three daemons run ({})", seconds(time)))?;
-    let members = Members::new(Console, SCOPE, &cluster.etcd.hosts())?;
+    let members = Members::new(Console, SCOPE, &cluster.store.hosts())?;
     Ok(Stage { cluster, view: View { members, writer: None } })
 }
 

@@ -1,6 +1,6 @@
 //! Who is trusted, with certificates made for these tests (they protect nothing).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ptarmigan_tls::Verifier;
 use rustls::{
@@ -32,7 +32,7 @@ fn show(cacert: &str, server: &str, address: [u8; 4], asked: Asked) -> Result<()
     settings.insecure = !matches!(asked, Asked::ChainAndName);
     settings.certfile = matches!(asked, Asked::Chain).then(|| file("one.crt"));
     let verifier = Verifier::new(checks(&settings).unwrap());
-    let shown = certificates(&file(server)).unwrap().remove(0);
+    let shown = files::certificates(&file(server)).unwrap().remove(0);
     let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::from(address)));
     let verified = verifier.verify_server_cert(&shown, &[], &name, &[], UnixTime::now());
     verified.map(drop).map_err(|error| error.to_string())

@@ -43,7 +43,6 @@ pub(super) fn default(node: &Node) -> Result<Value> {
         "namespace": spec.namespace,
         "name": spec.name,
         "restapi": {"listen": node.rest.address(), "connect_address": node.rest.address()},
-        "etcd3": {"hosts": spec.etcd_hosts},
         "bootstrap": bootstrap(),
         "postgresql": {
             "listen": node.postgres.address(),
@@ -66,6 +65,8 @@ pub(super) fn default(node: &Node) -> Result<Value> {
         },
         "tags": {},
     });
+    let (store, section) = &spec.dcs;
+    config[store] = section.clone();
     if matches!(spec.runner, Runner::Patroni(_)) {
         // a workspace has no watchdog to give
         config["watchdog"] = json!({"mode": "off"});

@@ -87,7 +87,7 @@ impl Running {
     /// What the messages are, by method.
     async fn etcd_methods(&self) -> Result<BTreeMap<String, f64>> {
         let mut methods = BTreeMap::new();
-        for address in self.cluster.etcd.hosts() {
+        for address in self.cluster.store.hosts() {
             let metrics = Request::new("GET", &address, "/metrics").send().await?.body;
             for line in
                 metrics.lines().filter_map(|line| line.strip_prefix("grpc_server_msg_received_total{"))
@@ -102,7 +102,7 @@ impl Running {
 
     async fn etcd_counters(&self) -> Result<Etcd> {
         let mut sum = Etcd { calls: 0.0, messages: 0.0 };
-        for address in self.cluster.etcd.hosts() {
+        for address in self.cluster.store.hosts() {
             let metrics = Request::new("GET", &address, "/metrics").send().await?.body;
             sum.calls += counter(&metrics, "grpc_server_handled_total")?;
             sum.messages += counter(&metrics, "grpc_server_msg_received_total")?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use ptarmigan_testkit::{Cluster, Workspace, Writer, cluster, node::Runner, wait_until};
+use ptarmigan_testkit::{Cluster, Workspace, Writer, cluster, node::Runner, store, wait_until};
 use serde_json::Value;
 
 use crate::{
@@ -90,7 +90,8 @@ impl Running {
     async fn start(workspace: &Workspace, bench: &Bench, work: Work) -> Result<Self> {
         let options = cluster::Options {
             scope: SCOPE.to_owned(),
-            etcd_members: 1,
+            store: store::Kind::Etcd,
+            store_servers: 1,
             nodes: vec![bench.runner.clone(); 3],
             haproxy_check: None,
         };
@@ -132,7 +133,7 @@ impl Running {
         wait_until(&format!("(ttl, loop_wait, retry_timeout) {wanted:?} in /config"), PATIENCE, || {
             looks += 1;
             async {
-                let key = self.cluster.etcd.get(&format!("/service/{SCOPE}/config")).await?;
+                let key = self.cluster.store.get(&format!("/service/{SCOPE}/config")).await?;
                 let config: Value = serde_json::from_str(&key.context("no key /config")?.value)?;
                 let number = |name: &str| config[name].as_u64().unwrap_or_default();
                 let found = (number("ttl"), number("loop_wait"), number("retry_timeout"));
