@@ -62,7 +62,7 @@ debian_package() {
     cc) echo gcc libc6-dev ;;
     python-yaml) echo python3-yaml ;;
     python-venv) echo python3-venv ;;
-    consul) ! apt-cache show consul >/dev/null 2>&1 || echo consul ;;
+    consul) ! apt-cache policy consul 2>/dev/null | grep -q 'Candidate: [0-9]' || echo consul ;;
     *) echo "$1" ;;
     esac
 }
@@ -138,9 +138,10 @@ install_missing() {
             package=$(debian_package "$tool")
             packages="$packages${package:+ $package}"
         done
+        # Also for Consul alone: without lists it is not known which mirror is Debian's.
+        as_root apt-get update -qq
         if [ -n "$packages" ]; then
             echo "setup: installing$packages"
-            as_root apt-get update -qq
             # shellcheck disable=SC2086 # a list of packages
             as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages
         fi
