@@ -251,11 +251,7 @@ async fn keep_lease(node: &Node) -> Infallible {
 
 /// FD-4: the leader key runs out with the lease that it hangs on, once the member key hangs on another one.
 fn let_lock_go(node: &Node, cluster: &Cluster) {
-    let held = cluster.leader.as_ref().filter(|leader| leader.name == node.name);
-    if let Some(held) = held
-        && held.lease.is_some()
-        && held.lease == node.dcs.own_lease()
-    {
+    if health::lock_hangs_on(cluster, &node.name, node.dcs.own_lease().as_ref()) {
         tracing::warn!("PostgreSQL was killed and does not end: the leader lock is left to run out");
         node.dcs.abandon_lease();
     }

@@ -26,6 +26,13 @@ pub struct Stat {
     pub start_time_ticks: u64,
 }
 
+impl Stat {
+    /// Whether it has not exited.
+    pub const fn lives(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X')
+    }
+}
+
 /// Reads `/proc/<pid>/stat`.
 ///
 /// # Errors
@@ -82,7 +89,7 @@ pub fn start_time_epoch(start_time_ticks: u64) -> io::Result<Duration> {
 
 /// Whether the process exists and has not exited. False for one that exited and was not yet waited for.
 pub fn is_alive(pid: RawPid) -> bool {
-    stat(pid).is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+    stat(pid).is_ok_and(|stat| stat.lives())
 }
 
 /// A descriptor of a living process, which never comes to mean another one of the same pid, and the process's start time in

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ptarmigan_types::Monotonic;
+use ptarmigan_types::{Cluster, LeaseId, MemberName, Monotonic};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -64,6 +64,12 @@ pub fn lets_lock_go(job: Option<&JobView>) -> bool {
     job.is_some_and(|job| {
         job.kind == JobKind::Demote(DemoteMode::Immediate) && job.running_for >= KILLED_AFTER
     })
+}
+
+/// Whether the lock is this node's and hangs on that lease: whoever lets it go leaves the lease with it, once.
+pub fn lock_hangs_on(cluster: &Cluster, me: &MemberName, lease: Option<&LeaseId>) -> bool {
+    let held = cluster.leader.as_ref().filter(|leader| leader.name == *me);
+    held.is_some_and(|held| held.lease.is_some() && held.lease.as_ref() == lease)
 }
 
 /// FD-1, for everybody.

@@ -86,9 +86,8 @@ impl Known {
     pub(crate) fn living(&self) -> Option<Running> {
         let lives = match &self.descriptor {
             Some(descriptor) => process::lives(descriptor.as_fd()),
-            None => process::stat(self.running.pid).is_ok_and(|stat| {
-                stat.start_time_ticks == self.running.start_time_ticks && !matches!(stat.state, 'Z' | 'X')
-            }),
+            None => process::stat(self.running.pid)
+                .is_ok_and(|stat| stat.start_time_ticks == self.running.start_time_ticks && stat.lives()),
         };
         lives.then_some(self.running)
     }

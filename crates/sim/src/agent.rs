@@ -145,9 +145,8 @@ impl World {
         let this = &mut self.members[member];
         let lets_go = health::lets_lock_go(job_view(this, self.now).as_ref());
         if let (Ok(cluster), true) = (&view, lets_go) {
-            let held = cluster.leader.as_ref().filter(|leader| leader.name == this.name);
             let own = this.own_lease.as_ref().map(|lease| &lease.id);
-            if held.is_some_and(|held| held.lease.is_some() && held.lease.as_ref() == own) {
+            if health::lock_hangs_on(cluster, &this.name, own) {
                 self.members[member].own_lease = None;
             }
         }

@@ -18,11 +18,15 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// `/proc` counts CPU time in hundredths of a second on every architecture.
 const TICK_MS: f64 = 10.0;
 
+const MESSAGES: &str = "grpc_server_msg_received_total";
+
 /// What etcd has counted.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Etcd {
     calls: f64,
     messages: f64,
+    /// What the messages are, by method.
+    methods: BTreeMap<String, f64>,
 }
 
 impl Running {
@@ -36,18 +40,17 @@ impl Running {
     /// Looks, waits for a minute without a single request of our own to daemons, and looks again.
     pub(crate) async fn idle(&mut self) -> Result<Sample> {
         let etcd = self.etcd_counters().await?;
-        let methods = self.etcd_methods().await?;
         let (since, before) = (ptarmigan_clock::now(), self.ticks()?);
         tokio::time::sleep(WINDOW).await;
         let after = self.ticks()?;
         let minutes = ptarmigan_clock::now().since(since).as_secs_f64() / 60.0;
         let etcd_after = self.etcd_counters().await?;
-        let mut methods_after = self.etcd_methods().await?;
-        for (method, count) in &mut methods_after {
-            *count -= methods.get(method).copied().unwrap_or(0.0);
+        let mut received = etcd_after.methods;
+        for (method, count) in &mut received {
+            *count -= etcd.methods.get(method).copied().unwrap_or(0.0);
         }
-        methods_after.retain(|_, count| *count > 0.0);
-        progress(&format!("  etcd received {methods_after:?}"));
+        received.retain(|_, count| *count > 0.0);
+        progress(&format!("  etcd received {received:?}"));
         let mut spent = 0;
         for (pid, ticks) in &before {
             spent += after.get(pid).with_context(|| format!("process {pid} has ended"))? - ticks;
@@ -84,28 +87,17 @@ impl Running {
         Ok(found)
     }
 
-    /// What the messages are, by method.
-    async fn etcd_methods(&self) -> Result<BTreeMap<String, f64>> {
-        let mut methods = BTreeMap::new();
-        for address in self.cluster.store.hosts() {
-            let metrics = Request::new("GET", &address, "/metrics").send().await?.body;
-            for line in
-                metrics.lines().filter_map(|line| line.strip_prefix("grpc_server_msg_received_total{"))
-            {
-                let (labels, value) = line.rsplit_once("} ").context("no value")?;
-                let method = labels.split('"').nth(1).context("no method")?;
-                *methods.entry(method.to_owned()).or_insert(0.0) += value.parse::<f64>()?;
-            }
-        }
-        Ok(methods)
-    }
-
     async fn etcd_counters(&self) -> Result<Etcd> {
-        let mut sum = Etcd { calls: 0.0, messages: 0.0 };
+        let mut sum = Etcd::default();
         for address in self.cluster.store.hosts() {
             let metrics = Request::new("GET", &address, "/metrics").send().await?.body;
             sum.calls += counter(&metrics, "grpc_server_handled_total")?;
-            sum.messages += counter(&metrics, "grpc_server_msg_received_total")?;
+            sum.messages += counter(&metrics, MESSAGES)?;
+            for sample in metrics.lines().filter_map(|line| line.strip_prefix(MESSAGES)?.strip_prefix('{')) {
+                let (labels, value) = sample.rsplit_once("} ").context("no value")?;
+                let method = labels.split('"').nth(1).context("no method")?;
+                *sum.methods.entry(method.to_owned()).or_insert(0.0) += value.parse::<f64>()?;
+            }
         }
         Ok(sum)
     }
