@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use jiff::Timestamp;
 use ptarmigan_testkit::wait_until;
 use serde_json::{Value, json};
@@ -72,10 +72,16 @@ async fn sw_the_leader_changes_by_rest_by_ptctl_and_at_a_given_time() {
     let cluster = site.node(first).get("/cluster").await.unwrap().json().unwrap();
     assert_eq!(cluster["scheduled_switchover"]["to"], json!(site.name(first)));
     wait_for_new_leader(&mut site, first, 4).await;
-    let history = site.node(first).get("/history").await.unwrap().json().unwrap();
-    let entries = history.as_array().unwrap();
-    assert_eq!(entries.len(), 3, "{history}");
-    let moved: Timestamp = entries[2][3].as_str().unwrap().parse().unwrap();
+    // the leader writes its history in the rounds after its promotion
+    let entry = wait_until("three entries in the history", LIMIT, || async {
+        let history = site.node(first).get("/history").await?.json()?;
+        let entries = history.as_array().context("not a list")?;
+        ensure!(entries.len() == 3, "{history}");
+        Ok(entries[2].clone())
+    })
+    .await
+    .unwrap();
+    let moved: Timestamp = entry[3].as_str().unwrap().parse().unwrap();
     let late = moved.duration_since(at);
     assert!(!late.is_negative() && late.as_secs() < 15, "{late:?} after the scheduled time");
 
