@@ -14,7 +14,7 @@ use crate::{
 const SOON: Duration = Duration::from_millis(100);
 
 /// Whether nobody here races yet, because that server says itself that it is a primary; for a `ttl` at most, by then its guardian has
-/// ended it. An operator who names a candidate knows better.
+/// ended it. An operator who asks for a failover to a candidate knows better; a switchover waits like any race.
 pub(crate) fn may_still_write(r: &mut Round<'_>) -> Step<bool> {
     if r.in_standby_cluster() {
         return Ok(false);

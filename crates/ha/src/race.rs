@@ -13,6 +13,9 @@ use crate::{
     unmanaged,
 };
 
+/// Said where the former leader's server may still write (GD-2).
+const NOT_ENDED: &str = "not racing yet: the guardian of the former leader has yet to end its PostgreSQL";
+
 /// Contract HA-200 to HA-216.
 pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
     if let Some(released) = r.memory.released_at
@@ -54,6 +57,10 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
             r.fired("HA-209", "/sync does not name this node");
             return Ok(false);
         }
+        // A switchover is from somebody who is alive: its server may be on its way down when its lock vanishes by other hands.
+        if failover.leader.is_some() && former::may_still_write(r)? {
+            return held_back(r, NOT_ENDED);
+        }
         r.fired("HA-210", describe(&failover));
         return Ok(manual_failover(r, &failover)?.unwrap_or(false));
     }
@@ -66,10 +73,7 @@ pub(crate) fn am_healthy(r: &mut Round<'_>) -> Step<bool> {
         return Ok(false);
     }
     if former::may_still_write(r)? {
-        return held_back(
-            r,
-            "not racing yet: the guardian of the former leader has yet to end its PostgreSQL",
-        );
+        return held_back(r, NOT_ENDED);
     }
     if let Some(since) = too_soon(r) {
         r.fired("FO-1", format!("it was {} s ago", since.as_secs()));

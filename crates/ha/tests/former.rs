@@ -42,6 +42,14 @@ fn nobody_races_while_a_server_under_a_guardian_still_writes() {
     }
     let named = vanished().with(|scene| scene.view().failover = Some(failover(None, Some("a"))));
     named.play().silent("GD-2").does(&Action::AcquireLock);
+    // A switchover is from a leader that is alive. Found by the simulation.
+    for candidate in [None, Some("a")] {
+        let wish = |scene: &mut Scene| scene.view().failover = Some(failover(Some("b"), candidate));
+        let switchover = vanished().with(wish);
+        switchover.play().fired("GD-2").does_not(&Action::AcquireLock);
+        let ended = switchover.with(|scene| scene.former_writes = false);
+        ended.play().silent("GD-2").does(&Action::AcquireLock);
+    }
 }
 
 #[test]
