@@ -131,7 +131,8 @@ pub struct Deadline {
     /// CLOCK_BOOTTIME in microseconds; absent: for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_boottime_us: Option<u64>,
-    /// How long an immediate shutdown is given before everything is frozen and killed, in milliseconds.
+    /// How long a shutdown is given before everything is frozen and killed, in milliseconds: the first half of it a fast
+    /// one, the second half an immediate one.
     #[serde(default)]
     pub grace_ms: u64,
 }

@@ -15,8 +15,10 @@ use ptarmigan_guardian::{
 use rustix::process::Signal;
 use support::{Site, kill, soon, until};
 
-/// Ends when it is told to shut down at once, with a status that tells so.
-const OBEYS: &str = "trap 'exit 7' QUIT; echo > ../up; while :; do sleep 0.01; done";
+/// Ends when it is told to shut down fast, with a status that tells so.
+const OBEYS: &str = "trap 'exit 7' INT; trap 'exit 8' QUIT; echo > ../up; while :; do sleep 0.01; done";
+/// Ends when it is told to shut down at once, and only then.
+const TAKES_ITS_TIME: &str = "trap '' INT; trap 'exit 8' QUIT; echo > ../up; while :; do sleep 0.01; done";
 /// Hears nothing, nor do its children.
 const DEAF: &str =
     "trap '' QUIT TERM INT; sleep 1000 & sleep 1000 & echo > ../up; while :; do sleep 0.01; done";
@@ -65,6 +67,18 @@ async fn a_postmaster_is_told_to_shut_down_at_its_deadline() {
         // It counts for what somebody starts by hand.
         (State::None, deadline, Some(fence))
     );
+}
+
+#[tokio::test]
+async fn what_does_not_shut_down_fast_is_told_to_do_so_at_once_after_half_of_the_grace() {
+    let site = Site::new();
+    let guardian = site.guardian().await;
+    start(&site, &guardian, TAKES_ITS_TIME, after(ms(500), ms(4000))).await;
+    let fence = fenced(&guardian, 1).await;
+    let exit = soon("the exit", guardian.exited(1)).await.unwrap();
+    assert_eq!(exit.gone.how, How::Code(8));
+    let after_us = exit.at_boottime_us - fence.deadline_boottime_us;
+    assert!((2_000_000..4_000_000).contains(&after_us), "{after_us} us after the deadline");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ptarmigan_types::Monotonic;
 
-/// How long an immediate shutdown is given at the deadline before everything is frozen and killed.
+/// How long a shutdown, first a fast and then an immediate one, is given at the deadline before everything is frozen and killed.
 pub const GRACE: Duration = Duration::from_millis(200);
 /// How late the guardian may notice the deadline.
 const TICK: Duration = Duration::from_millis(20);

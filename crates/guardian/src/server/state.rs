@@ -1,8 +1,9 @@
 //! The postmaster's life under the guardian: none, running, reaping, none.
 //!
 //! A postmaster may have a deadline. When it passes, whatever the daemon does or does not do by then, the postmaster
-//! is told to shut down at once, and what is left after a grace is frozen and killed. A deadline that has passed is
-//! final: no later word brings that postmaster back.
+//! is told to shut down: fast, so that its WAL senders send what was committed before they end, after half of a grace
+//! at once, and what is left at the end of the grace is frozen and killed. A deadline that has passed is final: no
+//! later word brings that postmaster back.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -69,6 +70,9 @@ struct Running {
 enum Fenced {
     /// It has not passed.
     No,
+    /// The postmaster was told to shut down fast; at the first moment it is told to do so at once, at the other one
+    /// everything is killed.
+    Asked(Monotonic, Monotonic),
     /// The postmaster was told to shut down at once; everything is killed at that moment.
     Told(Monotonic),
     /// Everything was killed.
@@ -323,7 +327,7 @@ impl Core {
             Phase::Reaping(_) => None,
             Phase::Running(running) => match running.fenced {
                 Fenced::No => running.deadline.at_boottime_us.map(Monotonic),
-                Fenced::Told(kill_at) => Some(kill_at),
+                Fenced::Asked(at, _) | Fenced::Told(at) => Some(at),
                 Fenced::Killed => None,
             },
         }
@@ -338,8 +342,9 @@ impl Core {
         match running.fenced {
             Fenced::No if is_past(running.deadline, at) => {
                 // A frozen postmaster does not hear it; the grace ends that.
-                let _ = running.handle.send(Signal::QUIT);
-                running.fenced = Fenced::Told(at + Duration::from_millis(running.deadline.grace_ms));
+                let _ = running.handle.send(Signal::INT);
+                let grace = Duration::from_millis(running.deadline.grace_ms);
+                running.fenced = Fenced::Asked(at + grace / 2, at + grace);
                 let fence = Fence {
                     pid,
                     generation: running.postmaster.generation,
@@ -349,6 +354,10 @@ impl Core {
                 self.last_fence = Some(fence);
                 log(format_args!("the deadline of postmaster {pid} has passed: ending it"));
                 events.push(Event::Fenced(fence));
+            }
+            Fenced::Asked(quit_at, kill_at) if at >= quit_at => {
+                let _ = running.handle.send(Signal::QUIT);
+                running.fenced = Fenced::Told(kill_at);
             }
             Fenced::Told(kill_at) if at >= kill_at => {
                 let _ = running.handle.send(Signal::STOP);
