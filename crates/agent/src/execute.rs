@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use ptarmigan_dcs::{Condition, Error as DcsError, Verdict, Written};
 use ptarmigan_ha::{Action, Outcome, action::When};
-use ptarmigan_types::{Key, Leader, MemberData, Monotonic, pyjson};
+use ptarmigan_types::{Key, Leader, LeaseId, MemberData, Monotonic, pyjson};
 use serde_json::json;
 
 use crate::{
-    failsafe, history, jobs, lease::Asked, local, node::Node, peers, planned, publish, server, slots, status,
-    synchronous,
+    beside, failsafe, history, jobs, lease::Asked, local, node::Node, peers, planned, publish, server, slots,
+    status, synchronous,
 };
 
 /// What an unusual action asks of the loop.
@@ -213,13 +213,16 @@ async fn renew(node: &Node, held: &Leader) -> Outcome {
     if node.lease.is_given_up(held.create_revision) {
         return release_again(node, held).await;
     }
+    let (beside, written) = beside::unwritten(node);
     let (asked, begin) = (node.lease.ask(), ptarmigan_clock::now());
-    let answer = tokio::time::timeout(patience(node), node.dcs.renew(held)).await;
-    if !matches!(answer, Ok(Ok(_))) {
-        node.margin.note_silence(ptarmigan_clock::now().since(begin));
+    let answer = tokio::time::timeout(patience(node), node.dcs.renew_beside(held, &beside)).await;
+    match &answer {
+        Ok(Ok((_, true))) => beside::carried(node, written),
+        Ok(Ok((_, false))) => {}
+        _ => node.margin.note_silence(ptarmigan_clock::now().since(begin)),
     }
     match answer {
-        Ok(answer) => verdict(node, asked, begin, answer),
+        Ok(answer) => verdict(node, asked, begin, answer.map(|(verdict, _)| verdict)),
         Err(_) => Outcome::NoAnswer { maybe: true, reason: "the renewal was not answered in time".into() },
     }
 }
@@ -306,18 +309,27 @@ pub async fn write_member(node: &Node) -> Outcome {
         Ok(lease) => lease,
         Err(error) => return no_answer(&error),
     };
-    let unchanged = {
-        let known = node.known();
-        let mine = known.view.as_ref().and_then(|view| view.cluster.member(&node.name));
-        mine.is_some_and(|mine| mine.lease.as_ref() == Some(&lease) && same(&mine.data, &data))
-    };
-    if unchanged {
+    if is_member_written(node, &data, &lease) {
         return Outcome::Done;
     }
+    node.known().written.member = None;
     match node.dcs.put_member(&data.to_json()).await {
-        Ok(()) => Outcome::Done,
+        Ok(()) => {
+            node.known().written.member = Some((data, lease));
+            Outcome::Done
+        }
         Err(error) => no_answer(&error),
     }
+}
+
+/// Whether the member key says so already, on that lease.
+pub fn is_member_written(node: &Node, data: &MemberData, lease: &LeaseId) -> bool {
+    let known = node.known();
+    if let Some((written, on)) = &known.written.member {
+        return on == lease && same(written, data);
+    }
+    let mine = known.view.as_ref().and_then(|view| view.cluster.member(&node.name));
+    mine.is_some_and(|mine| mine.lease.as_ref() == Some(lease) && same(&mine.data, data))
 }
 
 fn same(old: &MemberData, new: &MemberData) -> bool {

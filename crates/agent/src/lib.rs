@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod apply;
+pub mod beside;
 pub mod configuration;
 pub mod execute;
 pub mod failsafe;

@@ -109,6 +109,8 @@ pub struct Known {
     pub logical: crate::slots::Logical,
     /// What was last said of slots that collide or are invalid.
     pub slot_complaints: Vec<String>,
+    /// What was written since [`Self::view`] was read.
+    pub written: crate::beside::Written,
     /// What `/optime/leader` was last written with (contract A.3.5).
     pub optime: Option<Lsn>,
     /// The system's next due cycle.

@@ -15,7 +15,7 @@ use ptarmigan_postgres::{data_directory::Content, rewind};
 use ptarmigan_types::{Cluster, MemberState, Monotonic, Timeline};
 
 use crate::{
-    figures,
+    beside, figures,
     node::{Known, Node},
     remote, synchronous,
 };
@@ -27,6 +27,7 @@ pub async fn view(node: &Node) -> Result<Arc<Cluster>, String> {
         Err(ptarmigan_dcs::Error::Unreachable(format!("the view was not there within {limit:?}")))
     });
     let mut known = node.known();
+    known.written = beside::Written::default();
     match read {
         Ok(mut view) => {
             note(&mut known, &view.cluster);

@@ -8,10 +8,17 @@ use crate::{node::Node, slots};
 
 /// Writes what is known, if it changed. Without a position nothing is written: the last one stays.
 pub async fn write(node: &Node) -> Outcome {
-    let Some(lsn) = position(node) else { return Outcome::Done };
-    let status =
-        Status { last_lsn: lsn, slots: slots::published(node, lsn), retain_slots: slots::retained(node) };
-    write_if_changed(node, &status).await
+    match wanted(node) {
+        Some(status) => write_if_changed(node, &status).await,
+        None => Outcome::Done,
+    }
+}
+
+/// What it should say now.
+pub fn wanted(node: &Node) -> Option<Status> {
+    let lsn = position(node)?;
+    let (slots, retain_slots) = (slots::published(node, lsn), slots::retained(node));
+    Some(Status { last_lsn: lsn, slots, retain_slots })
 }
 
 /// Writes a position with the slots that `/status` has, as a release does (contract A.3.4).
@@ -20,21 +27,24 @@ pub async fn write_position(node: &Node, lsn: Lsn) -> Outcome {
     write_if_changed(node, &Status { last_lsn: lsn, ..old }).await
 }
 
+/// Whether the store says so already.
+pub fn is_written(node: &Node, status: &Status) -> bool {
+    let known = node.known();
+    let shown = known.view.as_ref().map(|view| &view.cluster.status);
+    known.written.status.as_ref().or(shown) == Some(status)
+}
+
 async fn write_if_changed(node: &Node, status: &Status) -> Outcome {
-    let unchanged = node.known().view.as_ref().is_some_and(|view| view.cluster.status == *status);
-    if unchanged {
-        return Outcome::Done;
-    }
-    match node.dcs.write(&Key::Status, &status.to_json(), Condition::Always).await {
-        Ok(_) => {
-            write_optime(node, status.last_lsn).await;
-            Outcome::Done
-        }
-        Err(error) => {
+    if !is_written(node, status) {
+        node.known().written.status = None;
+        if let Err(error) = node.dcs.write(&Key::Status, &status.to_json(), Condition::Always).await {
             tracing::warn!("cannot write /status: {error}");
-            Outcome::Failed(error.to_string())
+            return Outcome::Failed(error.to_string());
         }
+        node.known().written.status = Some(status.clone());
     }
+    write_optime(node, status.last_lsn).await;
+    Outcome::Done
 }
 
 /// Members older than 2.1.0 read the position from a key of its own (contract A.3.5).

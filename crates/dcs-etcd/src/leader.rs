@@ -1,7 +1,7 @@
 //! Race, renewal and release of the leader lock (contract A.4, A.5 "Error classes").
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
-use ptarmigan_dcs::{Error, Grant, Verdict};
+use ptarmigan_dcs::{Beside, Error, Grant, Verdict};
 use ptarmigan_types::{Key, Leader, RawValue, Revision};
 
 use crate::{
@@ -77,26 +77,30 @@ impl Store {
         self.transact(deadline, Policy::UntilDeadline, transaction).await
     }
 
-    /// Keeps the lease alive, then compares the key. Repeating any part of it is harmless: a lost answer is made good
-    /// by the next attempt.
-    pub(crate) async fn renew(&self, leader: &Leader) -> Result<Verdict, Error> {
+    /// Keeps the lease alive, then compares the key, and where it is ours writes what goes beside it. Repeating any part of it is
+    /// harmless: a lost answer is made good by the next attempt. Says too whether what goes beside it was written.
+    pub(crate) async fn renew(&self, leader: &Leader, beside: &Beside) -> Result<(Verdict, bool), Error> {
+        let unwritten = |verdict| (verdict, false);
         let deadline = self.deadline();
         let lease = match self.refresh_lease(deadline, true).await {
             Ok(lease) => lease,
-            Err(failure) => return refusal(failure),
+            Err(failure) => return refusal(failure).map(unwritten),
         };
         self.enough_time(deadline)?;
-        let outcome = match self.compare_leader(deadline, leader, lease).await {
+        let outcome = match self.compare_leader(deadline, leader, lease, beside).await {
             Ok(outcome) => outcome,
-            Err(failure) => return refusal(failure),
+            Err(failure) => return refusal(failure).map(unwritten),
         };
         if outcome.applied {
-            return Ok(held(lease, leader.create_revision));
+            for (key, raw) in self.keys_beside(beside).into_iter().zip(outcome.beside) {
+                self.show_put(&key, raw);
+            }
+            return Ok((held(lease, leader.create_revision), true));
         }
         if let Some(reason) = self.why_not_ours(outcome.key.as_ref(), leader) {
-            return Ok(Verdict::Refused(reason));
+            return Ok(unwritten(Verdict::Refused(reason)));
         }
-        self.adopt_leader(deadline, leader, lease).await
+        self.adopt_leader(deadline, leader, lease).await.map(unwritten)
     }
 
     async fn compare_leader(
@@ -104,13 +108,31 @@ impl Store {
         deadline: Deadline,
         leader: &Leader,
         lease: OwnLease,
+        beside: &Beside,
     ) -> Result<Outcome, Failure> {
         let key = self.leader_path();
         let mut compares = self.leader_compares(leader);
         compares.push(Compare::lease(key.as_str(), CompareOp::Equal, lease.id));
+        let mut operations = Vec::new();
+        if let Some(status) = &beside.status {
+            let path = self.path.key(&Key::Status);
+            operations.extend([put_on(&path, status, 0), read(&path)]);
+        }
+        if let Some(member) = &beside.member {
+            let path = self.path.key(&Key::Member(self.name.clone()));
+            operations.extend([put_on(&path, member, lease.id), read(&path)]);
+        }
         // A transaction without a read would be answered by a node that fell behind; with one it is linearizable.
-        let transaction = Txn::new().when(compares).and_then([read(&key)]).or_else([read(&key)]);
+        operations.push(read(&key));
+        let transaction = Txn::new().when(compares).and_then(operations).or_else([read(&key)]);
         self.transact(deadline, Policy::UntilDeadline, transaction).await
+    }
+
+    /// In the order of their operations.
+    fn keys_beside(&self, beside: &Beside) -> Vec<Key> {
+        let status = beside.status.as_ref().map(|_| Key::Status);
+        let member = beside.member.as_ref().map(|_| Key::Member(self.name.clone()));
+        status.into_iter().chain(member).collect()
     }
 
     /// Puts the key again on our lease: it is ours, from a former run or a lease that was dropped.

@@ -19,7 +19,7 @@ mod writes;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use ptarmigan_dcs::{Changes, Condition, Dcs, Error, Timing, Verdict, View, Written};
+use ptarmigan_dcs::{Beside, Changes, Condition, Dcs, Error, Timing, Verdict, View, Written};
 use ptarmigan_types::{ClusterPath, Key, Leader, LeaseId, MemberName, Monotonic};
 use serde_json::{Map, Value};
 use tokio::{sync::watch, task::JoinHandle};
@@ -111,7 +111,11 @@ impl Dcs for Etcd {
     }
 
     async fn renew(&self, held: &Leader) -> Result<Verdict, Error> {
-        self.store.renew(held).await
+        self.store.renew(held, &Beside::default()).await.map(|(verdict, _)| verdict)
+    }
+
+    async fn renew_beside(&self, held: &Leader, beside: &Beside) -> Result<(Verdict, bool), Error> {
+        self.store.renew(held, beside).await
     }
 
     async fn release(&self, held: &Leader) -> Result<bool, Error> {

@@ -43,6 +43,8 @@ pub(crate) struct Outcome {
     pub(crate) applied: bool,
     /// The key after the transaction.
     pub(crate) key: Option<RawValue>,
+    /// What was read before that one.
+    pub(crate) beside: Vec<RawValue>,
     /// The store's revision.
     pub(crate) revision: Revision,
     /// See [`Answer::repeated`].
@@ -117,7 +119,7 @@ impl Store {
         });
     }
 
-    /// Runs a transaction whose branches end with a read of the one key that it is about.
+    /// Runs a transaction whose branches end with a read of the key that it is about.
     pub(crate) async fn transact(
         &self,
         deadline: Deadline,
@@ -136,15 +138,19 @@ impl Store {
             })
             .await?;
         let revision = Stamp::of(value.header()).map_or(0, |stamp| stamp.revision);
-        Ok(Outcome { applied: value.succeeded(), key: key_read(&value), revision, repeated })
+        let mut reads = keys_read(&value);
+        let key = reads.pop().flatten();
+        let beside = reads.into_iter().flatten().collect();
+        Ok(Outcome { applied: value.succeeded(), key, beside, revision, repeated })
     }
 }
 
-fn key_read(answer: &TxnResponse) -> Option<RawValue> {
-    match answer.op_responses().pop()? {
-        TxnOpResponse::Get(read) => read.kvs().first().map(raw_value),
+fn keys_read(answer: &TxnResponse) -> Vec<Option<RawValue>> {
+    let reads = answer.op_responses().into_iter().filter_map(|response| match response {
+        TxnOpResponse::Get(read) => Some(read.kvs().first().map(raw_value)),
         _ => None,
-    }
+    });
+    reads.collect()
 }
 
 /// A key as etcd returned it.

@@ -6,7 +6,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 use async_trait::async_trait;
 use ptarmigan_types::{ClusterPath, Key, Leader, Monotonic};
 
-use crate::{Changes, Condition, Dcs, Grant, Timing, Verdict, Written};
+use crate::{Beside, Changes, Condition, Dcs, Grant, Timing, Verdict, Written};
 
 /// How long a case waits for something that must come.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,6 +48,9 @@ pub const CASES: &[(&str, Case)] = &[
     ("a_race_renews_an_older_lease_first", |h, p| Box::pin(a_race_renews_an_older_lease_first(h, p))),
     ("a_renewal_moves_the_grant_and_keeps_the_key", |h, p| {
         Box::pin(a_renewal_moves_the_grant_and_keeps_the_key(h, p))
+    }),
+    ("what_goes_beside_a_renewal_needs_the_lock", |h, p| {
+        Box::pin(what_goes_beside_a_renewal_needs_the_lock(h, p))
     }),
     ("a_deleted_key_is_a_lost_lock", |h, p| Box::pin(a_deleted_key_is_a_lost_lock(h, p))),
     ("a_recreated_key_is_another_lock", |h, p| Box::pin(a_recreated_key_is_another_lock(h, p))),
@@ -214,6 +217,30 @@ async fn a_renewal_moves_the_grant_and_keeps_the_key(harness: &dyn Harness, path
     assert_eq!(second.create_revision, first.create_revision);
     assert_eq!(second.lease, first.lease);
     assert_eq!(held_leader(a.as_ref()).await, held, "a renewal does not write the key");
+}
+
+async fn what_goes_beside_a_renewal_needs_the_lock(harness: &dyn Harness, path: &ClusterPath) {
+    let dcs = harness.member(path, "a", long(harness)).await;
+    acquire(&*dcs).await;
+    let held = held_leader(&*dcs).await;
+    let beside = |position: u64| Beside {
+        status: Some(format!(r#"{{"optime":{position}}}"#)),
+        member: Some(format!(r#"{{"xlog_location":{position}}}"#)),
+    };
+    let (verdict, carried) = dcs.renew_beside(&held, &beside(5)).await.expect("an answer to the renewal");
+    granted(verdict);
+    let expected = if carried { 5 } else { 0 };
+    for view in [dcs.view().await.expect("a view"), dcs.view_fresh().await.expect("a fresh view")] {
+        assert_eq!(view.cluster.status.last_lsn.0, expected);
+        let member = view.cluster.member(&"a".into()).filter(|_| carried);
+        assert_eq!(member.and_then(|member| member.data.xlog_location()).map_or(0, |lsn| lsn.0), expected);
+        assert!(member.is_none_or(|member| member.lease == dcs.own_lease()), "on our lease");
+    }
+    applied(delete(&*dcs, &Key::Leader, Condition::Always).await);
+    let (verdict, carried) = dcs.renew_beside(&held, &beside(6)).await.expect("an answer to the renewal");
+    assert!(refused(&verdict) && !carried, "{verdict:?}");
+    let view = dcs.view_fresh().await.expect("a fresh view");
+    assert_eq!(view.cluster.status.last_lsn.0, expected, "nothing is written without the lock");
 }
 
 async fn a_deleted_key_is_a_lost_lock(harness: &dyn Harness, path: &ClusterPath) {

@@ -117,6 +117,15 @@ pub struct Changes {
     pub other: u64,
 }
 
+/// What a leader has to publish when it renews its lock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// For `/status`.
+    pub status: Option<String>,
+    /// For our member key.
+    pub member: Option<String>,
+}
+
 /// A store, seen by one member of one cluster. Every operation is bounded by [`Timing::retry_timeout`].
 #[async_trait]
 pub trait Dcs: Send + Sync {
@@ -138,6 +147,13 @@ pub trait Dcs: Send + Sync {
     /// revision linearizably. A key with our name, the create revision of `held` and another lease (a former run of
     /// this daemon, or a lease that was lost) is put again on our lease. A missing or re-created key is refused.
     async fn renew(&self, held: &Leader) -> Result<Verdict, Error>;
+
+    /// [`Dcs::renew`]; a store that can carries `beside` in the same request, applied only where the lock is held. Says
+    /// too whether it was written; elsewhere that is left to the caller.
+    async fn renew_beside(&self, held: &Leader, beside: &Beside) -> Result<(Verdict, bool), Error> {
+        let _ = beside;
+        Ok((self.renew(held).await?, false))
+    }
 
     /// Deletes the leader key if its value is our name and its create revision that of `held`.
     /// `Ok(false)`: it was not ours any more.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 /// As etcd's.
 const TTL_MIN: Duration = Duration::from_secs(3);
 
-use crate::{Changes, Condition, Dcs, Error, Grant, Timing, Verdict, View, Written};
+use crate::{Beside, Changes, Condition, Dcs, Error, Grant, Timing, Verdict, View, Written};
 
 /// Where the store reads the time from: leases run out by it.
 pub type Clock = Arc<dyn Fn() -> Monotonic + Send + Sync>;
@@ -309,6 +309,20 @@ impl Dcs for Member {
             }
             held(lease, leader.create_revision)
         })
+    }
+
+    async fn renew_beside(&self, held: &Leader, beside: &Beside) -> Result<(Verdict, bool), Error> {
+        let verdict = self.renew(held).await?;
+        let is_held = matches!(verdict, Verdict::Held(_));
+        if is_held {
+            if let Some(status) = &beside.status {
+                self.write(&Key::Status, status, Condition::Always).await?;
+            }
+            if let Some(member) = &beside.member {
+                self.put_member(member).await?;
+            }
+        }
+        Ok((verdict, is_held))
     }
 
     async fn release(&self, held: &Leader) -> Result<bool, Error> {
