@@ -1,10 +1,13 @@
 //! A cluster whose nodes are Patroni's or ours, and the questions that every test asks.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use ptarmigan_testkit::{
-    Binaries, Cluster, Node, Store, Workspace, http,
+    Binaries, Cluster, Node, Store, Workspace, Writer, http,
     node::{Credentials, Runner, Spec},
     patroni, process, store, wait_until,
 };
@@ -130,8 +133,13 @@ impl Lab {
             ensure!(texts.iter().all(|text| *text == texts[0]), "they differ:\n{}", texts.join("\n"));
             let members = documents[0]["members"].as_array().context("members")?;
             for (index, member) in members.iter().enumerate() {
-                let wanted = if index == leader { ["leader", "running"] } else { ["replica", "streaming"] };
-                ensure!([&member["role"], &member["state"]] == wanted, "{member}");
+                let (roles, state): (&[&str], _) = if index == leader {
+                    (&["leader"], "running")
+                } else {
+                    (&["replica", "sync_standby", "quorum_standby"], "streaming")
+                };
+                let role = member["role"].as_str().unwrap_or_default();
+                ensure!(roles.contains(&role) && member["state"] == state, "{member}");
                 ensure!(member["timeline"] == members[leader]["timeline"], "{member}");
             }
             Ok(documents.swap_remove(0))
@@ -142,17 +150,61 @@ impl Lab {
 
     /// What `patronictl` of the real Patroni prints; it must succeed.
     pub(crate) async fn patronictl(&self, index: usize, arguments: &[&str]) -> String {
+        self.tool(index, &self.venv.join("bin/patronictl"), arguments).await
+    }
+
+    /// What our `ptctl` prints; it must succeed.
+    pub(crate) async fn ptctl(&self, index: usize, arguments: &[&str]) -> String {
+        self.tool(index, &self.binaries.ptctl(), arguments).await
+    }
+
+    async fn tool(&self, index: usize, program: &Path, arguments: &[&str]) -> String {
         let node = &self.cluster.nodes[index];
-        let mut command = process::command(&self.workspace, node.home(), self.venv.join("bin/patronictl"));
+        let mut command = process::command(&self.workspace, node.home(), program);
         command.arg("-c").arg(node.config_path()).args(arguments);
         let output = process::run(command, SOON).await.with_context(|| self.cluster.logs(20)).unwrap();
-        String::from_utf8(output.stdout).unwrap()
+        let printed = String::from_utf8(output.stdout).unwrap();
+        println!("{}:\n{printed}", arguments.join(" "));
+        printed
+    }
+
+    /// The nodes of that kind.
+    pub(crate) fn of(&self, kind: Kind) -> Vec<usize> {
+        let is_kind =
+            |node: &Node| matches!(node.spec().runner, Runner::Patroni(_)) == (kind == Kind::Patroni);
+        let nodes = self.cluster.nodes.iter().enumerate();
+        nodes.filter_map(|(index, node)| is_kind(node).then_some(index)).collect()
+    }
+
+    /// A writer that looks for the primary on every node.
+    pub(crate) fn writer(&self) -> Writer {
+        Writer::start(self.cluster.writer_options()).unwrap()
+    }
+
+    /// Waits until a server answers a query with this.
+    pub(crate) async fn wait_for_answer(&self, index: usize, query: &str, wanted: &str) {
+        let answered = wait_until(&format!("{wanted:?} from node{}", index + 1), SOON, || async {
+            let found = self.ask(index, query).await?;
+            ensure!(found == wanted, "{query}: {found:?}");
+            Ok(())
+        })
+        .await;
+        answered.with_context(|| self.cluster.logs(30)).unwrap();
     }
 
     /// One value that a server answers.
     pub(crate) async fn ask(&self, index: usize, query: &str) -> Result<String> {
         let client = self.cluster.nodes[index].connect().await?;
         Ok(client.query_one(query, &[]).await?.try_get::<_, Option<String>>(0)?.unwrap_or_default())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::env::var_os("PTARMIGAN_KEEP").is_some() {
+            let _ = self.workspace.keep();
+            println!("kept: {}", self.workspace.path().display());
+        }
     }
 }
 
@@ -174,7 +226,7 @@ pub(crate) async fn venv() -> Option<PathBuf> {
     }
 }
 
-fn runner(kind: Kind, venv: &std::path::Path, binaries: &Binaries) -> Runner {
+fn runner(kind: Kind, venv: &Path, binaries: &Binaries) -> Runner {
     match kind {
         Kind::Patroni => Runner::Patroni(venv.to_owned()),
         Kind::Ptarmigan => Runner::Ptarmigan(binaries.clone()),

@@ -12,3 +12,5 @@ mod mixed;
 mod prober;
 mod rest;
 mod swap;
+mod tour;
+mod warnings;

@@ -1,9 +1,12 @@
 //! The daemon of a node is replaced by the other one while its PostgreSQL runs on.
 
-use anyhow::{Context as _, ensure};
-use ptarmigan_testkit::wait_until;
+use std::time::Duration;
 
-use crate::lab::{Kind, Lab, SOON};
+use anyhow::{Context as _, ensure};
+use ptarmigan_testkit::{Writer, wait_until};
+use serde_json::Value;
+
+use crate::lab::{Kind, Lab, SCOPE, SOON};
 
 #[tokio::test]
 async fn we_take_over_patronis_running_servers_and_patroni_takes_over_ours() {
@@ -36,6 +39,78 @@ async fn we_take_over_patronis_running_servers_and_patroni_takes_over_ours() {
     lab.prober.assert_one_primary();
 }
 
+/// What `docs/migration.md` says: a whole cluster of Patroni moves over, node by node, and back again, under a client that writes.
+#[tokio::test]
+async fn a_cluster_moves_over_node_by_node_and_back_under_a_writer() {
+    let Some(mut lab) = Lab::new(&[Kind::Patroni; 3], |_, _| {}).await else { return };
+    lab.up().await;
+    let mut writer = lab.writer();
+    writer.wait_for_rows(20, SOON).await.unwrap();
+
+    replace_everywhere(&mut lab, &writer, Kind::Ptarmigan).await;
+    // The guardian stands behind a server from its next start on: the replicas are restarted, then one of them leads.
+    let (leader, candidate) = (0, 1);
+    writer.mark();
+    for index in [1, 2] {
+        let name = format!("node{}", index + 1);
+        let printed = lab.ptctl(leader, &["restart", SCOPE, &name, "--force"]).await;
+        assert!(printed.contains("Success"), "{printed}");
+        lab.wait_until_all_agree(leader).await;
+    }
+    assert_no_gap(&lab, &writer);
+    switch_over(&mut lab, &writer, leader, candidate).await;
+    for index in 0..3 {
+        let own = lab.get(index, "/patroni").await;
+        assert_eq!(own["guardian"]["armed"], true, "node{}: {own}", index + 1);
+    }
+
+    replace_everywhere(&mut lab, &writer, Kind::Patroni).await;
+    switch_over(&mut lab, &writer, candidate, leader).await;
+    writer.stop();
+    let lost = writer.verify(&lab.cluster.nodes[leader].connect().await.unwrap()).await.unwrap();
+    assert_eq!(lost, Vec::<i64>::new(), "acknowledged rows are lost");
+    lab.prober.assert_one_primary();
+}
+
+/// In pause, in which a daemon that ends leaves its PostgreSQL alone, every daemon is ended and the other one started, the leader's
+/// last.
+async fn replace_everywhere(lab: &mut Lab, writer: &Writer, kind: Kind) {
+    let leader = lab.cluster.wait_for_leader(SOON).await.unwrap();
+    writer.mark();
+    let printed = lab.patronictl(leader, &["pause", SCOPE, "--wait"]).await;
+    assert!(printed.contains("Success"), "{printed}");
+    for step in 1..=3 {
+        let index = (leader + step) % 3;
+        let before = lab.node(index).postmaster_pid().unwrap();
+        lab.node(index).stop(SOON).await.unwrap();
+        lab.swap(index, kind);
+        lab.node(index).start().unwrap();
+        wait_until_managed(lab, index, leader).await;
+        assert_eq!(lab.node(index).postmaster_pid().unwrap(), before, "restarted\n{}", lab.cluster.logs(30));
+        lab.wait_until_all_agree(leader).await;
+    }
+    let printed = lab.ptctl(leader, &["resume", SCOPE, "--wait"]).await;
+    assert!(printed.contains("Success"), "{printed}");
+    lab.wait_until_all_agree(leader).await;
+    assert_no_gap(lab, writer);
+    println!("every node is {kind:?}'s now");
+}
+
+/// Nothing happened to the client since its mark.
+fn assert_no_gap(lab: &Lab, writer: &Writer) {
+    let gap = writer.longest_gap();
+    assert!(gap < Duration::from_secs(1), "writes stood still for {gap:?}\n{}", lab.cluster.logs(30));
+    assert_eq!(writer.failed_since_mark(), vec![], "no statement failed\n{}", lab.cluster.logs(30));
+}
+
+async fn switch_over(lab: &mut Lab, writer: &Writer, leader: usize, candidate: usize) {
+    writer.mark();
+    lab.switch_over(candidate, leader, candidate).await;
+    lab.wait_until_all_agree(candidate).await;
+    writer.wait_for_rows(5, SOON).await.unwrap();
+    println!("switchover: writes stood still for {:?}", writer.longest_gap());
+}
+
 /// Kills the node's daemon, starts the other one, and waits until it manages the very same postmaster.
 async fn swap(lab: &mut Lab, index: usize, kind: Kind) {
     let leader = lab.cluster.wait_for_leader(SOON).await.unwrap();
@@ -45,20 +120,24 @@ async fn swap(lab: &mut Lab, index: usize, kind: Kind) {
     lab.node(index).kill_daemon().unwrap();
     lab.swap(index, kind);
     lab.node(index).start().unwrap();
-    let this = &*lab;
-    let taken = wait_until("the new daemon's own document", SOON, || async {
-        let own = this.cluster.nodes[index].patroni().await?;
-        ensure!(own["state"] == "running", "{own}");
-        let role = if index == leader { "/primary" } else { "/replica" };
-        let answer = this.cluster.nodes[index].get(role).await?;
-        ensure!(answer.status == 200, "{role}: {}", answer.body);
-        Ok(own)
-    })
-    .await;
-    let own = taken.with_context(|| lab.cluster.logs(30)).unwrap();
+    let own = wait_until_managed(lab, index, leader).await;
     println!("node{} is {kind:?}'s now: {own}", index + 1);
     // name, role, timeline, addresses: nothing has changed, only the daemon
     assert_eq!(lab.wait_until_all_agree(leader).await, agreed);
     assert_eq!(lab.node(index).postmaster_pid().unwrap(), before, "restarted\n{}", lab.cluster.logs(30));
     assert_eq!(lab.ask(index, "SELECT pg_postmaster_start_time()::text").await.unwrap(), started);
+}
+
+/// Waits until the daemon answers for its server, and returns its document.
+async fn wait_until_managed(lab: &Lab, index: usize, leader: usize) -> Value {
+    let taken = wait_until("the new daemon's own document", SOON, || async {
+        let own = lab.cluster.nodes[index].patroni().await?;
+        ensure!(own["state"] == "running", "{own}");
+        let role = if index == leader { "/primary" } else { "/replica" };
+        let answer = lab.cluster.nodes[index].get(role).await?;
+        ensure!(answer.status == 200, "{role}: {}", answer.body);
+        Ok(own)
+    })
+    .await;
+    taken.with_context(|| lab.cluster.logs(30)).unwrap()
 }

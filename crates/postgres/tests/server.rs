@@ -173,8 +173,15 @@ fn b_26_server_of_somebody_else_is_adopted() {
         let backend = session.query_text("SELECT pg_backend_pid()").await.unwrap()[0][0].clone().unwrap();
         held.signal(ptarmigan_guardian::SignalName::Kill).await.unwrap();
         held.exited().await.unwrap();
+        assert!(!node.pg.is_alive(), "nothing has the data directory open");
+        // It may be on the last steps of its way out still.
         let backend = backend.parse().unwrap();
-        assert!(!ptarmigan_guardian::process::is_alive(backend) && !node.pg.is_alive());
+        wait_until("the end of the backend", LIMIT, || async {
+            anyhow::ensure!(!ptarmigan_guardian::process::is_alive(backend));
+            Ok(())
+        })
+        .await
+        .unwrap();
     });
 }
 

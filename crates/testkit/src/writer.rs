@@ -150,6 +150,13 @@ impl Writer {
         self.record().failed.clone()
     }
 
+    /// Every failed write since the mark, or at all where there is none.
+    pub fn failed_since_mark(&self) -> Vec<Failed> {
+        let record = self.record();
+        let since = |failed: &&Failed| record.mark.is_none_or(|mark| failed.at >= mark);
+        record.failed.iter().filter(since).cloned().collect()
+    }
+
     /// Waits until `rows` more rows are acknowledged.
     ///
     /// # Errors
