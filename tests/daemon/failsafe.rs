@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ptarmigan_testkit::wait_until;
+use ptarmigan_testkit::{store::Kind, wait_until};
 use ptarmigan_types::Monotonic;
 use serde_json::{Value, json};
 
@@ -131,8 +131,9 @@ async fn one_member_is_missing(site: &mut Site, leader: usize, prober: &crate::p
 async fn lv_2_members_that_see_etcd_keep_their_promise_and_a_new_node_does_not_race() {
     let mut site = Site::start("promise", 0, |_| {}).await;
     let relay = Relay::to(site.cluster.store.hosts()[0].clone());
-    let first = site.another("node1", |config| {
-        config["etcd3"] = json!({"hosts": [relay.address()], "use_proxies": true});
+    let first = site.another("node1", |config| match Kind::from_env() {
+        Kind::Etcd => config["etcd3"] = json!({"hosts": [relay.address()], "use_proxies": true}),
+        Kind::Consul => config["consul"] = json!({"host": relay.address()}),
     });
     site.cluster.nodes.push(first);
     site.node_mut(0).start().unwrap();

@@ -15,6 +15,7 @@ mod bootstrap;
 mod callbacks;
 mod cascade;
 mod configuration;
+mod consul;
 mod container;
 mod crash;
 mod custom_bootstrap;

@@ -1,9 +1,9 @@
-//! A way to etcd that can be cut for one node alone.
+//! A way to the store that can be cut for one node alone, or lead to another server.
 
 use std::{
     net::{SocketAddr, TcpListener},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -17,6 +17,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Carries connections to one address, on a thread of its own.
 pub(crate) struct Relay {
     address: SocketAddr,
+    target: Arc<Mutex<String>>,
     open: Arc<AtomicBool>,
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -28,12 +29,14 @@ impl Relay {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (open, ends) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+        let target = Arc::new(Mutex::new(target));
+        let to = Arc::clone(&target);
         let (is_open, is_over) = (Arc::clone(&open), Arc::clone(&ends));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(carry(listener, &target, &is_open, &is_over));
+            runtime.block_on(carry(listener, &to, &is_open, &is_over));
         });
-        Self { address, open, ends, thread: Some(thread) }
+        Self { address, target, open, ends, thread: Some(thread) }
     }
 
     pub(crate) fn address(&self) -> String {
@@ -48,6 +51,11 @@ impl Relay {
     pub(crate) fn mend(&self) {
         self.open.store(true, Ordering::SeqCst);
     }
+
+    /// From now on there is another server behind the address, which knows nothing of the connections to the former one.
+    pub(crate) fn move_to(&self, target: String) {
+        *self.target.lock().unwrap() = target;
+    }
 }
 
 impl Drop for Relay {
@@ -59,18 +67,20 @@ impl Drop for Relay {
     }
 }
 
-async fn carry(listener: TcpListener, target: &str, open: &AtomicBool, ends: &AtomicBool) {
+async fn carry(listener: TcpListener, target: &Mutex<String>, open: &AtomicBool, ends: &AtomicBool) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let mut connections = tokio::task::JoinSet::new();
+    let mut before = target.lock().unwrap().clone();
     while !ends.load(Ordering::SeqCst) {
-        if !open.load(Ordering::SeqCst) {
+        let target = target.lock().unwrap().clone();
+        if !open.load(Ordering::SeqCst) || target != before {
             connections.abort_all();
         }
+        before.clone_from(&target);
         let Ok(Ok((mut client, _))) = tokio::time::timeout(LOOK, listener.accept()).await else { continue };
         if !open.load(Ordering::SeqCst) {
             continue;
         }
-        let target = target.to_owned();
         connections.spawn(async move {
             if let Ok(mut server) = TcpStream::connect(target).await {
                 // either side may go away

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ptarmigan_testkit::{
-    Binaries, Cluster, Node, Store, Workspace, Writer, cluster,
+    Binaries, Cluster, Consul, Node, Store, Workspace, Writer, cluster, consul,
     http::{Request, Response},
     node::{Credentials, Runner, Spec},
     postgres, process,
@@ -94,6 +94,36 @@ impl Site {
             site.cluster.nodes.push(node);
         }
         site
+    }
+
+    /// On a Consul like that, with nodes whose section `consul` is what `section` says of the node's index and the store.
+    pub(crate) async fn on_consul(
+        name: &str,
+        nodes: usize,
+        options: consul::Options,
+        section: impl Fn(usize, &Consul) -> Value,
+    ) -> Self {
+        let (workspace, binaries) = Self::place(name);
+        let store = Store::Consul(Consul::start_with(&workspace, options).await.unwrap());
+        let credentials = Credentials::random();
+        let cluster = Cluster { nodes: Vec::new(), haproxy: None, store, credentials };
+        let mut site = Self { cluster, workspace, binaries };
+        for index in 0..nodes {
+            let section = section(index, site.consul());
+            let node = site.another(&format!("node{}", index + 1), |config| config["consul"] = section);
+            site.cluster.nodes.push(node);
+            site.node_mut(index).start().unwrap();
+        }
+        site
+    }
+
+    /// # Panics
+    /// The store is another one.
+    pub(crate) fn consul(&mut self) -> &mut Consul {
+        match &mut self.cluster.store {
+            Store::Consul(consul) => consul,
+            Store::Etcd(_) => panic!("not on Consul"),
+        }
     }
 
     fn place(name: &str) -> (Workspace, Binaries) {

@@ -168,6 +168,26 @@ impl Lab {
         printed
     }
 
+    /// Pauses the cluster or lets it go on, with one of the tools, and waits until every node knows. The tool itself waits no
+    /// longer than `loop_wait`.
+    pub(crate) async fn set_pause(&self, through: usize, tool: Kind, paused: bool) {
+        let words = [if paused { "pause" } else { "resume" }, SCOPE];
+        let printed = match tool {
+            Kind::Patroni => self.patronictl(through, &words).await,
+            Kind::Ptarmigan => self.ptctl(through, &words).await,
+        };
+        assert!(printed.contains("Success"), "{printed}");
+        let known = wait_until("the word from every node", SOON, || async {
+            for node in &self.cluster.nodes {
+                let own = node.patroni().await?;
+                ensure!((own["pause"] == true) == paused, "{own}");
+            }
+            Ok(())
+        })
+        .await;
+        known.with_context(|| self.cluster.logs(30)).unwrap();
+    }
+
     /// The nodes of that kind.
     pub(crate) fn of(&self, kind: Kind) -> Vec<usize> {
         let is_kind =

@@ -77,8 +77,7 @@ async fn a_cluster_moves_over_node_by_node_and_back_under_a_writer() {
 async fn replace_everywhere(lab: &mut Lab, writer: &Writer, kind: Kind) {
     let leader = lab.cluster.wait_for_leader(SOON).await.unwrap();
     writer.mark();
-    let printed = lab.patronictl(leader, &["pause", SCOPE, "--wait"]).await;
-    assert!(printed.contains("Success"), "{printed}");
+    lab.set_pause(leader, Kind::Patroni, true).await;
     for step in 1..=3 {
         let index = (leader + step) % 3;
         let before = lab.node(index).postmaster_pid().unwrap();
@@ -89,8 +88,7 @@ async fn replace_everywhere(lab: &mut Lab, writer: &Writer, kind: Kind) {
         assert_eq!(lab.node(index).postmaster_pid().unwrap(), before, "restarted\n{}", lab.cluster.logs(30));
         lab.wait_until_all_agree(leader).await;
     }
-    let printed = lab.ptctl(leader, &["resume", SCOPE, "--wait"]).await;
-    assert!(printed.contains("Success"), "{printed}");
+    lab.set_pause(leader, Kind::Ptarmigan, false).await;
     lab.wait_until_all_agree(leader).await;
     assert_no_gap(lab, writer);
     println!("every node is {kind:?}'s now");

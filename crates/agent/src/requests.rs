@@ -75,10 +75,7 @@ pub fn reload_now(node: &Node) -> bool {
     node.known().unapplied = Some(Unapplied::Forced);
     if changed {
         tracing::info!("the local configuration changed");
-        node.dcs.set_timing(node.configuration.timing());
-        if let Err(reason) = node.dcs.reload(&node.configuration.current().settings.dcs.section) {
-            tracing::error!("the DCS keeps its former settings: {reason}");
-        }
+        crate::start::apply_to_dcs(&node.configuration, node.dcs.as_ref());
         crate::watchdog::configure(node);
     } else {
         tracing::info!("No local configuration items changed.");

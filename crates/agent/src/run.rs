@@ -96,7 +96,7 @@ async fn daemon(configuration: Configuration, logging: &Logging) -> ExitCode {
     let started = tokio::select! {
         biased;
         () = signals.end.received() => return ExitCode::SUCCESS,
-        started = start::start(configuration) => started,
+        started = start::start(configuration, &mut signals.hangup) => started,
     };
     let node = match started {
         Ok(node) => node,

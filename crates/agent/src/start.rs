@@ -11,6 +11,7 @@ use ptarmigan_ha::callbacks::Callbacks;
 use ptarmigan_postgres::{Options, Postgres, postmaster::start::Attached};
 use ptarmigan_rest::snapshot::Snapshot;
 use ptarmigan_types::{ClusterPath, DynamicConfig, MemberState, Monotonic, Role, version};
+use tokio::signal::unix::Signal;
 
 use crate::{
     configuration::Configuration,
@@ -38,16 +39,20 @@ pub enum Error {
     Peers(String),
 }
 
-/// Steps 4 to 9: waits for the DCS as long as it takes.
-pub async fn start(configuration: Configuration) -> Result<Arc<Node>, Error> {
+/// Steps 4 to 9: waits for the DCS as long as it takes; a SIGHUP meanwhile has the configuration read again.
+///
+/// # Errors
+/// See [`enum@Error`].
+pub async fn start(configuration: Configuration, hangup: &mut Signal) -> Result<Arc<Node>, Error> {
     let settings = configuration.current();
     let settings = &settings.settings;
     let peers = ptarmigan_rest::Client::new(
         settings.ctl.authentication.as_ref().or(settings.restapi.authentication.as_ref()),
     )
     .map_err(|error| Error::Peers(error.to_string()))?;
-    let dcs = connect(&configuration).await?;
-    let cluster = first_view(dcs.as_ref()).await?;
+    let dcs = connect(&configuration, hangup).await?;
+    let mut wait = Wait { configuration: &configuration, dcs: dcs.as_ref(), hangup };
+    let cluster = wait.until(|| dcs.view()).await?.cluster;
     if let Some(member) = cluster.member(&settings.name)
         && let Some(url) = member.data.api_url()
         && peers.is_somebody_there(url).await
@@ -101,7 +106,7 @@ fn adopt(configuration: &Configuration, config: &DynamicConfig) {
     }
 }
 
-async fn connect(configuration: &Configuration) -> Result<Arc<dyn Dcs>, Error> {
+async fn connect(configuration: &Configuration, hangup: &mut Signal) -> Result<Arc<dyn Dcs>, Error> {
     let current = configuration.current();
     let settings = &current.settings;
     let (kind, section) = (&settings.dcs.kind, &settings.dcs.section);
@@ -114,7 +119,7 @@ async fn connect(configuration: &Configuration) -> Result<Arc<dyn Dcs>, Error> {
                 .map_err(|error| Error::Dcs(format!("{}: {error}", kind.as_str())))?;
             let etcd = Etcd::connect(&section, path, name, timing, true).map_err(unusable)?;
             tracing::info!("DCS: {}", etcd.describe());
-            wait_for(|| etcd.probe()).await?;
+            Wait { configuration, dcs: &etcd, hangup }.until(|| etcd.probe()).await?;
             Ok(Arc::new(etcd))
         }
         DcsKind::Consul => {
@@ -123,7 +128,7 @@ async fn connect(configuration: &Configuration) -> Result<Arc<dyn Dcs>, Error> {
             let consul =
                 Consul::connect(section, path, &settings.scope, name, timing, true).map_err(unusable)?;
             tracing::info!("DCS: {}", consul.describe());
-            wait_for(|| consul.probe()).await?;
+            Wait { configuration, dcs: &consul, hangup }.until(|| consul.probe()).await?;
             Ok(Arc::new(consul))
         }
         DcsKind::Other(other) => {
@@ -132,25 +137,45 @@ async fn connect(configuration: &Configuration) -> Result<Arc<dyn Dcs>, Error> {
     }
 }
 
-async fn first_view(dcs: &dyn Dcs) -> Result<ptarmigan_types::Cluster, Error> {
-    let view = wait_for(|| dcs.view()).await?;
-    Ok(view.cluster)
+/// What is waited for at start, and with what.
+struct Wait<'a> {
+    configuration: &'a Configuration,
+    dcs: &'a dyn Dcs,
+    hangup: &'a mut Signal,
 }
 
-/// Tries for ever, and says so each time; credentials that are wrong end it.
-async fn wait_for<T, F>(ask: impl Fn() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, DcsError>>,
-{
-    loop {
-        match ask().await {
-            Ok(answer) => return Ok(answer),
-            Err(DcsError::Fatal(reason)) => return Err(Error::Dcs(reason)),
-            Err(error) => {
-                tracing::info!("waiting on DCS: {error}");
-                tokio::time::sleep(RETRY).await;
+impl Wait<'_> {
+    /// Tries for ever, and says so each time; credentials that are wrong end it.
+    async fn until<T, F>(&mut self, ask: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, DcsError>>,
+    {
+        loop {
+            match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(DcsError::Fatal(reason)) => return Err(Error::Dcs(reason)),
+                Err(error) => tracing::info!("waiting on DCS: {error}"),
+            }
+            if tokio::time::timeout(RETRY, self.hangup.recv()).await.is_ok() {
+                self.reload();
             }
         }
+    }
+
+    /// What a reload may change of the store: its credentials may be why it is waited for.
+    fn reload(&self) {
+        if self.configuration.reload() {
+            tracing::info!("the local configuration changed");
+            apply_to_dcs(self.configuration, self.dcs);
+        }
+    }
+}
+
+/// The store takes over what a reload may change of it.
+pub fn apply_to_dcs(configuration: &Configuration, dcs: &dyn Dcs) {
+    dcs.set_timing(configuration.timing());
+    if let Err(reason) = dcs.reload(&configuration.current().settings.dcs.section) {
+        tracing::error!("the DCS keeps its former settings: {reason}");
     }
 }
 

@@ -15,15 +15,32 @@ const STARTUP: Duration = Duration::from_secs(60);
 /// How long one server is asked.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// A running Consul.
+/// What a Consul is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Its servers.
+    pub servers: usize,
+    /// Agents that are no servers, as there is one beside each node of a cluster. They come after the servers: the first
+    /// one's index is the number of servers.
+    pub agents: usize,
+    /// Added to every configuration.
+    pub config: Value,
+    /// With which the keys are read and written.
+    pub token: Option<String>,
+}
+
+/// A running Consul, whose gossip is encrypted.
 #[derive(Debug)]
 pub struct Consul {
     workspace: Workspace,
-    servers: Vec<Server>,
+    options: Options,
+    gossip_key: String,
+    /// The servers, then the agents.
+    members: Vec<Member>,
 }
 
 #[derive(Debug)]
-struct Server {
+struct Member {
     name: String,
     http: Port,
     rpc: Port,
@@ -37,20 +54,32 @@ impl Consul {
     /// # Errors
     /// Consul is not installed, or does not come up within a minute; the message carries its log.
     pub async fn start(workspace: &Workspace, servers: usize) -> Result<Self> {
-        let mut consul = Self { workspace: workspace.clone(), servers: Vec::new() };
-        for index in 0..servers {
-            consul.servers.push(Server {
-                name: format!("consul{index}"),
+        Self::start_with(workspace, Options { servers, ..Options::default() }).await
+    }
+
+    /// Starts all of it and waits until everybody knows a leader.
+    ///
+    /// # Errors
+    /// As [`Consul::start`].
+    pub async fn start_with(workspace: &Workspace, options: Options) -> Result<Self> {
+        let gossip_key =
+            STANDARD.encode(std::iter::repeat_with(|| fastrand::u8(..)).take(32).collect::<Vec<_>>());
+        let mut consul = Self { workspace: workspace.clone(), options, gossip_key, members: Vec::new() };
+        let (servers, all) = (consul.options.servers, consul.options.servers + consul.options.agents);
+        for index in 0..all {
+            let kind = if index < servers { "consul" } else { "agent" };
+            consul.members.push(Member {
+                name: format!("{kind}{index}"),
                 http: Port::reserve()?,
                 rpc: Port::reserve()?,
                 serf: Port::reserve()?,
                 process: None,
             });
         }
-        for index in 0..servers {
+        for index in 0..all {
             consul.spawn(index)?;
         }
-        for index in 0..servers {
+        for index in 0..all {
             consul.wait_healthy(index).await?;
         }
         Ok(consul)
@@ -58,7 +87,24 @@ impl Consul {
 
     /// `127.0.0.1:<port>` of every server.
     pub fn hosts(&self) -> Vec<String> {
-        self.servers.iter().map(|server| server.http.address()).collect()
+        self.members[..self.options.servers].iter().map(|server| server.http.address()).collect()
+    }
+
+    /// `127.0.0.1:<port>` of every agent that is no server.
+    pub fn agents(&self) -> Vec<String> {
+        self.members[self.options.servers..].iter().map(|agent| agent.http.address()).collect()
+    }
+
+    /// Asks a server or an agent to end (SIGTERM) and waits for it. An agent leaves the cluster then, as Consul has it.
+    ///
+    /// # Errors
+    /// It does not run, or not end in time.
+    pub async fn stop(&mut self, index: usize) -> Result<()> {
+        let process = self.process(index)?;
+        process.signal(Signal::TERM)?;
+        process.wait(STARTUP).await?;
+        self.member(index)?.process = None;
+        Ok(())
     }
 
     /// Kills a server (SIGKILL). Its data stay.
@@ -66,7 +112,7 @@ impl Consul {
     /// # Errors
     /// There is no such server.
     pub fn kill(&mut self, index: usize) -> Result<()> {
-        self.server(index)?.process = None;
+        self.member(index)?.process = None;
         Ok(())
     }
 
@@ -102,8 +148,8 @@ impl Consul {
     pub fn spawn(&mut self, index: usize) -> Result<()> {
         self.kill(index)?;
         let command = self.command(index)?;
-        let process = Process::spawn(&self.workspace, &self.servers[index].name, command)?;
-        self.servers[index].process = Some(process);
+        let process = Process::spawn(&self.workspace, &self.members[index].name, command)?;
+        self.members[index].process = Some(process);
         Ok(())
     }
 
@@ -157,7 +203,7 @@ impl Consul {
     pub async fn leader(&self) -> Result<usize> {
         let (_, answer) = self.call("GET", "/v1/status/leader", None).await?;
         let leader: String = serde_json::from_str(&answer)?;
-        let found = self.servers.iter().position(|server| server.rpc.address() == leader);
+        let found = self.members.iter().position(|member| member.rpc.address() == leader);
         found.with_context(|| format!("no server of ours leads: {leader:?}"))
     }
 
@@ -173,9 +219,12 @@ impl Consul {
     /// Asks one running server after the other.
     async fn call(&self, method: &str, path: &str, body: Option<&str>) -> Result<(u16, String)> {
         let mut last = anyhow::anyhow!("no server runs");
-        for server in self.servers.iter().filter(|server| server.process.is_some()) {
-            let address = server.http.address();
+        for member in self.members.iter().filter(|member| member.process.is_some()) {
+            let address = member.http.address();
             let mut request = Request::new(method, &address, path).timeout(ANSWER);
+            if let Some(token) = &self.options.token {
+                request = request.header("X-Consul-Token", token);
+            }
             if let Some(body) = body {
                 request = request.body(body);
             }
@@ -188,29 +237,29 @@ impl Consul {
         Err(last)
     }
 
-    fn server(&mut self, index: usize) -> Result<&mut Server> {
-        self.servers.get_mut(index).with_context(|| format!("no Consul server {index}"))
+    fn member(&mut self, index: usize) -> Result<&mut Member> {
+        self.members.get_mut(index).with_context(|| format!("no member {index} of Consul"))
     }
 
     fn process(&mut self, index: usize) -> Result<&mut Process> {
-        self.server(index)?.process.as_mut().with_context(|| format!("consul{index} does not run"))
+        self.member(index)?.process.as_mut().with_context(|| format!("member {index} of Consul does not run"))
     }
 
     fn command(&self, index: usize) -> Result<Command> {
-        let server = &self.servers[index];
-        let home = self.workspace.folder(&server.name)?;
-        let others: Vec<String> = self.servers.iter().map(|other| other.serf.address()).collect();
-        let config = json!({
-            "server": true,
-            "bootstrap_expect": self.servers.len(),
+        let member = &self.members[index];
+        let home = self.workspace.folder(&member.name)?;
+        let others: Vec<String> = self.members.iter().map(|other| other.serf.address()).collect();
+        let mut config = json!({
+            "server": index < self.options.servers,
             "retry_join": others,
             "retry_interval": "1s",
-            "node_name": server.name,
+            "node_name": member.name,
             "data_dir": home.join("data"),
             "bind_addr": "127.0.0.1",
             "client_addr": "127.0.0.1",
+            "encrypt": self.gossip_key,
             "ports": {
-                "http": server.http.number(), "server": server.rpc.number(), "serf_lan": server.serf.number(),
+                "http": member.http.number(), "server": member.rpc.number(), "serf_lan": member.serf.number(),
                 "dns": -1, "grpc": -1, "serf_wan": -1,
             },
             // elections as fast as Consul can
@@ -218,6 +267,12 @@ impl Consul {
             "disable_update_check": true,
             "log_level": "warn",
         });
+        if index < self.options.servers {
+            config["bootstrap_expect"] = json!(self.options.servers);
+        }
+        for (key, value) in self.options.config.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
         let path = home.join("config.json");
         self.workspace.write(&path, &config.to_string())?;
         let mut command = process::command(&self.workspace, &home, "consul");
@@ -226,9 +281,9 @@ impl Consul {
     }
 
     async fn wait_healthy(&mut self, index: usize) -> Result<()> {
-        let server = self.server(index)?;
-        let address = server.http.address();
-        let process = server.process.as_mut().context("not started")?;
+        let member = self.member(index)?;
+        let address = member.http.address();
+        let process = member.process.as_mut().context("not started")?;
         let result = wait_until(&format!("consul{index} to know a leader"), STARTUP, || {
             let exit = process.exit_status();
             let request = Request::new("GET", &address, "/v1/kv/x?consistent").timeout(ANSWER).send();
@@ -236,7 +291,8 @@ impl Consul {
                 ensure!(exit.is_none(), "Consul ended: {exit:?}");
                 let answer = request.await?;
                 match answer.status {
-                    200 | 404 => Ok(()),
+                    // 403: it knows a leader, and whom it does not know
+                    200 | 403 | 404 => Ok(()),
                     status => bail!("{status} {}", answer.body),
                 }
             }

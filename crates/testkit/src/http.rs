@@ -20,7 +20,7 @@ pub struct Request<'a> {
     method: &'a str,
     path: &'a str,
     body: Option<String>,
-    authorization: Option<String>,
+    headers: Vec<(&'a str, String)>,
     timeout: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Response {
 impl<'a> Request<'a> {
     /// A request without a body.
     pub fn new(method: &'a str, address: &'a str, path: &'a str) -> Self {
-        Self { address, method, path, body: None, authorization: None, timeout: TIMEOUT }
+        Self { address, method, path, body: None, headers: Vec::new(), timeout: TIMEOUT }
     }
 
     /// Sends `body`, declared as JSON.
@@ -65,8 +65,14 @@ impl<'a> Request<'a> {
 
     /// HTTP Basic authentication.
     #[must_use]
-    pub fn basic_auth(mut self, username: &str, password: &str) -> Self {
-        self.authorization = Some(format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))));
+    pub fn basic_auth(self, username: &str, password: &str) -> Self {
+        self.header("Authorization", format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
+    }
+
+    /// One more header.
+    #[must_use]
+    pub fn header(mut self, name: &'a str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
         self
     }
 
@@ -106,8 +112,8 @@ impl<'a> Request<'a> {
 
     fn head_and_body(&self) -> String {
         let mut text = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.path, self.address);
-        if let Some(authorization) = &self.authorization {
-            text.push_str(&format!("Authorization: {authorization}\r\n"));
+        for (name, value) in &self.headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
         }
         text.push_str("Connection: close\r\n");
         let body = self.body.as_deref().unwrap_or_default();

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::{Consul, Etcd, Workspace};
+use crate::{Consul, Etcd, Workspace, consul};
 
 /// A key as the store holds it. Its path begins with a slash, whatever the store writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,14 +64,19 @@ macro_rules! on {
 }
 
 impl Store {
-    /// Starts `servers` servers and waits until they have a leader.
+    /// Starts `servers` servers and waits until they have a leader. Several servers of Consul have an agent beside the
+    /// nodes, which finds its way to one that lives.
     ///
     /// # Errors
     /// It is not installed, or does not come up; the message carries its log.
     pub async fn start(workspace: &Workspace, kind: Kind, servers: usize) -> Result<Self> {
         Ok(match kind {
             Kind::Etcd => Self::Etcd(Etcd::start(workspace, servers).await?),
-            Kind::Consul => Self::Consul(Consul::start(workspace, servers).await?),
+            Kind::Consul => {
+                let agents = usize::from(servers > 1);
+                let options = consul::Options { servers, agents, ..consul::Options::default() };
+                Self::Consul(Consul::start_with(workspace, options).await?)
+            }
         })
     }
 
@@ -84,7 +89,10 @@ impl Store {
     pub fn section(&self) -> (String, Value) {
         match self {
             Self::Etcd(etcd) => ("etcd3".into(), json!({"hosts": etcd.hosts()})),
-            Self::Consul(consul) => ("consul".into(), json!({"host": consul.hosts()[0]})),
+            Self::Consul(consul) => {
+                let host = consul.agents().into_iter().chain(consul.hosts()).next();
+                ("consul".into(), json!({"host": host}))
+            }
         }
     }
 
