@@ -75,11 +75,12 @@ pub fn reload_now(node: &Node) -> bool {
     node.known().unapplied = Some(Unapplied::Forced);
     if changed {
         tracing::info!("the local configuration changed");
-        crate::start::apply_to_dcs(&node.configuration, node.dcs.as_ref());
         crate::watchdog::configure(node);
     } else {
         tracing::info!("No local configuration items changed.");
     }
+    // Certificates may have been replaced in their files.
+    crate::start::apply_to_dcs(&node.configuration, node.dcs.as_ref());
     changed
 }
 

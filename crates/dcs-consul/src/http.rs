@@ -7,7 +7,7 @@ use std::{
 };
 
 use ptarmigan_dcs::{Error, Timing};
-use ptarmigan_tls::{Checks, Trust, files};
+use ptarmigan_tls::files;
 use ptarmigan_types::Monotonic;
 use reqwest::{Client, Method, Url, redirect::Policy as Redirects};
 use serde_json::Value;
@@ -331,28 +331,15 @@ fn stamps(settings: &ConsulSettings) -> Stamps {
 }
 
 fn build(settings: &ConsulSettings) -> Result<Client, String> {
-    let trust = || -> Result<Trust, String> {
-        let roots = match &settings.cacert {
-            Some(path) => {
-                files::certificates(path).map_err(|error| format!("consul.cacert: {}", chain(&error)))?
-            }
-            None => files::system_roots(),
-        };
-        Trust::usable(roots).map_err(|error| format!("consul.cacert: {error}"))
-    };
     let is_tls = settings.base.scheme() == "https";
-    let checks = if settings.verify && is_tls { Checks::ChainAndName(trust()?) } else { Checks::Nothing };
-    let builder = ptarmigan_tls::client_builder(checks).map_err(|error| error.to_string())?;
-    let tls = match settings.cert.as_ref().filter(|_| is_tls) {
-        None => builder.with_no_client_auth(),
-        Some(cert) => {
-            let shown =
-                files::certificates(cert).map_err(|error| format!("consul.cert: {}", chain(&error)))?;
-            let key = files::private_key(settings.key.as_ref().unwrap_or(cert));
-            let key = key.map_err(|error| format!("consul.key: {}", chain(&error)))?;
-            builder.with_client_auth_cert(shown, key).map_err(|error| format!("consul.cert: {error}"))?
-        }
+    let files = files::Client {
+        section: "consul",
+        cacert: settings.cacert.as_deref(),
+        cert: settings.cert.as_deref().filter(|_| is_tls),
+        key: settings.key.as_deref(),
+        verify: settings.verify && is_tls,
     };
+    let tls = files.config()?;
     Client::builder()
         .tls_backend_preconfigured(tls)
         .user_agent(concat!("Ptarmigan/", env!("CARGO_PKG_VERSION")))

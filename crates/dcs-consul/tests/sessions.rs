@@ -96,22 +96,32 @@ async fn a_6_1_a_member_is_a_service_while_it_is_up() {
     let consul = connect(settings(&section), "a");
     ready(&consul).await;
     consul.put_member(MEMBER).await.unwrap();
-    let services = server.ask("GET", "agent/services", None).await;
+    let services = wait_for_tags(&server, &consul, &json!(["x", "primary", "master"])).await;
     let service = &services["demo/a"];
     assert_eq!((&service["Service"], &service["Port"]), (&json!("demo"), &json!(5433)));
-    assert_eq!(service["Tags"], json!(["x", "primary", "master"]));
     // A service that is wanted no more, and one whose tags change.
     section["service_tags"] = json!(["y"]);
     consul.reload(section.as_object().unwrap()).unwrap();
-    consul.keep_lease(false).await.unwrap();
-    let services = server.ask("GET", "agent/services", None).await;
-    assert_eq!(services["demo/a"]["Tags"], json!(["y", "primary", "master"]));
+    wait_for_tags(&server, &consul, &json!(["y", "primary", "master"])).await;
     consul.put_member(&MEMBER.replace("running", "stopped")).await.unwrap();
-    assert_eq!(server.ask("GET", "agent/services", None).await, json!({}));
+    wait_for_tags(&server, &consul, &json!(null)).await;
     consul.put_member(MEMBER).await.unwrap();
     consul.reload(server.section().as_object().unwrap()).unwrap();
-    consul.keep_lease(false).await.unwrap();
-    assert_eq!(server.ask("GET", "agent/services", None).await, json!({}));
+    assert_eq!(wait_for_tags(&server, &consul, &json!(null)).await, json!({}));
+}
+
+/// The agent is told again with the next use of the lease where it did not answer in time.
+async fn wait_for_tags(server: &Server, consul: &Consul, tags: &serde_json::Value) -> serde_json::Value {
+    let until = deadline();
+    loop {
+        consul.keep_lease(false).await.unwrap();
+        let services = server.ask("GET", "agent/services", None).await;
+        if services["demo/a"]["Tags"] == *tags {
+            return services;
+        }
+        assert!(ptarmigan_clock::now() < until, "{tags} is not in {services}");
+        pause().await;
+    }
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ pub(crate) async fn open(settings: &EtcdSettings, endpoint: &str, limits: Limits
         .with_keep_alive_while_idle(false)
         .with_tcp_keepalive(limits.ping_interval)
         .with_require_leader(true);
-    if endpoint.starts_with("https://") {
+    if is_tls(endpoint) {
         let tls = tls(settings).await.map_err(|text| Next::Switch { sent: false, text })?;
         options = options.with_tls(tls);
     }
@@ -63,6 +63,10 @@ pub(crate) async fn open(settings: &EtcdSettings, endpoint: &str, limits: Limits
         authenticate(settings, &client).await?;
     }
     Ok(client)
+}
+
+pub(crate) fn is_tls(endpoint: &str) -> bool {
+    endpoint.starts_with("https://")
 }
 
 /// Fetches a token for the configured user; clones of `client` share it. A server without authentication is fine.
@@ -83,6 +87,8 @@ pub(crate) async fn authenticate(settings: &EtcdSettings, client: &Client) -> Re
 }
 
 async fn tls(settings: &EtcdSettings) -> Result<TlsOptions, String> {
+    // tonic says nothing of what is wrong with a file.
+    settings.tls_files().config()?;
     let roots = match &settings.cacert {
         Some(path) => read(path).await?,
         None => system_roots().await,

@@ -12,6 +12,7 @@ mod nodes;
 mod pool;
 mod probe;
 pub mod settings;
+mod srv;
 mod store;
 mod watching;
 mod writes;
@@ -62,11 +63,6 @@ impl Etcd {
             None
         };
         Ok(Self { store, watcher })
-    }
-
-    /// Takes other credentials over, as a reload of the configuration brings them.
-    pub fn set_credentials(&self, username: Option<String>, password: Option<String>) {
-        self.store.pool.set_credentials(username, password);
     }
 
     /// Asks whether there is an etcd that can be used: within `retry_timeout`, and without waiting for one that is
@@ -162,11 +158,11 @@ impl Dcs for Etcd {
         }
     }
 
-    /// Only user and password: with other addresses or certificates the daemon is to be started again.
+    /// User, password and certificates: with other addresses the daemon is to be started again.
     fn reload(&self, section: &Map<String, Value>) -> Result<(), String> {
         let v2 = self.store.pool.settings().v2;
         let settings = EtcdSettings::from_config(section, v2).map_err(|error| error.to_string())?;
-        self.set_credentials(settings.username, settings.password);
+        self.store.pool.reload(&settings);
         Ok(())
     }
 
@@ -175,6 +171,10 @@ impl Dcs for Etcd {
     }
 
     fn describe(&self) -> String {
-        format!("etcd at {}", self.store.pool.candidates().join(", "))
+        let settings = self.store.pool.settings();
+        match &settings.srv {
+            Some(srv) => format!("etcd that DNS names for {}", srv.domain),
+            None => format!("etcd at {}", self.store.pool.candidates().join(", ")),
+        }
     }
 }

@@ -50,6 +50,8 @@ pub(crate) struct Nodes {
     opened: u64,
     discovered_at: Option<Monotonic>,
     discovery_due: bool,
+    /// Nobody of those that DNS named answers, or it was not asked yet.
+    lookup_due: bool,
     newest: Option<Stamp>,
 }
 
@@ -78,7 +80,22 @@ impl Division {
 
 impl Nodes {
     pub(crate) fn new(configured: Vec<String>) -> Self {
-        Self { configured, discovery_due: true, ..Self::default() }
+        Self { configured, discovery_due: true, lookup_due: true, ..Self::default() }
+    }
+
+    /// Nobody answered: where the endpoints come from DNS, it is asked again.
+    pub(crate) const fn look_up_again(&mut self) {
+        self.lookup_due = true;
+    }
+
+    /// Takes turns: true where somebody has to ask DNS now.
+    pub(crate) const fn take_lookup(&mut self) -> bool {
+        std::mem::replace(&mut self.lookup_due, false)
+    }
+
+    /// What DNS says.
+    pub(crate) fn looked_up(&mut self, endpoints: Vec<String>) {
+        self.configured = endpoints;
     }
 
     /// How many nodes share the time.

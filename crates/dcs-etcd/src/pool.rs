@@ -12,10 +12,11 @@ use ptarmigan_types::Monotonic;
 use tokio::sync::watch;
 
 use crate::{
-    connection::{self, Limits},
+    connection::{self, Limits, is_tls},
     failure::{Failure, Next, judge},
     nodes::{Connection, Division, Nodes, Stamp},
     settings::EtcdSettings,
+    srv,
 };
 
 /// The first pause between two rounds; each next one is twice as long, up to [`PAUSE_MAX`].
@@ -91,12 +92,20 @@ impl Pool {
         Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// From now on other credentials are used; tokens of the former ones are given up.
-    pub(crate) fn set_credentials(&self, username: Option<String>, password: Option<String>) {
+    /// From now on the credentials and certificates of `new` are used; tokens and connections of the former ones are given up. Where
+    /// the servers show certificates, those may have been replaced in their files.
+    pub(crate) fn reload(&self, new: &EtcdSettings) {
         let before = self.settings();
-        if before.username != username || before.password != password {
-            let settings = Arc::new(EtcdSettings { username, password, ..(*before).clone() });
-            *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        let settings = EtcdSettings {
+            username: new.username.clone(),
+            password: new.password.clone(),
+            cacert: new.cacert.clone(),
+            cert: new.cert.clone(),
+            key: new.key.clone(),
+            ..(*before).clone()
+        };
+        if settings != *before || self.candidates().iter().any(|endpoint| is_tls(endpoint)) {
+            *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
             self.nodes().close_all();
         }
     }
@@ -181,6 +190,7 @@ impl Pool {
         R: Future<Output = Result<(T, Option<Stamp>), ClientError>> + Send,
         T: Send,
     {
+        self.look_up_if_due(deadline).await?;
         let division = self.division();
         let candidates = self.nodes().candidates();
         let count = if policy == Policy::OneNode { 1 } else { candidates.len() };
@@ -207,7 +217,27 @@ impl Pool {
             }
             self.nodes().failed(&endpoint);
         }
+        self.nodes().look_up_again();
         Err(Next::Switch { sent: sent_before, text: last })
+    }
+
+    /// Asks DNS where the endpoints come from there; what it said before holds where it does not answer.
+    async fn look_up_if_due(&self, deadline: Deadline) -> Result<(), Next> {
+        let settings = self.settings();
+        let Some(srv) = settings.srv.as_ref().filter(|_| self.nodes().take_lookup()) else { return Ok(()) };
+        let limit = (deadline.remaining() / 2).max(self.attempt().min(deadline.remaining()));
+        let looked_up = tokio::time::timeout(limit, srv::lookup(&settings, srv)).await;
+        match looked_up.unwrap_or_else(|_| Err("DNS does not answer in time".into())) {
+            Ok(endpoints) => {
+                tracing::info!("etcd according to DNS: {}", endpoints.join(", "));
+                self.nodes().looked_up(endpoints);
+                Ok(())
+            }
+            Err(text) => {
+                self.nodes().look_up_again();
+                if self.nodes().count() > 0 { Ok(()) } else { Err(Next::Switch { sent: false, text }) }
+            }
+        }
     }
 
     /// One attempt on one node, authentication included, within `limit`.

@@ -20,8 +20,10 @@ pub struct Error {
 /// Where etcd is and how to talk to it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct EtcdSettings {
-    /// `http://host:port` or `https://host:port`, at least one, without credentials.
+    /// `http://host:port` or `https://host:port`, without credentials; none where [`Self::srv`] tells.
     pub endpoints: Vec<String>,
+    /// The endpoints are looked up in DNS.
+    pub srv: Option<Srv>,
     /// The endpoints are proxies: the members' own addresses are not asked for.
     pub use_proxies: bool,
     /// For etcd's own users.
@@ -38,10 +40,20 @@ pub struct EtcdSettings {
     pub v2: bool,
 }
 
+/// Where in DNS etcd is looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Srv {
+    /// The domain.
+    pub domain: String,
+    /// What is added to the service's name, behind a dash.
+    pub suffix: Option<String>,
+}
+
 impl fmt::Debug for EtcdSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdSettings")
             .field("endpoints", &self.endpoints)
+            .field("srv", &self.srv)
             .field("use_proxies", &self.use_proxies)
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "<hidden>"))
@@ -54,9 +66,19 @@ impl fmt::Debug for EtcdSettings {
 }
 
 impl EtcdSettings {
-    /// Reads a section; `v2`: it was called `etcd`. Addresses are taken from the first of `proxy`, `hosts`,
-    /// `url` and `host` that is there. `srv` (and its aliases) is not supported yet and refused where nothing
-    /// else names an address.
+    /// What it says of TLS.
+    pub(crate) fn tls_files(&self) -> ptarmigan_tls::files::Client<'_> {
+        ptarmigan_tls::files::Client {
+            section: if self.v2 { "etcd" } else { "etcd3" },
+            cacert: self.cacert.as_deref(),
+            cert: self.cert.as_deref(),
+            key: self.key.as_deref(),
+            verify: true,
+        }
+    }
+
+    /// Reads a section; `v2`: it was called `etcd`. Addresses are taken from the first of `proxy`, `srv` (and its
+    /// aliases), `hosts`, `url` and `host` that is there.
     ///
     /// # Errors
     /// Names the key: no address, an address that is none, a protocol other than `http` and `https`.
@@ -84,7 +106,9 @@ impl EtcdSettings {
             settings.username = url.username.clone().or(settings.username);
             settings.password = url.password.clone().or(settings.password);
         }
-        settings.endpoints = reader.endpoints(url, &protocol)?;
+        settings.srv = if reader.text("proxy").is_some() { None } else { reader.srv() };
+        settings.endpoints =
+            if settings.srv.is_some() { Vec::new() } else { reader.endpoints(url, &protocol)? };
         Ok(settings)
     }
 }
@@ -155,7 +179,6 @@ impl Reader<'_> {
         {
             return Ok(vec![url.endpoint]);
         }
-        let srv = ["srv", "discovery_srv", "srv_domain"].into_iter().find(|key| self.text(key).is_some());
         let hosts = self.hosts();
         if !hosts.is_empty() {
             let port = self.port()?;
@@ -167,10 +190,12 @@ impl Reader<'_> {
         if let Some(host) = self.text("host") {
             return Ok(vec![self.endpoint("host", &host, protocol, self.port()?)?]);
         }
-        match srv {
-            Some(key) => Err(self.error(key, "looking etcd up in DNS is not supported yet: use hosts")),
-            None => Err(self.error("hosts", "one of host, hosts, url or proxy is needed")),
-        }
+        Err(self.error("hosts", "one of host, hosts, srv, url or proxy is needed"))
+    }
+
+    fn srv(&self) -> Option<Srv> {
+        let domain = ["srv", "discovery_srv", "srv_domain"].into_iter().find_map(|key| self.text(key))?;
+        Some(Srv { domain, suffix: self.text("srv_suffix") })
     }
 
     fn hosts(&self) -> Vec<String> {
@@ -265,7 +290,8 @@ mod tests {
             (json!({"host": "h", "url": "http://u"}), vec!["http://u:2379"]),
             (json!({"hosts": "h", "url": "https://u"}), vec!["https://h:2379"]),
             (json!({"hosts": "h", "proxy": "https://p:1"}), vec!["https://p:1"]),
-            (json!({"hosts": "h", "srv": "example.org"}), vec!["http://h:2379"]),
+            (json!({"proxy": "http://p", "srv": "example.org"}), vec!["http://p:2379"]),
+            (json!({"hosts": "h", "srv": "example.org"}), vec![]),
         ] {
             assert_eq!(endpoints(&section), expected, "{section}");
         }
@@ -276,6 +302,20 @@ mod tests {
         assert!(read(&json!({"proxy": "http://p:1"})).unwrap().use_proxies);
         assert!(read(&json!({"host": "p", "use_proxies": "on"})).unwrap().use_proxies);
         assert!(!read(&json!({"host": "p"})).unwrap().use_proxies);
+    }
+
+    #[test]
+    fn a_domain_to_look_in_goes_by_several_names() {
+        let srv = |suffix: Option<&str>| Srv { domain: "d".into(), suffix: suffix.map(str::to_owned) };
+        for (section, expected) in [
+            (json!({"srv": "d"}), Some(srv(None))),
+            (json!({"discovery_srv": "d", "hosts": "h"}), Some(srv(None))),
+            (json!({"srv_domain": "d", "srv_suffix": "x"}), Some(srv(Some("x")))),
+            (json!({"srv": "d", "proxy": "http://p"}), None),
+            (json!({"srv": "", "host": "h"}), None),
+        ] {
+            assert_eq!(read(&section).unwrap().srv, expected, "{section}");
+        }
     }
 
     #[test]
@@ -295,8 +335,6 @@ mod tests {
         for (section, key) in [
             (json!({}), "hosts"),
             (json!({"hosts": []}), "hosts"),
-            (json!({"srv": "example.org"}), "srv"),
-            (json!({"discovery_srv": "example.org"}), "discovery_srv"),
             (json!({"host": "a:b"}), "host"),
             (json!({"host": "a", "port": "x"}), "port"),
             (json!({"host": "a", "protocol": "ftp"}), "protocol"),

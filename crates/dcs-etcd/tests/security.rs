@@ -13,6 +13,7 @@ use std::{
 use ptarmigan_dcs::{Condition, Dcs, Error, Verdict, Written};
 use ptarmigan_dcs_etcd::{Etcd, EtcdSettings};
 use ptarmigan_types::Key;
+use serde_json::json;
 use support::{Server, connect, deadline, eventually, pause, ready, settings};
 
 const PASSWORD: &str = "correct: horse/battery";
@@ -65,9 +66,13 @@ async fn reloaded_credentials_are_used() {
     let server = guarded(&[]).await;
     let etcd = connect(&with_user(&server, "ptarmigan", PASSWORD), "a");
     let leader = acquire(&etcd).await;
-    etcd.set_credentials(Some("ptarmigan".into()), Some("wrong".into()));
+    let section = |password: &str| {
+        let section = json!({"host": "127.0.0.1:1", "username": "ptarmigan", "password": password});
+        section.as_object().unwrap().clone()
+    };
+    etcd.reload(&section("wrong")).unwrap();
     assert!(matches!(etcd.probe().await, Err(Error::Fatal(_))));
-    etcd.set_credentials(Some("ptarmigan".into()), Some(PASSWORD.into()));
+    etcd.reload(&section(PASSWORD)).unwrap();
     etcd.probe().await.unwrap();
     renewed(&etcd, &leader).await;
 }
@@ -248,4 +253,48 @@ async fn tls_with_client_certificates() {
         let answer = etcd.write(&Key::Status, "{}", Condition::Always).await;
         assert!(matches!(answer, Err(Error::Unreachable(_) | Error::Indeterminate(_))), "{answer:?}");
     }
+}
+
+/// Everything under the same names is another authority's now.
+#[tokio::test]
+async fn certificates_that_are_replaced_are_used_after_a_reload() {
+    let dir = tempfile::tempdir().unwrap();
+    let _ = (authority(dir.path(), "first"), authority(dir.path(), "second"));
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let put = |authority: &str| {
+        for name in [".crt", "-server.crt", "-server.key", "-client.crt", "-client.key"] {
+            std::fs::copy(file(&format!("{authority}{name}")), file(&format!("used{name}"))).unwrap();
+        }
+    };
+    put("first");
+    let [cert, key, ca] = ["used-server.crt", "used-server.key", "used.crt"].map(file);
+    let mut server = Server::start_with(
+        "https",
+        &["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"],
+    );
+    let section = json!({
+        "hosts": [&server.endpoint], "cacert": ca, "cert": file("used-client.crt"), "key": file("used-client.key"),
+    });
+    let section = section.as_object().unwrap();
+    let etcd = connect(&EtcdSettings::from_config(section, false).unwrap(), "a");
+    ready(&etcd).await;
+    let leader = acquire(&etcd).await;
+    // The server's own, at once; ours, which the new server would refuse, at the reload.
+    put("second");
+    etcd.reload(section).unwrap();
+    server.kill();
+    server.run();
+    eventually("the server with its new certificate", async || {
+        matches!(etcd.renew(&leader).await, Ok(Verdict::Held(_)))
+    })
+    .await;
+    assert!(etcd.view().await.unwrap().cluster.is_leader(&"a".into()));
+    // A certificate that is broken names its file, and the next reload mends it.
+    std::fs::write(file("used-client.crt"), "nonsense").unwrap();
+    etcd.reload(section).unwrap();
+    let broken = etcd.renew(&leader).await.unwrap_err();
+    assert!(broken.to_string().contains("used-client.crt"), "{broken}");
+    put("second");
+    etcd.reload(section).unwrap();
+    renewed(&etcd, &leader).await;
 }

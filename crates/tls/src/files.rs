@@ -2,9 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, PrivateKeyDer},
+};
 
-use crate::pem::{self, PemError};
+use crate::{
+    Checks, Trust,
+    pem::{self, PemError},
+};
 
 /// Where distributions keep the authorities that the machine trusts.
 const SYSTEM_ROOTS: [&str; 4] = [
@@ -71,6 +77,50 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
         pem::Error::Pem(PemError::Io(source)) => Error::Read { path: path_of(), source },
         pem::Error::Pem(source) => Error::NoKey { path: path_of(), source },
     })
+}
+
+/// What a section of a configuration says of a client's TLS.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// The section's name, for messages.
+    pub section: &'a str,
+    /// The authorities that may sign the server's certificate; `None`: those that the machine trusts.
+    pub cacert: Option<&'a Path>,
+    /// The client's certificate.
+    pub cert: Option<&'a Path>,
+    /// Its key, where it is not in the same file.
+    pub key: Option<&'a Path>,
+    /// Whether the server is to be verified at all.
+    pub verify: bool,
+}
+
+impl Client<'_> {
+    /// The configuration for rustls.
+    ///
+    /// # Errors
+    /// One line that names the key, the file and the reason.
+    pub fn config(&self) -> Result<ClientConfig, String> {
+        let named = |key: &str, reason: String| format!("{}.{key}: {reason}", self.section);
+        let trust = || -> Result<Trust, String> {
+            let roots = match self.cacert {
+                Some(path) => certificates(path).map_err(|error| named("cacert", on_one_line(&error)))?,
+                None => system_roots(),
+            };
+            Trust::usable(roots).map_err(|error| named("cacert", error.to_string()))
+        };
+        let checks = if self.verify { Checks::ChainAndName(trust()?) } else { Checks::Nothing };
+        let builder = crate::client_builder(checks).map_err(|error| error.to_string())?;
+        let Some(cert) = self.cert else { return Ok(builder.with_no_client_auth()) };
+        let shown = certificates(cert).map_err(|error| named("cert", on_one_line(&error)))?;
+        let key = private_key(self.key.unwrap_or(cert)).map_err(|error| named("key", on_one_line(&error)))?;
+        builder.with_client_auth_cert(shown, key).map_err(|error| named("cert", error.to_string()))
+    }
+}
+
+/// An error and its causes.
+fn on_one_line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// The authorities that the machine trusts; none where it has no such file.
