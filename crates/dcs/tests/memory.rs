@@ -94,7 +94,7 @@ async fn conforms_in_virtual_time() {
 
 #[tokio::test]
 async fn conforms_in_real_time() {
-    conformance::run(&Real(Store::new())).await;
+    conformance::run_at_once(&Real(Store::new())).await;
 }
 
 #[tokio::test]
