@@ -16,13 +16,9 @@ setup:
 build: setup
 	cargo build --workspace --bins
 
-## test    run every test
+## test    run every test, those of whole daemons on etcd and on Consul; on one of them alone: DCS=etcd3 or DCS=consul
 test: build
-	@if cargo nextest --version >/dev/null 2>&1; then \
-		cargo nextest run --workspace --no-fail-fast; \
-	else \
-		cargo test --workspace --lib --bins --tests --no-fail-fast -- --test-threads=2; \
-	fi
+	@scripts/test.sh
 
 ## torture  the primary is killed over and over under synchronous replication, about 25 minutes: make torture ROUNDS=20
 torture: build

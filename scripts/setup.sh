@@ -47,8 +47,11 @@ find_missing() {
     has cc || need cc
     has_python yaml || need python-yaml
     has_python ensurepip || need python-venv
-    # Red Hat's distributions have no package of it, and Debian has none any more: see install_consul.
+    has dnsmasq || need dnsmasq
+    # Red Hat's distributions have no package of it, and Debian has none any more: see install_from.
     has consul || ! has apt-get || need consul
+    # Beside the etcd of this release a newer one.
+    has etcd-3.5 || ! has apt-get || need etcd-3.5
     # Only `make bench` needs it, and Red Hat's distributions have no package of it.
     has wrk || ! has apt-get || need wrk
 }
@@ -62,6 +65,8 @@ debian_package() {
     cc) echo gcc libc6-dev ;;
     python-yaml) echo python3-yaml ;;
     python-venv) echo python3-venv ;;
+    dnsmasq) echo dnsmasq-base ;;
+    etcd-3.5) ;;
     consul) ! apt-cache policy consul 2>/dev/null | grep -q 'Candidate: [0-9]' || echo consul ;;
     *) echo "$1" ;;
     esac
@@ -106,28 +111,29 @@ stop_new_services() {
     done
 }
 
-# The last release of Debian that had Consul still has it: one program, which runs anywhere. Taken from the mirror that this
-# machine uses, without making that release one of its sources.
-install_consul() {
+# One program out of a package of another release of Debian, which runs anywhere. Taken from the mirror that this machine uses,
+# without making that release one of its sources.
+install_from() {
+    release=$1 package=$2 program=$3 target=$4
     mirror=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Created-By: Packages' 'Label: Debian' |
         sed -n 's/ Debian$//p' | head -n 1)
     if [ -z "$mirror" ]; then
-        echo "setup: please install consul and try again" >&2
+        echo "setup: please install ${target##*/} and try again" >&2
         exit 1
     fi
-    echo "setup: installing consul"
+    echo "setup: installing ${target##*/}"
     place=$(mktemp -d)
     chmod 755 "$place"
     mkdir -p "$place/lists/partial" "$place/cache/archives/partial"
-    echo "deb ${mirror%/} bullseye main" >"$place/sources"
-    old_release() {
+    echo "deb ${mirror%/} $release main" >"$place/sources"
+    of_release() {
         apt-get -qq -o Dir::Etc::SourceList="$place/sources" -o Dir::Etc::SourceParts=- \
             -o Dir::State::Lists="$place/lists" -o Dir::Cache="$place/cache" -o APT::Sandbox::User=root "$@"
     }
-    old_release update
-    (cd "$place" && old_release download consul)
-    dpkg -x "$place"/consul_*.deb "$place/unpacked"
-    as_root install -m 755 "$place/unpacked/usr/bin/consul" /usr/local/bin/consul
+    of_release update
+    (cd "$place" && of_release download "$package")
+    dpkg -x "$place/${package}"_*.deb "$place/unpacked"
+    as_root install -m 755 "$place/unpacked/$program" "$target"
     rm -rf "$place"
 }
 
@@ -138,16 +144,20 @@ install_missing() {
             package=$(debian_package "$tool")
             packages="$packages${package:+ $package}"
         done
-        # Also for Consul alone: without lists it is not known which mirror is Debian's.
+        # Also for what has no package here: without lists it is not known which mirror is Debian's.
         as_root apt-get update -qq
         if [ -n "$packages" ]; then
             echo "setup: installing$packages"
             # shellcheck disable=SC2086 # a list of packages
             as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages
         fi
-        case " $missing " in
-        *" consul "*) has consul || install_consul ;;
-        esac
+        for tool in $missing; do
+            case $tool in
+            # The last release that had it still has it.
+            consul) has consul || install_from bullseye consul usr/bin/consul /usr/local/bin/consul ;;
+            etcd-3.5) install_from trixie etcd-server usr/bin/etcd /usr/local/bin/etcd-3.5 ;;
+            esac
+        done
     elif has dnf; then
         for tool in $missing; do packages="$packages $(redhat_package "$tool")"; done
         echo "setup: installing$packages"

@@ -1,7 +1,10 @@
 //! How long this node may call itself leader, shared by the loop, its jobs and REST.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,6 +16,8 @@ use tokio::sync::watch;
 #[derive(Debug, Default)]
 pub struct Lease {
     state: Mutex<ptarmigan_ha::Lease>,
+    /// For how long the store granted it last, in microseconds: Consul grants half of the configured TTL.
+    granted_us: AtomicU64,
     /// Grows with every change.
     changes: watch::Sender<u64>,
 }
@@ -38,8 +43,15 @@ impl Lease {
 
     /// The store answered: the lock is ours at least until then, unless leadership ended since it was asked.
     pub fn hold(&self, asked: Asked, until: Monotonic) {
+        let granted = until.since(ptarmigan_clock::now());
+        self.granted_us.store(u64::try_from(granted.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.state().hold(asked, until);
         self.changed();
+    }
+
+    /// Not half of what the store granted last has passed at `now`.
+    pub fn is_fresh(&self, now: Monotonic) -> bool {
+        self.left_at(now) >= Duration::from_micros(self.granted_us.load(Ordering::Relaxed)) / 2
     }
 
     /// Everybody promised not to lead before that moment.

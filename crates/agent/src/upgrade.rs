@@ -141,8 +141,8 @@ fn hindrance(node: &Node, now: Monotonic) -> Option<String> {
     if node.failsafe.active_until().is_some() || node.known().view.is_none() {
         return Some("the DCS does not answer".into());
     }
-    let left = crate::fence::leads_until(node)?.since(now);
-    (left < node.configuration.timing().ttl / 2).then(|| "the leader lease was not renewed just now".into())
+    crate::fence::leads_until(node)?;
+    (!node.lease.is_fresh(now)).then(|| "the leader lease was not renewed just now".into())
 }
 
 #[cfg(test)]
@@ -174,10 +174,13 @@ mod tests {
         crate::observe::view(node).await.unwrap();
         assert_eq!(hindrance(node, ptarmigan_clock::now()), None);
         let now = ptarmigan_clock::now();
-        node.lease.hold(node.lease.ask(), now + Duration::from_secs(10));
-        assert_eq!(hindrance(node, now).unwrap(), "the leader lease was not renewed just now");
-        node.lease.hold(node.lease.ask(), now + Duration::from_secs(28));
-        assert_eq!(hindrance(node, now), None);
+        // Whatever the store grants of the TTL.
+        for granted in [10, 28].map(Duration::from_secs) {
+            node.lease.hold(node.lease.ask(), now + granted);
+            assert_eq!(hindrance(node, now), None);
+            let later = now + granted * 2 / 3;
+            assert_eq!(hindrance(node, later).unwrap(), "the leader lease was not renewed just now");
+        }
         node.lease.forget();
         node.jobs.start(JobKind::Follow, ptarmigan_clock::now(), |_| std::future::pending()).unwrap();
         upgrade.ask();

@@ -60,3 +60,15 @@ async fn three_servers_conform() {
     ready(&connect(&settings, "x")).await;
     conformance::run_at_once(&Real { settings }).await;
 }
+
+/// The next release of etcd, beside that of the distribution; `make setup` installs it where there are packages.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_of_3_5_conform() {
+    let servers = Server::cluster_of("etcd-3.5", 3, "http", &[]);
+    let endpoints: Vec<&str> = servers.iter().map(|server| server.endpoint.as_str()).collect();
+    let settings = settings(&endpoints);
+    let etcd = connect(&settings, "x");
+    ready(&etcd).await;
+    etcd.probe().await.unwrap();
+    conformance::run_at_once(&Real { settings }).await;
+}

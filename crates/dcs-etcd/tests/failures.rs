@@ -124,6 +124,40 @@ async fn a_watch_survives_a_restart() {
     assert_eq!(after.leader, changes.leader, "the same key is no change");
 }
 
+/// What a watch would go on from is gone: it begins anew from a fresh copy.
+#[tokio::test]
+async fn a_watch_survives_a_compaction() {
+    let server = Server::start();
+    let proxy = Proxy::start(&server.endpoint).await;
+    let (a, b) = (connect(&settings(&[&server.endpoint]), "a"), connect(&settings(&[&proxy.endpoint]), "b"));
+    ready(&a).await;
+    ready(&b).await;
+    b.view().await.unwrap();
+    let ttl = async |etcd: &Etcd| {
+        etcd.view().await.ok()?.cluster.config.as_ref().map(|config| config.0["ttl"].clone())
+    };
+    // b hears nothing of what is written and forgotten meanwhile.
+    proxy.lose_answers();
+    let mut revision = 0;
+    for number in 20..30 {
+        let written =
+            a.write(&Key::Config, &format!("{{\"ttl\":{number}}}"), Condition::Always).await.unwrap();
+        let Written::Applied(at) = written else { panic!("{written:?}") };
+        revision = at;
+    }
+    server.ctl(&["compact", &revision.to_string(), "--physical"]);
+    proxy.heal();
+    eventually("b sees the last configuration", async || ttl(&b).await == Some(29.into())).await;
+    // Compacted under a watch that is up to date.
+    let Written::Applied(at) = a.write(&Key::Config, r#"{"ttl":31}"#, Condition::Always).await.unwrap()
+    else {
+        panic!("unconditional")
+    };
+    server.ctl(&["compact", &at.to_string(), "--physical"]);
+    a.write(&Key::Config, r#"{"ttl":32}"#, Condition::Always).await.unwrap();
+    eventually("b sees the one after", async || ttl(&b).await == Some(32.into())).await;
+}
+
 /// Renews ten times after `harm`, follows the view and a foreign write.
 async fn survives(servers: &mut [Server], settings: &EtcdSettings, harm: impl FnOnce(&mut [Server])) {
     let (a, b) = (connect(settings, "a"), connect(settings, "b"));

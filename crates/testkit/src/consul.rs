@@ -269,6 +269,9 @@ impl Consul {
         });
         if index < self.options.servers {
             config["bootstrap_expect"] = json!(self.options.servers);
+            // a server that was killed and comes back counts at once, not after ten seconds
+            config["autopilot"] =
+                json!({"cleanup_dead_servers": false, "server_stabilization_time": "100ms"});
         }
         for (key, value) in self.options.config.as_object().into_iter().flatten() {
             config[key] = value.clone();

@@ -26,6 +26,7 @@ pub(crate) fn free_port() -> u16 {
 
 /// One etcd server.
 pub(crate) struct Server {
+    program: &'static str,
     dir: TempDir,
     args: Vec<String>,
     child: Option<Child>,
@@ -45,6 +46,16 @@ impl Server {
 
     /// Servers that form one cluster.
     pub(crate) fn cluster(count: usize, protocol: &str, more: &[&str]) -> Vec<Self> {
+        Self::cluster_of("etcd", count, protocol, more)
+    }
+
+    /// Of another release.
+    pub(crate) fn cluster_of(
+        program: &'static str,
+        count: usize,
+        protocol: &str,
+        more: &[&str],
+    ) -> Vec<Self> {
         let peers: Vec<String> = (0..count).map(|_| format!("http://127.0.0.1:{}", free_port())).collect();
         let initial: Vec<String> = peers.iter().enumerate().map(|(i, url)| format!("n{i}={url}")).collect();
         let mut servers = Vec::new();
@@ -67,7 +78,7 @@ impl Server {
             .map(ToString::to_string)
             .collect();
             args.extend(more.iter().map(ToString::to_string));
-            let mut server = Self { dir, args, child: None, endpoint };
+            let mut server = Self { program, dir, args, child: None, endpoint };
             server.run();
             servers.push(server);
         }
@@ -78,10 +89,10 @@ impl Server {
     #[expect(clippy::disallowed_methods, reason = "a test starts the server that it talks to")]
     pub(crate) fn run(&mut self) {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
-        let mut command = Command::new("etcd");
+        let mut command = Command::new(self.program);
         command.args(&self.args).env_clear().stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        self.child = Some(command.spawn().expect("etcd is installed"));
+        self.child = Some(command.spawn().expect("the server is installed"));
     }
 
     /// SIGKILL.
