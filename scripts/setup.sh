@@ -48,6 +48,7 @@ find_missing() {
     has_python yaml || need python-yaml
     has_python ensurepip || need python-venv
     has dnsmasq || need dnsmasq
+    has openssl || need openssl
     # Red Hat's distributions have no package of it, and Debian has none any more: see install_from.
     has consul || ! has apt-get || need consul
     # Beside the etcd of this release a newer one.

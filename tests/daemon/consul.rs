@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     relay::Relay,
-    site::{LIMIT, Site, TTL},
+    site::{LIMIT, Site},
 };
 
 /// Three servers, and an agent for each of two nodes.
@@ -17,6 +17,9 @@ const WITH_AGENTS: Options = Options { servers: 3, agents: 2, config: Value::Nul
 
 /// The index of the first agent.
 const AGENT: usize = 3;
+
+/// For how long a session is granted with the `ttl` of 30 s that these clusters have.
+const LEASE: Duration = Duration::from_secs(15);
 
 /// Each node talks to its own agent.
 async fn beside_agents(name: &str, options: Options) -> (Site, usize) {
@@ -65,7 +68,7 @@ async fn without_a_quorum_of_servers_nobody_writes_and_a_killed_agent_keeps_its_
     .unwrap();
     let last = prober.last_of(leader).unwrap().since(killed_at);
     eprintln!("no quorum: the last write was acknowledged {last:?} after");
-    assert!(last < TTL, "still writable {last:?} after the quorum was lost");
+    assert!(last < LEASE, "still writable {last:?} after the quorum was lost");
     for server in lost {
         site.consul().spawn(server).unwrap();
     }
@@ -95,9 +98,18 @@ async fn an_agent_that_leaves_takes_the_lock_with_it_and_a_dead_one_does_not() {
     assert_eq!(site.settled().await, heir);
 
     // An agent that is dead for good takes nothing with it: the session runs out.
-    writer.mark();
+    let lock = site.key("leader").await.unwrap();
     site.consul().kill(AGENT + heir).unwrap();
     let killed_at = ptarmigan_clock::now();
+    wait_until("a part of the session's time", LIMIT, || async {
+        let passed = ptarmigan_clock::now().since(killed_at);
+        ensure!(passed > LEASE / 3, "not yet");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let now = site.key("leader").await.unwrap();
+    assert_eq!((now.value, now.lease), (lock.value, lock.lease), "the same session holds the lock");
     assert_eq!(wait_for_other_leader(&site, heir).await, leader);
     writer.wait_for_rows(5, LIMIT).await.unwrap();
     eprintln!("the agent was killed: another node leads {:?} after", ptarmigan_clock::now().since(killed_at));
@@ -131,6 +143,11 @@ async fn with_serf_health_as_a_check_the_lock_goes_with_the_agent_and_never_do_t
     let mut site = Site::on_consul("consul-checks", 2, WITH_AGENTS, section).await;
     let leader = site.settled().await;
     assert_eq!(site.said("consul.checks names serfHealth"), 2, "each node is warned of it");
+    let session = site.key("leader").await.unwrap().lease.unwrap();
+    let host = site.consul().hosts()[0].clone();
+    let path = format!("/v1/session/info/{session}");
+    let info: Value = Request::new("GET", &host, &path).send().await.unwrap().json().unwrap();
+    assert!(info[0].to_string().contains("serfHealth"), "{info}");
     let (prober, writer) = (site.prober(), site.writer());
     writer.wait_for_rows(20, LIMIT).await.unwrap();
     site.consul().kill(AGENT + leader).unwrap();
@@ -265,4 +282,5 @@ async fn with_a_refused_token_nothing_begins_and_a_token_is_replaced_on_the_runn
     let now = site.key("leader").await.unwrap();
     assert_eq!((now.value, now.lease), (lock.value, lock.lease), "the same session holds the lock");
     assert_eq!(writer.failed(), [], "{}", site.cluster.logs(30));
+    assert_eq!(site.said("a restart of the daemon brings that into force"), 0);
 }

@@ -18,7 +18,7 @@ use ptarmigan_testkit::{
     wait_until,
 };
 use ptarmigan_types::Monotonic;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::prober::Prober;
 
@@ -110,7 +110,12 @@ impl Site {
         let mut site = Self { cluster, workspace, binaries };
         for index in 0..nodes {
             let section = section(index, site.consul());
-            let node = site.another(&format!("node{}", index + 1), |config| config["consul"] = section);
+            let node = site.another(&format!("node{}", index + 1), |config| {
+                config["consul"] = section;
+                // An agent that is restarted is back within the time of an operation.
+                config["bootstrap"]["dcs"]["ttl"] = json!(30);
+                config["bootstrap"]["dcs"]["retry_timeout"] = json!(10);
+            });
             site.cluster.nodes.push(node);
             site.node_mut(index).start().unwrap();
         }

@@ -59,10 +59,16 @@ async fn a_cluster_moves_over_node_by_node_and_back_under_a_writer() {
     }
     assert_no_gap(&lab, &writer);
     switch_over(&mut lab, &writer, leader, candidate).await;
-    for index in 0..3 {
-        let own = lab.get(index, "/patroni").await;
-        assert_eq!(own["guardian"]["armed"], true, "node{}: {own}", index + 1);
-    }
+    let this = &lab;
+    let armed = wait_until("a guardian behind every server", SOON, || async {
+        for node in &this.cluster.nodes {
+            let own = node.patroni().await?;
+            ensure!(own["guardian"]["armed"] == true, "{}: {own}", node.name());
+        }
+        Ok(())
+    })
+    .await;
+    armed.with_context(|| lab.cluster.logs(30)).unwrap();
 
     writer.mark();
     replace_everywhere(&mut lab, Kind::Patroni).await;

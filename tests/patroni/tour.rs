@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     lab::{FAILOVER, Kind, Lab, SCOPE, SOON},
-    warnings,
+    warnings::{self, Situation},
 };
 
 const TWO_OF_PATRONI: [Kind; 3] = [Kind::Patroni, Kind::Patroni, Kind::Ptarmigan];
@@ -21,35 +21,35 @@ const SLOT: &str = "kept";
 #[tokio::test]
 async fn a_9_two_of_patroni_and_one_of_ours() {
     let Some(lab) = tour(&TWO_OF_PATRONI).await else { return };
-    warnings::assert_known(&lab);
+    warnings::assert_known(&lab, Situation::Tour);
 }
 
 #[tokio::test]
 async fn a_9_two_of_ours_and_one_of_patroni() {
     let Some(lab) = tour(&TWO_OF_OURS).await else { return };
-    warnings::assert_known(&lab);
+    warnings::assert_known(&lab, Situation::Tour);
 }
 
 #[tokio::test]
 async fn a_9_two_of_patroni_and_one_of_ours_without_the_dcs() {
     let Some(lab) = without_dcs(&TWO_OF_PATRONI).await else { return };
-    warnings::assert_known(&lab);
+    warnings::assert_known(&lab, Situation::WithoutDcs);
 }
 
 #[tokio::test]
 async fn a_9_two_of_ours_and_one_of_patroni_without_the_dcs() {
     let Some(lab) = without_dcs(&TWO_OF_OURS).await else { return };
-    warnings::assert_known(&lab);
+    warnings::assert_known(&lab, Situation::WithoutDcs);
 }
 
-/// Adds to `warnings.txt` what Patroni says among its own: `cargo test --test patroni patroni_alone -- --ignored`, with each store
+/// Adds to the files in `warnings` what Patroni says among its own: `cargo test --test patroni patroni_alone -- --ignored`, with each store
 /// (`DCS`).
 #[tokio::test]
-#[ignore = "writes tests/patroni/warnings.txt"]
+#[ignore = "writes the files in tests/patroni/warnings"]
 async fn what_patroni_alone_says() {
     for _ in 0..3 {
-        warnings::learn(&tour(&ALL_PATRONI).await.unwrap());
-        warnings::learn(&without_dcs(&ALL_PATRONI).await.unwrap());
+        warnings::learn(&tour(&ALL_PATRONI).await.unwrap(), Situation::Tour);
+        warnings::learn(&without_dcs(&ALL_PATRONI).await.unwrap(), Situation::WithoutDcs);
     }
 }
 
@@ -243,7 +243,7 @@ async fn without_dcs(kinds: &[Kind; 3]) -> Option<Lab> {
     })
     .await
     .unwrap();
-    assert_eq!(lab.cluster.primaries().await, [leader], "{}", lab.cluster.logs(40));
+    assert_eq!(lab.cluster.wait_for_leader(SOON).await.unwrap(), leader);
     lab.cluster.store.restart(0).await.unwrap();
     assert_eq!(lab.cluster.wait_for_leader(FAILOVER).await.unwrap(), leader);
     lab.wait_until_all_agree(leader).await;

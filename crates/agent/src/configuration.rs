@@ -1,6 +1,7 @@
 //! The configuration in force, and where it comes from (contract C.1, C.2, CF-7 to CF-10).
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ptarmigan_config::{
-    Effective, LocalConfig, Settings, Warning, effective,
+    DcsChoice, DcsKind, Effective, LocalConfig, Settings, Warning, effective,
     env::Environment,
     load::{self, load},
 };
@@ -132,8 +133,8 @@ impl Configuration {
             Ok(new) => {
                 log_warnings(&local.warnings);
                 log_warnings(&new.warnings);
-                if new.settings.dcs != self.current().settings.dcs {
-                    tracing::warn!("the DCS section changed: a restart of the daemon brings that into force");
+                for key in needs_restart(&self.current().settings.dcs, &new.settings.dcs) {
+                    tracing::warn!("{key} changed: a restart of the daemon brings that into force");
                 }
                 sources.local = local;
                 self.effective.store(Arc::new(new));
@@ -214,6 +215,22 @@ fn put(config: &mut Map<String, Value>, key: &str, value: Option<Value>) -> bool
         None => section.remove(key),
     });
     true
+}
+
+/// What of another store section the running daemon does not take over; the rest its adapter does
+/// ([`ptarmigan_dcs::Dcs::reload`]).
+fn needs_restart(old: &DcsChoice, new: &DcsChoice) -> Vec<String> {
+    const RELOADED: [&str; 5] = ["username", "password", "cacert", "cert", "key"];
+    if old.kind != new.kind {
+        return vec!["the DCS".to_owned()];
+    }
+    if old.kind == DcsKind::Consul {
+        return Vec::new();
+    }
+    let keys: BTreeSet<&String> = old.section.keys().chain(new.section.keys()).collect();
+    let changed = keys.into_iter().filter(|key| old.section.get(*key) != new.section.get(*key));
+    let fixed = changed.filter(|key| !RELOADED.contains(&key.as_str()));
+    fixed.map(|key| format!("{}.{key}", new.kind.as_str())).collect()
 }
 
 fn log_warnings(warnings: &[Warning]) {

@@ -247,6 +247,7 @@ fn verdict(node: &Node, asked: Asked, begin: Monotonic, answer: Result<Verdict, 
         Ok(Verdict::Held(grant)) => {
             let until = grant.valid_until();
             note_margin(node, begin);
+            node.lease.grants(grant.ttl);
             node.lease.hold(asked, until);
             node.watchdog().keepalive();
             publish::publish(node);

@@ -43,10 +43,13 @@ impl Lease {
 
     /// The store answered: the lock is ours at least until then, unless leadership ended since it was asked.
     pub fn hold(&self, asked: Asked, until: Monotonic) {
-        let granted = until.since(ptarmigan_clock::now());
-        self.granted_us.store(u64::try_from(granted.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.state().hold(asked, until);
         self.changed();
+    }
+
+    /// What the store grants: from when it was asked, whenever it answers.
+    pub fn grants(&self, ttl: Duration) {
+        self.granted_us.store(u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Not half of what the store granted last has passed at `now`.

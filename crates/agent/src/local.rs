@@ -146,7 +146,10 @@ async fn is_primary(node: &Node, name: &MemberName, conn_url: &str) -> bool {
                 let answer = session.query_text("SELECT pg_is_in_recovery()").await;
                 !answer.is_ok_and(|rows| rows.iter().flatten().flatten().any(|value| value == "t"))
             }
-            Err(connection::Error::Refused(_) | connection::Error::Rejecting(_)) => false,
+            // A proxy in front of a server that is gone; a server that stands still says nothing at all.
+            Err(
+                connection::Error::Refused(_) | connection::Error::Rejecting(_) | connection::Error::Lost(_),
+            ) => false,
             Err(_) => true,
         }
     };

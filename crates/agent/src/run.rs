@@ -105,6 +105,8 @@ async fn daemon(configuration: Configuration, logging: &Logging) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // The files may have been read again while the DCS was waited for.
+    node.configuration.with(|settings| logging.apply(&settings.log));
     let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
     let settings = node.configuration.with(|settings| settings.restapi.clone());
     let rest = match ptarmigan_rest::spawn_thread(settings, Arc::clone(&node.snapshot), Requests(sender)) {

@@ -44,15 +44,16 @@ pub enum Error {
 /// # Errors
 /// See [`enum@Error`].
 pub async fn start(configuration: Configuration, hangup: &mut Signal) -> Result<Arc<Node>, Error> {
+    let dcs = connect(&configuration, hangup).await?;
+    let mut wait = Wait { configuration: &configuration, dcs: dcs.as_ref(), hangup };
+    let cluster = wait.until(|| dcs.view()).await?.cluster;
+    // What was reloaded meanwhile counts.
     let settings = configuration.current();
     let settings = &settings.settings;
     let peers = ptarmigan_rest::Client::new(
         settings.ctl.authentication.as_ref().or(settings.restapi.authentication.as_ref()),
     )
     .map_err(|error| Error::Peers(error.to_string()))?;
-    let dcs = connect(&configuration, hangup).await?;
-    let mut wait = Wait { configuration: &configuration, dcs: dcs.as_ref(), hangup };
-    let cluster = wait.until(|| dcs.view()).await?.cluster;
     if let Some(member) = cluster.member(&settings.name)
         && let Some(url) = member.data.api_url()
         && peers.is_somebody_there(url).await

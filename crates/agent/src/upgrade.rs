@@ -176,6 +176,7 @@ mod tests {
         let now = ptarmigan_clock::now();
         // Whatever the store grants of the TTL.
         for granted in [10, 28].map(Duration::from_secs) {
+            node.lease.grants(granted);
             node.lease.hold(node.lease.ask(), now + granted);
             assert_eq!(hindrance(node, now), None);
             let later = now + granted * 2 / 3;

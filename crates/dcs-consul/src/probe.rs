@@ -18,7 +18,7 @@ pub(crate) async fn probe(store: &Store) -> Result<(), Error> {
         Err(failure) => return Err(failure.into()),
     }
     let request = Request::new(Method::GET, &["agent", "self"]);
-    let answer = store.http.call(deadline, Policy::Once, &request).await;
+    let answer = store.http.call(deadline, Policy::UntilDeadline, &request).await;
     // Whom the token does not allow to look, is not warned.
     if let Ok(agent) = answer.and_then(|answer| answer.success()?.json()) {
         for warning in warnings(&agent) {

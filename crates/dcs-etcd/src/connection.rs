@@ -3,7 +3,11 @@
 //! etcd-client's balanced client sends requests to endpoints that are known to be dead, so each client gets a
 //! single endpoint and [`crate::pool`] goes from one to the next.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 
@@ -45,9 +49,32 @@ impl Limits {
     }
 }
 
+/// The last certificates that could be used.
+#[derive(Default)]
+pub(crate) struct KeptTls(Mutex<Option<TlsOptions>>);
+
+impl KeptTls {
+    fn or_last(&self, read: Result<TlsOptions, String>) -> Result<TlsOptions, String> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (read, kept.as_ref()) {
+            (Ok(new), _) => Ok(kept.insert(new).clone()),
+            (Err(text), Some(last)) => {
+                tracing::warn!("the certificates for etcd were replaced and cannot be used yet: {text}");
+                Ok(last.clone())
+            }
+            (Err(text), None) => Err(text),
+        }
+    }
+}
+
 /// Makes a client for `endpoint` and authenticates it. The connection itself is made by the first request, so
 /// without a user this asks nobody.
-pub(crate) async fn open(settings: &EtcdSettings, endpoint: &str, limits: Limits) -> Result<Client, Next> {
+pub(crate) async fn open(
+    settings: &EtcdSettings,
+    endpoint: &str,
+    limits: Limits,
+    kept: &KeptTls,
+) -> Result<Client, Next> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(limits.connect)
         .with_keep_alive(limits.ping_interval, limits.ping_timeout)
@@ -55,7 +82,7 @@ pub(crate) async fn open(settings: &EtcdSettings, endpoint: &str, limits: Limits
         .with_tcp_keepalive(limits.ping_interval)
         .with_require_leader(true);
     if is_tls(endpoint) {
-        let tls = tls(settings).await.map_err(|text| Next::Switch { sent: false, text })?;
+        let tls = kept.or_last(tls(settings).await).map_err(|text| Next::Switch { sent: false, text })?;
         options = options.with_tls(tls);
     }
     let client = Client::connect([endpoint], Some(options)).await.map_err(|error| judge(&error))?;
@@ -88,7 +115,9 @@ pub(crate) async fn authenticate(settings: &EtcdSettings, client: &Client) -> Re
 
 async fn tls(settings: &EtcdSettings) -> Result<TlsOptions, String> {
     // tonic says nothing of what is wrong with a file.
-    settings.tls_files().config()?;
+    let examined = settings.clone();
+    let examination = tokio::task::spawn_blocking(move || examined.tls_files().config().map(drop)).await;
+    examination.map_err(|error| error.to_string())??;
     let roots = match &settings.cacert {
         Some(path) => read(path).await?,
         None => system_roots().await,

@@ -87,7 +87,15 @@ impl Store {
             Err(failure) => return refusal(failure).map(unwritten),
         };
         self.enough_time(deadline)?;
-        let outcome = match self.compare_leader(deadline, leader, lease, beside).await {
+        let mut compared = self.compare_leader(deadline, leader, lease, beside).await;
+        let mut written = true;
+        if *beside != Beside::default() && compared.as_ref().is_err_and(|failure| failure.refusal().is_some())
+        {
+            // A store that takes no writes (no space left, no leave) may hold the lock all the same.
+            written = false;
+            compared = self.compare_leader(deadline, leader, lease, &Beside::default()).await;
+        }
+        let outcome = match compared {
             Ok(outcome) => outcome,
             Err(failure) => return refusal(failure).map(unwritten),
         };
@@ -95,7 +103,7 @@ impl Store {
             for (key, raw) in self.keys_beside(beside).into_iter().zip(outcome.beside) {
                 self.show_put(&key, raw);
             }
-            return Ok((held(lease, leader.create_revision), true));
+            return Ok((held(lease, leader.create_revision), written));
         }
         if let Some(reason) = self.why_not_ours(outcome.key.as_ref(), leader) {
             return Ok(unwritten(Verdict::Refused(reason)));

@@ -50,7 +50,7 @@ impl Etcd {
         timing: Timing,
         watch: bool,
     ) -> Result<Self, Error> {
-        if settings.endpoints.is_empty() {
+        if settings.endpoints.is_empty() && settings.srv.is_none() {
             return Err(Error::Fatal("no address of etcd is configured".into()));
         }
         let pool = Arc::new(Pool::new(settings.clone(), timing));
@@ -162,8 +162,7 @@ impl Dcs for Etcd {
     fn reload(&self, section: &Map<String, Value>) -> Result<(), String> {
         let v2 = self.store.pool.settings().v2;
         let settings = EtcdSettings::from_config(section, v2).map_err(|error| error.to_string())?;
-        self.store.pool.reload(&settings);
-        Ok(())
+        self.store.pool.reload(&settings)
     }
 
     fn ttl_min(&self) -> Duration {

@@ -9,6 +9,9 @@ use ptarmigan_types::Monotonic;
 /// Age of the member list at which it is fetched anew, before the first one is there and in multiples of the TTL after.
 const DISCOVERY_TTLS: u32 = 10;
 
+/// So soon DNS is asked again, where those that it named do not answer.
+const LOOKUP_AGAIN: Duration = Duration::from_secs(5);
+
 /// What the header of an answer says about who answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
@@ -50,8 +53,8 @@ pub(crate) struct Nodes {
     opened: u64,
     discovered_at: Option<Monotonic>,
     discovery_due: bool,
-    /// Nobody of those that DNS named answers, or it was not asked yet.
-    lookup_due: bool,
+    /// When DNS was asked last, and told something.
+    looked_up_at: Option<Monotonic>,
     newest: Option<Stamp>,
 }
 
@@ -80,21 +83,26 @@ impl Division {
 
 impl Nodes {
     pub(crate) fn new(configured: Vec<String>) -> Self {
-        Self { configured, discovery_due: true, lookup_due: true, ..Self::default() }
+        Self { configured, discovery_due: true, ..Self::default() }
     }
 
-    /// Nobody answered: where the endpoints come from DNS, it is asked again.
-    pub(crate) const fn look_up_again(&mut self) {
-        self.lookup_due = true;
+    /// DNS has told nothing yet.
+    pub(crate) const fn is_first_lookup(&self) -> bool {
+        self.looked_up_at.is_none()
     }
 
-    /// Takes turns: true where somebody has to ask DNS now.
-    pub(crate) const fn take_lookup(&mut self) -> bool {
-        std::mem::replace(&mut self.lookup_due, false)
+    /// Takes turns: true where somebody has to ask DNS again.
+    pub(crate) fn take_lookup(&mut self, now: Monotonic) -> bool {
+        let due = self.looked_up_at.is_none_or(|at| now.since(at) >= LOOKUP_AGAIN);
+        if due {
+            self.looked_up_at = Some(now);
+        }
+        due
     }
 
     /// What DNS says.
-    pub(crate) fn looked_up(&mut self, endpoints: Vec<String>) {
+    pub(crate) fn looked_up(&mut self, endpoints: Vec<String>, now: Monotonic) {
+        self.looked_up_at = Some(now);
         self.configured = endpoints;
     }
 
@@ -242,7 +250,7 @@ impl Nodes {
 }
 
 /// False for the "any address" that a careless configuration advertises.
-fn is_reachable_address(url: &str) -> bool {
+pub(crate) fn is_reachable_address(url: &str) -> bool {
     let has_protocol = url.starts_with("http://") || url.starts_with("https://");
     has_protocol && !url.contains("//0.0.0.0:") && !url.contains("//[::]:")
 }

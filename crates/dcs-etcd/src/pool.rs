@@ -12,7 +12,7 @@ use ptarmigan_types::Monotonic;
 use tokio::sync::watch;
 
 use crate::{
-    connection::{self, Limits, is_tls},
+    connection::{self, KeptTls, Limits, is_tls},
     failure::{Failure, Next, judge},
     nodes::{Connection, Division, Nodes, Stamp},
     settings::EtcdSettings,
@@ -61,6 +61,8 @@ pub(crate) struct Pool {
     settings: Mutex<Arc<EtcdSettings>>,
     timing: Mutex<Timing>,
     nodes: Mutex<Nodes>,
+    /// The last certificates that could be used: files that are broken since cut nobody off.
+    tls: KeptTls,
     /// Counts how often answers began to come by another connection.
     switched: watch::Sender<u64>,
 }
@@ -72,6 +74,7 @@ impl Pool {
             settings: Mutex::new(Arc::new(settings)),
             timing: Mutex::new(timing),
             nodes,
+            tls: KeptTls::default(),
             switched: watch::Sender::new(0),
         }
     }
@@ -94,7 +97,10 @@ impl Pool {
 
     /// From now on the credentials and certificates of `new` are used; tokens and connections of the former ones are given up. Where
     /// the servers show certificates, those may have been replaced in their files.
-    pub(crate) fn reload(&self, new: &EtcdSettings) {
+    ///
+    /// # Errors
+    /// A certificate that is needed cannot be used: the former ones stay.
+    pub(crate) fn reload(&self, new: &EtcdSettings) -> Result<(), String> {
         let before = self.settings();
         let settings = EtcdSettings {
             username: new.username.clone(),
@@ -104,10 +110,15 @@ impl Pool {
             key: new.key.clone(),
             ..(*before).clone()
         };
-        if settings != *before || self.candidates().iter().any(|endpoint| is_tls(endpoint)) {
+        let with_tls = self.candidates().iter().any(|endpoint| is_tls(endpoint));
+        if with_tls {
+            settings.tls_files().config()?;
+        }
+        if with_tls || settings != *before {
             *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
             self.nodes().close_all();
         }
+        Ok(())
     }
 
     /// Wakes when answers begin to come by another connection.
@@ -190,7 +201,7 @@ impl Pool {
         R: Future<Output = Result<(T, Option<Stamp>), ClientError>> + Send,
         T: Send,
     {
-        self.look_up_if_due(deadline).await?;
+        self.look_up_if_nobody_is_known(deadline).await?;
         let division = self.division();
         let candidates = self.nodes().candidates();
         let count = if policy == Policy::OneNode { 1 } else { candidates.len() };
@@ -217,27 +228,56 @@ impl Pool {
             }
             self.nodes().failed(&endpoint);
         }
-        self.nodes().look_up_again();
+        if policy == Policy::UntilDeadline {
+            self.look_up_beside();
+        }
         Err(Next::Switch { sent: sent_before, text: last })
     }
 
-    /// Asks DNS where the endpoints come from there; what it said before holds where it does not answer.
-    async fn look_up_if_due(&self, deadline: Deadline) -> Result<(), Next> {
+    /// Asks DNS where the endpoints come from there and none is known yet.
+    async fn look_up_if_nobody_is_known(&self, deadline: Deadline) -> Result<(), Next> {
         let settings = self.settings();
-        let Some(srv) = settings.srv.as_ref().filter(|_| self.nodes().take_lookup()) else { return Ok(()) };
-        let limit = (deadline.remaining() / 2).max(self.attempt().min(deadline.remaining()));
-        let looked_up = tokio::time::timeout(limit, srv::lookup(&settings, srv)).await;
+        let Some(srv) = settings.srv.as_ref().filter(|_| self.nodes().is_first_lookup()) else {
+            return Ok(());
+        };
+        let looked_up = tokio::time::timeout(deadline.remaining() / 2, srv::lookup(&settings, srv)).await;
         match looked_up.unwrap_or_else(|_| Err("DNS does not answer in time".into())) {
             Ok(endpoints) => {
-                tracing::info!("etcd according to DNS: {}", endpoints.join(", "));
-                self.nodes().looked_up(endpoints);
+                self.looked_up(endpoints);
+                Ok(())
+            }
+            Err(text) if self.nodes().count() > 0 => {
+                tracing::warn!("{}.srv: {text}; the other addresses are used", settings.section());
                 Ok(())
             }
             Err(text) => {
-                self.nodes().look_up_again();
-                if self.nodes().count() > 0 { Ok(()) } else { Err(Next::Switch { sent: false, text }) }
+                Err(Next::Switch { sent: false, text: format!("{}.srv: {text}", settings.section()) })
             }
         }
+    }
+
+    fn looked_up(&self, endpoints: Vec<String>) {
+        tracing::info!("etcd according to DNS: {}", endpoints.join(", "));
+        self.nodes().looked_up(endpoints, ptarmigan_clock::now());
+    }
+
+    /// Nobody answers: DNS may name others by now. Beside everything else, so that no renewal waits for it.
+    fn look_up_beside(self: &Arc<Self>) {
+        let settings = self.settings();
+        let Some(srv) = settings.srv.clone() else { return };
+        if !self.nodes().take_lookup(ptarmigan_clock::now()) {
+            return;
+        }
+        let pool = Arc::clone(self);
+        #[expect(clippy::disallowed_methods, reason = "one bounded question, which ends by itself")]
+        tokio::spawn(async move {
+            let limit = pool.timing().retry_timeout;
+            match tokio::time::timeout(limit, srv::lookup(&settings, &srv)).await {
+                Ok(Ok(endpoints)) => pool.looked_up(endpoints),
+                Ok(Err(text)) => tracing::warn!("{}.srv: {text}", settings.section()),
+                Err(_) => tracing::warn!("{}.srv: DNS does not answer in time", settings.section()),
+            }
+        });
     }
 
     /// One attempt on one node, authentication included, within `limit`.
@@ -313,7 +353,7 @@ impl Pool {
             return Ok(connection);
         }
         let limits = Limits::new(self.attempt(), self.timing().ttl);
-        let client = connection::open(&self.settings(), endpoint, limits).await?;
+        let client = connection::open(&self.settings(), endpoint, limits, &self.tls).await?;
         if self.nodes().is_only_advertised(endpoint) {
             let status = client.clone().status().await.map_err(|error| match judge(&error) {
                 Next::Switch { text, .. } => Next::Switch { sent: false, text },

@@ -20,7 +20,7 @@ pub struct Error {
 /// Where etcd is and how to talk to it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct EtcdSettings {
-    /// `http://host:port` or `https://host:port`, without credentials; none where [`Self::srv`] tells.
+    /// `http://host:port` or `https://host:port`, without credentials; may be empty where [`Self::srv`] tells.
     pub endpoints: Vec<String>,
     /// The endpoints are looked up in DNS.
     pub srv: Option<Srv>,
@@ -66,10 +66,15 @@ impl fmt::Debug for EtcdSettings {
 }
 
 impl EtcdSettings {
+    /// The section's name.
+    pub(crate) const fn section(&self) -> &'static str {
+        if self.v2 { "etcd" } else { "etcd3" }
+    }
+
     /// What it says of TLS.
     pub(crate) fn tls_files(&self) -> ptarmigan_tls::files::Client<'_> {
         ptarmigan_tls::files::Client {
-            section: if self.v2 { "etcd" } else { "etcd3" },
+            section: self.section(),
             cacert: self.cacert.as_deref(),
             cert: self.cert.as_deref(),
             key: self.key.as_deref(),
@@ -107,8 +112,11 @@ impl EtcdSettings {
             settings.password = url.password.clone().or(settings.password);
         }
         settings.srv = if reader.text("proxy").is_some() { None } else { reader.srv() };
-        settings.endpoints =
-            if settings.srv.is_some() { Vec::new() } else { reader.endpoints(url, &protocol)? };
+        settings.endpoints = match reader.endpoints(url, &protocol) {
+            // Where DNS says nothing, the others count.
+            Err(_) if settings.srv.is_some() => Vec::new(),
+            endpoints => endpoints?,
+        };
         Ok(settings)
     }
 }
@@ -291,7 +299,8 @@ mod tests {
             (json!({"hosts": "h", "url": "https://u"}), vec!["https://h:2379"]),
             (json!({"hosts": "h", "proxy": "https://p:1"}), vec!["https://p:1"]),
             (json!({"proxy": "http://p", "srv": "example.org"}), vec!["http://p:2379"]),
-            (json!({"hosts": "h", "srv": "example.org"}), vec![]),
+            (json!({"hosts": "h", "srv": "example.org"}), vec!["http://h:2379"]),
+            (json!({"srv": "example.org"}), vec![]),
         ] {
             assert_eq!(endpoints(&section), expected, "{section}");
         }

@@ -3,10 +3,14 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use hickory_resolver::{TokioResolver, proto::rr::RData};
+use ptarmigan_tls::files::on_one_line;
 use reqwest::{Client, redirect::Policy};
 use serde_json::Value;
 
-use crate::settings::{EtcdSettings, Srv};
+use crate::{
+    nodes::is_reachable_address,
+    settings::{EtcdSettings, Srv},
+};
 
 /// The services in their order. Those of `-server` are the members' addresses for each other, of which one is asked for the
 /// members' addresses for clients.
@@ -74,7 +78,9 @@ async fn clients_of_members(
     members: &[String],
     reasons: &mut BTreeSet<String>,
 ) -> Vec<String> {
-    let client = match client(settings) {
+    let owned = settings.clone();
+    let made = tokio::task::spawn_blocking(move || client(&owned)).await;
+    let client = match made.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(client) => client,
         Err(reason) => {
             reasons.insert(reason);
@@ -82,15 +88,21 @@ async fn clients_of_members(
         }
     };
     for member in members {
-        let answer = async { client.get(format!("{member}/members")).send().await?.json::<Value>().await };
+        let answer = client.get(format!("{member}/members")).send();
+        let answer = async { answer.await?.error_for_status()?.json::<Value>().await };
         match answer.await {
             Ok(answer) => {
                 let members = answer.as_array().into_iter().flatten();
                 let urls = members.filter_map(|member| member["clientURLs"].as_array()).flatten();
-                return urls.filter_map(Value::as_str).map(str::to_owned).collect();
+                let urls = urls.filter_map(Value::as_str).filter(|url| is_reachable_address(url));
+                let urls: Vec<String> = urls.map(str::to_owned).collect();
+                if !urls.is_empty() {
+                    return urls;
+                }
+                reasons.insert(format!("{member}: it names no address for clients"));
             }
             Err(error) => {
-                reasons.insert(format!("{member}: {error}"));
+                reasons.insert(format!("{member}: {}", on_one_line(&error.without_url())));
             }
         }
     }

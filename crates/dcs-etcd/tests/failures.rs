@@ -6,10 +6,11 @@ mod support;
 
 use std::time::Duration;
 
-use ptarmigan_dcs::{Condition, Dcs, Error, Grant, Verdict, Written};
+use ptarmigan_dcs::{Beside, Condition, Dcs, Error, Grant, Verdict, Written};
 use ptarmigan_dcs_etcd::{Etcd, EtcdSettings};
 use ptarmigan_types::{Key, Leader};
 use rustix::process::Signal;
+use serde_json::json;
 use support::{Server, TIMING, connect, eventually, free_port, path, proxy::Proxy, ready, settings};
 
 async fn acquire(etcd: &Etcd) -> (Grant, Leader) {
@@ -134,7 +135,7 @@ async fn a_watch_survives_a_compaction() {
     ready(&b).await;
     b.view().await.unwrap();
     let ttl = async |etcd: &Etcd| {
-        etcd.view().await.ok()?.cluster.config.as_ref().map(|config| config.0["ttl"].clone())
+        etcd.view().await.ok()?.cluster.config.as_ref().map(|config| config.value["ttl"].clone())
     };
     // b hears nothing of what is written and forgotten meanwhile.
     proxy.lose_answers();
@@ -156,6 +157,39 @@ async fn a_watch_survives_a_compaction() {
     server.ctl(&["compact", &at.to_string(), "--physical"]);
     a.write(&Key::Config, r#"{"ttl":32}"#, Condition::Always).await.unwrap();
     eventually("b sees the one after", async || ttl(&b).await == Some(32.into())).await;
+}
+
+/// The store has no space left: it takes no writes, and the lock is held all the same.
+#[tokio::test]
+async fn a_renewal_passes_where_what_goes_beside_it_cannot_be_written() {
+    let server = Server::start_with("http", &["--quota-backend-bytes", "65536"]);
+    let etcd = connect(&settings(&[&server.endpoint]), "a");
+    ready(&etcd).await;
+    let (_, leader) = acquire(&etcd).await;
+    let filler = "x".repeat(16_384);
+    eventually("a full store", async || {
+        matches!(etcd.write(&Key::Config, &filler, Condition::Always).await, Err(Error::Refused(_)))
+    })
+    .await;
+    let beside = Beside { status: Some(r#"{"optime":5}"#.into()), member: Some("{}".into()) };
+    let (verdict, written) = etcd.renew_beside(&leader, &beside).await.unwrap();
+    assert!(matches!(verdict, Verdict::Held(_)) && !written, "{verdict:?}");
+    assert!(matches!(etcd.write(&Key::Status, "{}", Condition::Always).await, Err(Error::Refused(_))));
+}
+
+/// An address of which DNS knows nothing: the reason names the key.
+#[tokio::test]
+async fn a_domain_without_records_is_named() {
+    let section = json!({"srv": "cluster.invalid"});
+    let settings = EtcdSettings::from_config(section.as_object().unwrap(), false).unwrap();
+    let error = connect(&settings, "a").probe().await.unwrap_err();
+    assert!(error.to_string().contains("etcd3.srv: "), "{error}");
+    // Where there are others, they are used.
+    let server = Server::start();
+    let host = server.endpoint.trim_start_matches("http://");
+    let section = json!({"srv": "cluster.invalid", "hosts": [host]});
+    let settings = EtcdSettings::from_config(section.as_object().unwrap(), false).unwrap();
+    ready(&connect(&settings, "a")).await;
 }
 
 /// Renews ten times after `harm`, follows the view and a foreign write.

@@ -289,11 +289,18 @@ async fn certificates_that_are_replaced_are_used_after_a_reload() {
     })
     .await;
     assert!(etcd.view().await.unwrap().cluster.is_leader(&"a".into()));
-    // A certificate that is broken names its file, and the next reload mends it.
+    // A certificate that is broken is named, and the former one goes on, also over a new connection.
     std::fs::write(file("used-client.crt"), "nonsense").unwrap();
-    etcd.reload(section).unwrap();
-    let broken = etcd.renew(&leader).await.unwrap_err();
-    assert!(broken.to_string().contains("used-client.crt"), "{broken}");
+    let broken = etcd.reload(section).unwrap_err();
+    assert!(broken.starts_with("etcd3.cert: ") && broken.contains("used-client.crt"), "{broken}");
+    renewed(&etcd, &leader).await;
+    server.kill();
+    server.run();
+    eventually("a new connection", async || matches!(etcd.renew(&leader).await, Ok(Verdict::Held(_)))).await;
+    // Without one that worked before, it is said what is wrong.
+    let fresh = connect(&EtcdSettings::from_config(section, false).unwrap(), "b");
+    let refused = fresh.probe().await.unwrap_err();
+    assert!(refused.to_string().contains("used-client.crt"), "{refused}");
     put("second");
     etcd.reload(section).unwrap();
     renewed(&etcd, &leader).await;

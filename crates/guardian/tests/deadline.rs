@@ -81,6 +81,21 @@ async fn what_does_not_shut_down_fast_is_told_to_do_so_at_once_after_half_of_the
     assert!((2_000_000..4_000_000).contains(&after_us), "{after_us} us after the deadline");
 }
 
+/// Whoever is late has no time to be gentle.
+#[tokio::test]
+async fn a_guardian_that_stood_still_has_it_shut_down_at_once() {
+    let site = Site::new();
+    let guardian = site.guardian().await;
+    start(&site, &guardian, OBEYS, after(ms(500), ms(1000))).await;
+    let pid = guardian.hello().guardian_pid;
+    kill(pid, Signal::STOP);
+    let late = now() + ms(1500);
+    until("the deadline has long been over", || now() > late).await;
+    kill(pid, Signal::CONT);
+    let exit = soon("the exit", guardian.exited(1)).await.unwrap();
+    assert_eq!(exit.gone.how, How::Code(8));
+}
+
 #[tokio::test]
 async fn a_deadline_that_is_set_anew_keeps_it_alive_and_none_for_ever() {
     let site = Site::new();

@@ -118,7 +118,7 @@ impl Client<'_> {
 }
 
 /// An error and its causes.
-fn on_one_line(error: &dyn std::error::Error) -> String {
+pub fn on_one_line(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

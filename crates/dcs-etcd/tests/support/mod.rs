@@ -91,6 +91,7 @@ impl Server {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         let mut command = Command::new(self.program);
         command.args(&self.args).env_clear().stdin(Stdio::null());
+        command.envs(std::env::vars_os().filter(|(name, _)| name == "PATH"));
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().expect("the server is installed"));
     }

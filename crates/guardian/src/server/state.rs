@@ -342,9 +342,16 @@ impl Core {
         match running.fenced {
             Fenced::No if is_past(running.deadline, at) => {
                 // A frozen postmaster does not hear it; the grace ends that.
-                let _ = running.handle.send(Signal::INT);
-                let grace = Duration::from_millis(running.deadline.grace_ms);
-                running.fenced = Fenced::Asked(at + grace / 2, at + grace);
+                let half = Duration::from_millis(running.deadline.grace_ms) / 2;
+                let deadline = Monotonic(running.deadline.at_boottime_us.unwrap_or_default());
+                running.fenced = if at.since(deadline) < half {
+                    let _ = running.handle.send(Signal::INT);
+                    Fenced::Asked(at + half, at + 2 * half)
+                } else {
+                    // This process stood still, too, or somebody has started it by hand since: there is no time to be gentle.
+                    let _ = running.handle.send(Signal::QUIT);
+                    Fenced::Told(at + half)
+                };
                 let fence = Fence {
                     pid,
                     generation: running.postmaster.generation,
