@@ -50,7 +50,11 @@ impl Told {
     /// Waits until exactly these were told since `before`, in this order.
     async fn wait_for(&self, before: usize, expected: &[&str]) {
         wait_until(&format!("the callbacks {expected:?}"), LIMIT, || async {
-            let calls = self.calls().split_off(before);
+            let mut calls = self.calls().split_off(before);
+            // A start that fails tells of the new role, and the one after it is no change any more.
+            if calls.ends_with(&["on_role_change replica demo".into(), "on_start replica demo".into()]) {
+                calls.pop();
+            }
             ensure!(calls == expected, "{calls:?}");
             Ok(())
         })

@@ -171,16 +171,20 @@ impl Lab {
     /// Pauses the cluster or lets it go on, with one of the tools, and waits until every node knows. The tool itself waits no
     /// longer than `loop_wait`.
     pub(crate) async fn set_pause(&self, through: usize, tool: Kind, paused: bool) {
-        let words = [if paused { "pause" } else { "resume" }, SCOPE];
+        let words = [if paused { "pause" } else { "resume" }, SCOPE, "--wait"];
         let printed = match tool {
             Kind::Patroni => self.patronictl(through, &words).await,
             Kind::Ptarmigan => self.ptctl(through, &words).await,
         };
-        assert!(printed.contains("Success"), "{printed}");
+        assert!(printed.contains("Success") || printed.contains("after 2 seconds"), "{printed}");
         let known = wait_until("the word from every node", SOON, || async {
             for node in &self.cluster.nodes {
                 let own = node.patroni().await?;
                 ensure!((own["pause"] == true) == paused, "{own}");
+                let key = format!("/service/{SCOPE}/members/{}", node.name());
+                let key = self.cluster.store.get(&key).await?.context("no member key")?.value;
+                let key: Value = serde_json::from_str(&key)?;
+                ensure!((key["pause"] == true) == paused, "{key}");
             }
             Ok(())
         })

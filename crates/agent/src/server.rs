@@ -79,8 +79,7 @@ pub fn bootstraps_no_more(node: &Node) {
 /// As [`ptarmigan_postgres::Postgres::start`], and where `pg_rewind` was interrupted in the data directory.
 pub async fn start(node: &Node, request: StartRequest, how: How) -> Result<Started, start::Error> {
     node.told.callbacks().starts(how);
-    // Also where the wait is cut short: the server goes on.
-    let _attempted = Attempted(node);
+    let mut attempt = Attempt { node, is_over: false };
     let fit = match half_rewound(node).await {
         Ok(()) => may_write(node, request.role),
         unfit => unfit,
@@ -95,15 +94,21 @@ pub async fn start(node: &Node, request: StartRequest, how: How) -> Result<Start
     if matches!(started, Ok(Started::Accepting(_))) {
         tell(node, Callbacks::accepts);
     }
+    attempt.is_over = true;
     started
 }
 
-/// A start that is over.
-struct Attempted<'n>(&'n Node);
+/// A start. Where the wait for it is cut short, the server goes on, if there is one already; otherwise somebody begins anew.
+struct Attempt<'n> {
+    node: &'n Node,
+    is_over: bool,
+}
 
-impl Drop for Attempted<'_> {
+impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        tell(self.0, Callbacks::attempted);
+        if self.is_over || self.node.postgres.is_alive() {
+            tell(self.node, Callbacks::attempted);
+        }
     }
 }
 

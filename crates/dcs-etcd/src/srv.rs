@@ -117,7 +117,7 @@ fn client(settings: &EtcdSettings) -> Result<Client, String> {
 #[cfg(test)]
 mod tests {
     use std::{
-        net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket},
+        net::{IpAddr, Ipv4Addr},
         process::{Child, Command, Stdio},
     };
 
@@ -125,20 +125,21 @@ mod tests {
         config::{ConnectionConfig, NameServerConfig, ResolverConfig},
         net::runtime::TokioRuntimeProvider,
     };
+    use ptarmigan_testkit::Port;
 
     use super::*;
 
     /// A name server that knows these records and nothing else.
     struct Dns {
         process: Child,
-        port: u16,
+        port: Port,
     }
 
     impl Dns {
         #[expect(clippy::disallowed_methods, reason = "a test starts the server that it asks")]
         fn start(records: &[String]) -> Self {
-            let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let port_argument = format!("--port={port}");
+            let port = Port::reserve().unwrap();
+            let port_argument = format!("--port={}", port.number());
             let mut command = Command::new("dnsmasq");
             command.args([
                 "--no-daemon",
@@ -160,7 +161,7 @@ mod tests {
 
         fn resolver(&self) -> TokioResolver {
             let mut connection = ConnectionConfig::udp();
-            connection.port = self.port;
+            connection.port = self.port.number();
             let server = NameServerConfig::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true, vec![connection]);
             let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
             let provider = TokioRuntimeProvider::default();
@@ -209,10 +210,8 @@ mod tests {
     #[tokio::test]
     async fn a_member_that_is_found_by_its_peers_address_tells_where_clients_go() {
         let folder = tempfile::tempdir().unwrap();
-        let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (client, peer) = (port(), port());
-        let (client_url, peer_url) =
-            (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let (client, peer) = (Port::reserve().unwrap(), Port::reserve().unwrap());
+        let [client_url, peer_url] = [&client, &peer].map(|port| format!("http://{}", port.address()));
         #[expect(clippy::disallowed_methods, reason = "a test starts the server that it asks")]
         let mut etcd = Command::new("etcd")
             .args(["--data-dir", &folder.path().display().to_string(), "--name", "a"])

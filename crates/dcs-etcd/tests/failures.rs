@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ptarmigan_dcs::{Beside, Condition, Dcs, Error, Grant, Verdict, Written};
 use ptarmigan_dcs_etcd::{Etcd, EtcdSettings};
+use ptarmigan_testkit::Port;
 use ptarmigan_types::{Key, Leader};
 use rustix::process::Signal;
 use serde_json::json;
@@ -25,14 +26,18 @@ async fn held(etcd: &Etcd, leader: &Leader) -> Grant {
     }
 }
 
-fn dead_endpoint() -> String {
-    format!("http://127.0.0.1:{}", free_port())
+/// Nobody listens there as long as the port is kept.
+fn dead_endpoint() -> (Port, String) {
+    let port = free_port();
+    let endpoint = format!("http://{}", port.address());
+    (port, endpoint)
 }
 
 #[tokio::test]
 async fn a_dead_first_endpoint_is_passed_over() {
     let server = Server::start();
-    let settings = settings(&[&dead_endpoint(), &server.endpoint]);
+    let (_port, dead) = dead_endpoint();
+    let settings = settings(&[&dead, &server.endpoint]);
     let etcd = connect(&settings, "a");
     ready(&etcd).await;
     let (_, leader) = acquire(&etcd).await;
@@ -58,7 +63,8 @@ async fn a_silent_first_endpoint_is_passed_over() {
 
 #[tokio::test]
 async fn a_5_refused_connections_are_unreachable_within_the_budget() {
-    let etcd = connect(&settings(&[&dead_endpoint(), &dead_endpoint()]), "a");
+    let [(_first_port, first), (_second_port, second)] = [dead_endpoint(), dead_endpoint()];
+    let etcd = connect(&settings(&[&first, &second]), "a");
     let before = ptarmigan_clock::now();
     let answers = tokio::join!(
         etcd.acquire(),
@@ -217,6 +223,42 @@ async fn survives(servers: &mut [Server], settings: &EtcdSettings, harm: impl Fn
         b.view().await.is_ok_and(|view| view.cluster.sync.revision != 0)
     })
     .await;
+}
+
+/// Members leave and join while the client knows one of them by its configuration; that one dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_come_and_go() {
+    let mut servers = Server::cluster(3, "http", &[]);
+    let etcd = connect(&settings(&[&servers[0].endpoint]), "a");
+    ready(&etcd).await;
+    let (_, leader) = acquire(&etcd).await;
+    let knows = |server: &Server| etcd.describe().contains(&server.endpoint);
+    eventually("the members are known", async || {
+        etcd.view_fresh().await.unwrap();
+        servers.iter().all(knows)
+    })
+    .await;
+    let members = servers[0].ctl(&["member", "list"]);
+    let last = members.lines().find(|line| line.contains(", n2, ")).unwrap();
+    servers[0].ctl(&["member", "remove", last.split(',').next().unwrap()]);
+    servers[2].kill();
+    let joined = servers[0].join("n3");
+    ready(&connect(&settings(&[&joined.endpoint]), "x")).await;
+    servers[0].kill();
+    eventually("the new member is known, the removed one is not", async || {
+        held_if_answered(&etcd, &leader).await;
+        knows(&joined) && !knows(&servers[2])
+    })
+    .await;
+    for _ in 0..10 {
+        held(&etcd, &leader).await;
+    }
+}
+
+/// The lock is not refused; whether there was an answer is another question.
+async fn held_if_answered(etcd: &Etcd, leader: &Leader) {
+    let answer = etcd.renew(leader).await;
+    assert!(!matches!(answer, Ok(Verdict::Refused(_))), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -110,6 +110,8 @@ impl Callbacks {
             How::Start => Event::Start,
             How::Restart => Event::Restart,
             How::Follow { from, to, .. } if self.called && is_change(from, to) => Event::RoleChange,
+            // The attempt before this one was given up before it came to anything, and nobody has heard of the change.
+            How::Follow { .. } if self.due == Due::Event(Event::RoleChange) => Event::RoleChange,
             How::Follow { restart, .. } => {
                 if restart {
                     Event::Restart
@@ -224,6 +226,17 @@ mod tests {
         assert_eq!(callbacks.accepts(Role::Primary), call(Event::Start, Role::Primary));
         assert_eq!(callbacks.accepts(Role::Primary), None);
         assert_eq!(callbacks.reloaded(Role::Primary), call(Event::Reload, Role::Primary));
+    }
+
+    #[test]
+    fn b_25_a_start_that_is_begun_anew_is_still_the_change_of_role() {
+        let mut callbacks = called();
+        callbacks.starts(follow(Role::Demoted, Role::Replica, false));
+        callbacks.starts(follow(Role::Replica, Role::Replica, false));
+        assert_eq!(callbacks.accepts(Role::Replica), call(Event::RoleChange, Role::Replica));
+        // Once it was told, a start is a start.
+        callbacks.starts(follow(Role::Replica, Role::Replica, false));
+        assert_eq!(callbacks.accepts(Role::Replica), call(Event::Start, Role::Replica));
     }
 
     #[test]

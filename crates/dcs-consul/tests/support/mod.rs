@@ -2,13 +2,13 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 use std::{
-    net::TcpListener,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use ptarmigan_dcs::{Dcs, Timing};
 use ptarmigan_dcs_consul::{Consul, ConsulSettings};
+use ptarmigan_testkit::Port;
 use ptarmigan_types::{ClusterPath, Monotonic};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -17,16 +17,12 @@ use tempfile::TempDir;
 /// How long a test waits for something that must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A port that nobody listens on at this moment.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// One Consul server that is a cluster of its own.
 pub(crate) struct Server {
     dir: TempDir,
     child: Option<Child>,
     pub(crate) port: u16,
+    _ports: [Port; 3],
 }
 
 impl Server {
@@ -46,12 +42,13 @@ impl Server {
 
     fn start_on(protocol: &str, more: &Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let ports = [(); 3].map(|()| Port::reserve().unwrap());
+        let [port, serf, rpc] = [0, 1, 2].map(|index: usize| ports[index].number());
         let mut config = json!({
             "server": true, "bootstrap": true, "node_name": "c0", "datacenter": "dc1",
             "data_dir": dir.path().join("data"), "bind_addr": "127.0.0.1", "client_addr": "127.0.0.1",
             "ports": {
-                "http": -1, "https": -1, "dns": -1, "grpc": -1, "serf_wan": -1, "serf_lan": free_port(), "server": free_port(),
+                "http": -1, "https": -1, "dns": -1, "grpc": -1, "serf_wan": -1, "serf_lan": serf, "server": rpc,
             },
             "performance": {"raft_multiplier": 1}, "disable_update_check": true, "log_level": "warn",
         });
@@ -60,7 +57,7 @@ impl Server {
             config[key] = value.clone();
         }
         std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-        let mut server = Self { dir, child: None, port };
+        let mut server = Self { dir, child: None, port, _ports: ports };
         server.run();
         server
     }

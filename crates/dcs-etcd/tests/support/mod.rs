@@ -4,7 +4,6 @@
 pub(crate) mod proxy;
 
 use std::{
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -12,6 +11,7 @@ use std::{
 
 use ptarmigan_dcs::{Dcs, Timing};
 use ptarmigan_dcs_etcd::{Etcd, EtcdSettings};
+use ptarmigan_testkit::Port;
 use ptarmigan_types::{ClusterPath, Monotonic};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -19,9 +19,9 @@ use tempfile::TempDir;
 /// How long a test waits for something that must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A port that nobody listens on at this moment.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A port on which nobody listens as long as it is kept.
+pub(crate) fn free_port() -> Port {
+    Port::reserve().unwrap()
 }
 
 /// One etcd server.
@@ -31,6 +31,7 @@ pub(crate) struct Server {
     args: Vec<String>,
     child: Option<Child>,
     pub(crate) endpoint: String,
+    _ports: [Port; 2],
 }
 
 impl Server {
@@ -56,33 +57,53 @@ impl Server {
         protocol: &str,
         more: &[&str],
     ) -> Vec<Self> {
-        let peers: Vec<String> = (0..count).map(|_| format!("http://127.0.0.1:{}", free_port())).collect();
-        let initial: Vec<String> = peers.iter().enumerate().map(|(i, url)| format!("n{i}={url}")).collect();
-        let mut servers = Vec::new();
-        for (i, peer) in peers.iter().enumerate() {
-            let dir = tempfile::tempdir().unwrap();
-            let endpoint = format!("{protocol}://127.0.0.1:{}", free_port());
-            let data = dir.path().join("data").display().to_string();
-            let mut args: Vec<String> = [
-                ["--name", &format!("n{i}")],
-                ["--data-dir", &data],
-                ["--listen-client-urls", &endpoint],
-                ["--advertise-client-urls", &endpoint],
-                ["--listen-peer-urls", peer],
-                ["--initial-advertise-peer-urls", peer],
-                ["--initial-cluster", &initial.join(",")],
-                ["--initial-cluster-token", peers[0].as_str()],
-            ]
-            .concat()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-            args.extend(more.iter().map(ToString::to_string));
-            let mut server = Self { program, dir, args, child: None, endpoint };
-            server.run();
-            servers.push(server);
-        }
-        servers
+        let peers: Vec<Port> = (0..count).map(|_| free_port()).collect();
+        let initial: Vec<String> =
+            peers.iter().enumerate().map(|(i, peer)| format!("n{i}=http://{}", peer.address())).collect();
+        let initial = initial.join(",");
+        let start = |(i, peer)| Self::member(program, &format!("n{i}"), protocol, peer, &initial, more);
+        peers.into_iter().enumerate().map(start).collect()
+    }
+
+    /// One more member of a cluster that runs.
+    pub(crate) fn join(&self, name: &str) -> Self {
+        let peer = free_port();
+        let added = self.ctl(&["member", "add", name, &format!("--peer-urls=http://{}", peer.address())]);
+        let initial = added.lines().find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER="));
+        let initial = initial.expect("etcdctl says how to start it").trim_matches('"');
+        Self::member(self.program, name, "http", peer, initial, &["--initial-cluster-state", "existing"])
+    }
+
+    fn member(
+        program: &'static str,
+        name: &str,
+        protocol: &str,
+        peer: Port,
+        initial: &str,
+        more: &[&str],
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let client = free_port();
+        let endpoint = format!("{protocol}://{}", client.address());
+        let peer_url = format!("http://{}", peer.address());
+        let data = dir.path().join("data").display().to_string();
+        let mut args: Vec<String> = [
+            ["--name", name],
+            ["--data-dir", &data],
+            ["--listen-client-urls", &endpoint],
+            ["--advertise-client-urls", &endpoint],
+            ["--listen-peer-urls", &peer_url],
+            ["--initial-advertise-peer-urls", &peer_url],
+            ["--initial-cluster", initial],
+        ]
+        .concat()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+        args.extend(more.iter().map(ToString::to_string));
+        let mut server = Self { program, dir, args, child: None, endpoint, _ports: [client, peer] };
+        server.run();
+        server
     }
 
     /// Starts it (again) on the same data and addresses.
