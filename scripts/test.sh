@@ -10,9 +10,9 @@ once='test(/^(consul|short_lease|fence_ways)::/) | test(/^fence_steps::.*a_switc
 status=0
 
 if ! cargo nextest --version >/dev/null 2>&1; then
-    DCS=${DCS:-etcd3} cargo test --workspace --lib --bins --tests --no-fail-fast -- --test-threads=4 || status=$?
+    DCS=${DCS:-etcd3} cargo test --workspace --lib --bins --tests --no-fail-fast -- --test-threads=3 || status=$?
     if [ -z "${DCS:-}" ]; then
-        DCS=consul cargo test --test daemon --test patroni --no-fail-fast -- --test-threads=4 || status=$?
+        DCS=consul cargo test --test daemon --test patroni --no-fail-fast -- --test-threads=3 || status=$?
     fi
     exit $status
 fi

@@ -50,11 +50,7 @@ impl Told {
     /// Waits until exactly these were told since `before`, in this order.
     async fn wait_for(&self, before: usize, expected: &[&str]) {
         wait_until(&format!("the callbacks {expected:?}"), LIMIT, || async {
-            let mut calls = self.calls().split_off(before);
-            // A start that fails tells of the new role, and the one after it is no change any more.
-            if calls.ends_with(&["on_role_change replica demo".into(), "on_start replica demo".into()]) {
-                calls.pop();
-            }
+            let calls = self.calls().split_off(before);
             ensure!(calls == expected, "{calls:?}");
             Ok(())
         })
@@ -92,6 +88,8 @@ async fn restart(site: &Site, index: usize) {
 }
 
 async fn switch_over(site: &mut Site, leader: usize) {
+    // A standby that has lost its stream with a restart would part from its leader, and be started twice.
+    site.everything_streamed(leader).await;
     site.cluster.switchover(leader, None).await.unwrap();
     assert_ne!(site.settled().await, leader);
 }

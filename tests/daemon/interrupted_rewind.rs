@@ -2,10 +2,11 @@
 
 use std::{fs, path::Path};
 
-use ptarmigan_testkit::postgres;
+use anyhow::ensure;
+use ptarmigan_testkit::{postgres, wait_until};
 use serde_json::json;
 
-use crate::site::{Site, home_of, script};
+use crate::site::{LIMIT, Site, home_of, script};
 
 /// The real program, killed once it copies, as long as `cut` is there.
 fn cut_off(folder: &Path) -> String {
@@ -65,7 +66,22 @@ async fn rw_10_nothing_runs_on_what_an_interrupted_rewind_left() {
     assert!(site.node(old).connect().await.is_err());
     site.node_mut(old).kill_daemon().unwrap();
     fs::remove_file(&cut).unwrap();
+    let lines = site.log_lines(old);
     site.node_mut(old).start().unwrap();
+    // Where pg_rewind was cut off while it replaced WAL that it needs itself, only a new copy helps, as the daemon says.
+    let this = &site;
+    let repaired = wait_until("a repair, or word that there is none", LIMIT, || async {
+        if this.log_since(old, lines).contains(refuses) {
+            return Ok(false);
+        }
+        ensure!(this.node(old).is_replica().await, "no replica");
+        Ok(true)
+    });
+    if !repaired.await.unwrap() {
+        let name = site.name(old);
+        let said = site.ptctl(&["reinit", "demo", &name, "--force"]).await;
+        assert!(said.contains("Success"), "{said}");
+    }
     assert_eq!(site.settled().await, new);
     site.wait_for_sql(old, "SELECT count(*) FROM much WHERE v = 'new'", "60000").await;
     assert!(!site.node(old).home().join("data.rewind").exists());

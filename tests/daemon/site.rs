@@ -303,7 +303,8 @@ impl Site {
         let now = ptarmigan_clock::now();
         let lsn = self.sql(leader, "SELECT pg_current_wal_lsn()").await.unwrap();
         let behind = format!(
-            "SELECT count(*) FROM pg_stat_replication WHERE flush_lsn IS NULL OR flush_lsn < '{lsn}'"
+            "SELECT CASE WHEN count(*) = 0 THEN 'nobody streams' ELSE \
+             count(*) FILTER (WHERE flush_lsn IS NULL OR flush_lsn < '{lsn}')::text END FROM pg_stat_replication"
         );
         self.wait_for_sql(leader, &behind, "0").await;
         now
