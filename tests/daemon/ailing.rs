@@ -69,13 +69,7 @@ async fn a_silent_postgresql_delays_no_renewal() {
     for &pid in &pids {
         kill_process(pid, Signal::STOP).unwrap();
     }
-    let since = ptarmigan_clock::now();
-    wait_until("twelve seconds", LIMIT, || async {
-        ensure!(ptarmigan_clock::now().since(since) > Duration::from_secs(12), "not yet");
-        Ok(())
-    })
-    .await
-    .unwrap();
+    crate::short_lease::until(ptarmigan_clock::now() + Duration::from_secs(12)).await;
     let now = site.key("leader").await.unwrap();
     assert_eq!((now.value, now.create_revision), (lock.value, lock.create_revision));
     for pid in pids {

@@ -158,6 +158,14 @@ impl Lab {
         self.tool(index, &self.binaries.ptctl(), arguments).await
     }
 
+    /// What the tool of that kind prints; it must succeed.
+    pub(crate) async fn tool_of(&self, kind: Kind, index: usize, arguments: &[&str]) -> String {
+        match kind {
+            Kind::Patroni => self.patronictl(index, arguments).await,
+            Kind::Ptarmigan => self.ptctl(index, arguments).await,
+        }
+    }
+
     async fn tool(&self, index: usize, program: &Path, arguments: &[&str]) -> String {
         let node = &self.cluster.nodes[index];
         let mut command = process::command(&self.workspace, node.home(), program);
@@ -172,10 +180,7 @@ impl Lab {
     /// longer than `loop_wait`.
     pub(crate) async fn set_pause(&self, through: usize, tool: Kind, paused: bool) {
         let words = [if paused { "pause" } else { "resume" }, SCOPE, "--wait"];
-        let printed = match tool {
-            Kind::Patroni => self.patronictl(through, &words).await,
-            Kind::Ptarmigan => self.ptctl(through, &words).await,
-        };
+        let printed = self.tool_of(tool, through, &words).await;
         assert!(printed.contains("Success") || printed.contains("after 2 seconds"), "{printed}");
         let known = wait_until("the word from every node", SOON, || async {
             for node in &self.cluster.nodes {

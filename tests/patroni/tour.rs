@@ -107,10 +107,7 @@ async fn tour(kinds: &[Kind; 3]) -> Option<Lab> {
 async fn switch_over_with(lab: &mut Lab, tool: Kind, leader: usize, candidate: usize) {
     let (from, to) = (name(leader), name(candidate));
     let words = ["switchover", SCOPE, "--leader", &from, "--candidate", &to, "--force"];
-    let printed = match tool {
-        Kind::Patroni => lab.patronictl(candidate, &words).await,
-        Kind::Ptarmigan => lab.ptctl(candidate, &words).await,
-    };
+    let printed = lab.tool_of(tool, candidate, &words).await;
     assert!(printed.contains(&format!("Successfully switched over to \"{to}\"")), "{printed}");
     assert_eq!(lab.cluster.wait_for_replicas(SOON).await.unwrap(), candidate);
     lab.wait_until_all_agree(candidate).await;
