@@ -15,7 +15,7 @@ use crate::{
     connection::{self, KeptTls, Limits, is_tls},
     failure::{Failure, Next, judge},
     nodes::{Connection, Division, Nodes, Stamp},
-    settings::EtcdSettings,
+    settings::{EtcdSettings, Srv},
     srv,
 };
 
@@ -240,19 +240,16 @@ impl Pool {
         let Some(srv) = settings.srv.as_ref().filter(|_| self.nodes().is_first_lookup()) else {
             return Ok(());
         };
-        let looked_up = tokio::time::timeout(deadline.remaining() / 2, srv::lookup(&settings, srv)).await;
-        match looked_up.unwrap_or_else(|_| Err("DNS does not answer in time".into())) {
+        match look_up(&settings, srv, deadline.remaining() / 2).await {
             Ok(endpoints) => {
                 self.looked_up(endpoints);
                 Ok(())
             }
             Err(text) if self.nodes().count() > 0 => {
-                tracing::warn!("{}.srv: {text}; the other addresses are used", settings.section());
+                tracing::warn!("{text}; the other addresses are used");
                 Ok(())
             }
-            Err(text) => {
-                Err(Next::Switch { sent: false, text: format!("{}.srv: {text}", settings.section()) })
-            }
+            Err(text) => Err(Next::Switch { sent: false, text }),
         }
     }
 
@@ -272,10 +269,9 @@ impl Pool {
         #[expect(clippy::disallowed_methods, reason = "one bounded question, which ends by itself")]
         tokio::spawn(async move {
             let limit = pool.timing().retry_timeout;
-            match tokio::time::timeout(limit, srv::lookup(&settings, &srv)).await {
-                Ok(Ok(endpoints)) => pool.looked_up(endpoints),
-                Ok(Err(text)) => tracing::warn!("{}.srv: {text}", settings.section()),
-                Err(_) => tracing::warn!("{}.srv: DNS does not answer in time", settings.section()),
+            match look_up(&settings, &srv, limit).await {
+                Ok(endpoints) => pool.looked_up(endpoints),
+                Err(text) => tracing::warn!("{text}"),
             }
         });
     }
@@ -419,4 +415,11 @@ impl Pool {
             pool.nodes().discovered(urls);
         });
     }
+}
+
+/// What DNS says within `limit`; a reason names the key.
+async fn look_up(settings: &EtcdSettings, srv: &Srv, limit: Duration) -> Result<Vec<String>, String> {
+    let looked_up = tokio::time::timeout(limit, srv::lookup(settings, srv)).await;
+    let looked_up = looked_up.unwrap_or_else(|_| Err("DNS does not answer in time".into()));
+    looked_up.map_err(|text| format!("{}.srv: {text}", settings.section()))
 }
